@@ -33,11 +33,6 @@ impl Invocation {
         self
     }
 
-    pub fn without_env(mut self, name: &str) -> Self {
-        self.command.env_remove(name);
-        self
-    }
-
     pub fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
@@ -50,7 +45,7 @@ impl Invocation {
     }
 
     /// Runs it as this user and group, without others; needs root.
-    pub fn as_user(mut self, uid: u32, gid: u32) -> Self {
+    pub fn by_user(mut self, uid: u32, gid: u32) -> Self {
         self.command.uid(uid).gid(gid);
         self
     }
