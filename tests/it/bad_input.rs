@@ -134,6 +134,7 @@ fn a_string_and_a_command() {
         &["-l", "calc", "-c", "touch ran", "--", "touch", "ran"],
         &["-c"],
     );
+    refused(&["-l", "calc", "-c", "touch ran", "ran"], &["ran"]);
 }
 
 #[test]

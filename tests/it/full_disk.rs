@@ -10,7 +10,7 @@ fn on_small_disk(script: &str) -> Option<Outcome> {
     let script = format!(
         "mount -t tmpfs -o size=64k,nr_inodes=9,mode=700 none \"$LOCKRUN_DIR\"
         fill() {{ cat /dev/zero >\"$LOCKRUN_DIR/big\" 2>/dev/null || true; }}
-        exhaust() {{ while : >\"$LOCKRUN_DIR/$(mktemp -u XXXXXX)\"; do :; done 2>/dev/null; }}
+        exhaust() {{ for i in $(seq 20); do touch \"$LOCKRUN_DIR/$i\" 2>/dev/null || true; done; }}
         {script}"
     );
     Some(with_mounts(&sandbox, &script)?.run())

@@ -1,6 +1,6 @@
 //! The lock file is removed or replaced, by tmpfiles, lockf or somebody's `rm`.
 
-use crate::support::{Holder, Running, Sandbox, Timeline};
+use crate::support::{Invocation, Running, Sandbox, Timeline};
 use std::fs;
 
 const REMOVE: &str = "rm locks/calc.lock";
@@ -12,12 +12,9 @@ fn change(sandbox: &Sandbox, script: &str) {
 }
 
 /// A visit to the timeline that lasts until its input ends.
-fn visit(sandbox: &Sandbox, timeline: &Timeline, id: &str) -> Running {
+fn visit(sandbox: &Sandbox, timeline: &Timeline, id: &str) -> Invocation {
     let script = timeline.visit(id, "echo holding; cat");
-    sandbox
-        .lockrun(&["-l", "calc", "-c", &script])
-        .input("")
-        .start()
+    sandbox.lockrun(&["-l", "calc", "-c", &script])
 }
 
 #[test]
@@ -25,13 +22,14 @@ fn those_who_wait_meanwhile_never_enter_twice() {
     for script in [REMOVE, REPLACE] {
         let sandbox = Sandbox::new();
         let timeline = Timeline::new(&sandbox);
-        let old: Holder = sandbox.hold(&["-l", "calc"]);
+        let old = sandbox.hold(&["-l", "calc"]);
         let waiters = ["one", "two", "three"].map(|id| {
             let waiter = visit(&sandbox, &timeline, id);
-            waiter.until_waiting()
+            waiter.start().until_waiting()
         });
         change(&sandbox, script);
-        let new = visit(&sandbox, &timeline, "new").until_says("holding");
+        let new = visit(&sandbox, &timeline, "new").input("");
+        let new = new.start().until_says("holding");
         old.release();
         let waiters = waiters.map(Running::until_waiting);
         new.wait().assert_code(0);
@@ -46,22 +44,29 @@ fn those_who_wait_meanwhile_never_enter_twice() {
 #[test]
 fn a_file_removed_over_and_over_lets_nobody_in_twice() {
     let sandbox = Sandbox::new();
-    let timeline = Timeline::new(&sandbox);
-    // Removes the file only while holding its lock and before letting go, as
-    // lockf does: those who wait for the old file must not take it for theirs.
-    let visit = timeline.visit("x", "rm -f ../locks/calc.lock");
-    let turn = format!(
-        "flock ../locks/calc.lock sh -c 'test ../locks/calc.lock -ef /proc/self/fd/3 && {{ {visit}; }}'"
-    );
-    let lockf = format!("for i in $(seq 50); do : >>../locks/calc.lock; {turn}; done; true");
-    let visit = timeline.visit("y", ":");
-    let lockrun = format!("for i in $(seq 50); do lockrun -l calc -c '{visit}' || exit 1; done");
     sandbox.make_dir("locks", 0o700);
+    let timeline = Timeline::new(&sandbox);
+    // Takes turns as BSD's lockf does: removes the file before it lets go, so
+    // that those who wait have the lock of a file that is no more.
+    let lockf = format!(
+        "file=$LOCKRUN_DIR/calc.lock
+        for i in $(seq 100); do
+            exec 9>>$file; flock 9
+            if [ $file -ef /dev/fd/9 ]; then {visit}; rm $file; fi
+        done",
+        visit = timeline.visit("lockf", ":")
+    );
+    let lockrun = format!(
+        "for i in $(seq 100); do lockrun -l calc -c '{visit}' || exit 1; done",
+        visit = timeline.visit("lockrun", ":")
+    );
     let all = [&lockf, &lockrun, &lockrun].map(|script| sandbox.sh(script).start());
     for one in all {
         one.wait().assert_code(0);
     }
     timeline.assert_one_at_a_time();
+    let turns = timeline.entered().into_iter();
+    assert_eq!(turns.filter(|id| id == "lockrun").count(), 200);
 }
 
 #[test]
