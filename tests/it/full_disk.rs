@@ -53,7 +53,7 @@ fn on_a_full_disk_fences_rise() {
 
 #[test]
 fn a_read_only_disk_does_not_either() {
-    let script = "lockrun -l calc -- true; mount -o remount,ro \"$LOCKRUN_DIR\"
+    let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
         lockrun -l calc -- flock -n $LOCKRUN_DIR/calc.lock true || echo excluded $?
         flock $LOCKRUN_DIR/calc.lock lockrun -n -q -l calc -- true || echo excluded $?
         flock $LOCKRUN_DIR/calc.lock lockrun -t 0.01 -q -l calc -- true || echo excluded $?
@@ -70,7 +70,7 @@ fn a_read_only_disk_does_not_either() {
 
 #[test]
 fn a_file_that_cannot_be_made_is_told_even_to_cron() {
-    for make in ["exhaust", "mount -o remount,ro \"$LOCKRUN_DIR\""] {
+    for make in ["exhaust", "mount -o remount,bind,ro \"$LOCKRUN_DIR\""] {
         let script = format!("{make}; lockrun -n -E 0 -q -l calc -- echo ran");
         let Some(outcome) = on_small_disk(&script) else {
             return;
