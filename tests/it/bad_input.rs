@@ -18,10 +18,7 @@ fn refused(args: &[&str], words: &[&str]) -> Outcome {
 /// The same with `-l calc -- touch ran` behind the bad options.
 #[track_caller]
 fn refused_options(options: &[&str], words: &[&str]) {
-    refused(
-        &[options, &["-l", "calc", "--", "touch", "ran"]].concat(),
-        words,
-    );
+    refused(&[options, &["-l", "calc", "--", "touch", "ran"]].concat(), words);
 }
 
 #[test]
@@ -90,9 +87,7 @@ fn durations_that_are_none() {
         let attempt = sandbox.lockrun(&["-l", "calc", "--", "touch", "ran"]);
         if !duration.is_empty() {
             let outcome = attempt.env("LOCKRUN_TIMEOUT", duration).run();
-            outcome
-                .assert_code(125)
-                .assert_one_line(&["LOCKRUN_TIMEOUT"]);
+            outcome.assert_code(125).assert_one_line(&["LOCKRUN_TIMEOUT"]);
             assert!(!sandbox.locks().exists());
         }
     }
@@ -130,10 +125,7 @@ fn becoming_the_command_and_watching_it() {
 
 #[test]
 fn a_string_and_a_command() {
-    refused(
-        &["-l", "calc", "-c", "touch ran", "--", "touch", "ran"],
-        &["-c"],
-    );
+    refused(&["-l", "calc", "-c", "touch ran", "--", "touch", "ran"], &["-c"]);
     refused(&["-l", "calc", "-c", "touch ran", "ran"], &["ran"]);
 }
 
@@ -141,21 +133,13 @@ fn a_string_and_a_command() {
 fn slots_and_what_does_not_go_with_them() {
     refused_options(&["--slot", "1"], &["--slot"]);
     refused_options(&["--slots", "2", "--shared"], &["--slots"]);
-    refused(
-        &["--slots", "2", "--file", "file", "--", "touch", "ran"],
-        &["--slots"],
-    );
+    refused(&["--slots", "2", "--file", "file", "--", "touch", "ran"], &["--slots"]);
     refused_options(&["--slots", "0"], &["--slots"]);
 }
 
 #[test]
 fn replacing_and_what_does_not_go_with_it() {
-    for options in [
-        &["--timeout", "0"] as &[&str],
-        &["-n"],
-        &["--shared"],
-        &["--slots", "2"],
-    ] {
+    for options in [&["--timeout", "0"] as &[&str], &["-n"], &["--shared"], &["--slots", "2"]] {
         refused_options(&[&["--replace"], options].concat(), &["--replace"]);
     }
 }
@@ -174,8 +158,5 @@ fn control_characters_in_it_are_shown_escaped() {
 }
 
 fn refused_options_output(timeout: &str) -> Outcome {
-    refused(
-        &["-t", timeout, "-l", "calc", "--", "touch", "ran"],
-        &["timeout"],
-    )
+    refused(&["-t", timeout, "-l", "calc", "--", "touch", "ran"], &["timeout"])
 }

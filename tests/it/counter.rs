@@ -35,10 +35,7 @@ fn count(prefix: &str, turns: [u32; 2]) -> (String, u32) {
 #[test]
 fn without_a_lock_the_sum_is_wrong() {
     let wrong = (0..20).any(|_| count("", [200, 300]).1 != 500);
-    assert!(
-        wrong,
-        "the experiment shows nothing: right 20 times without a lock"
-    );
+    assert!(wrong, "the experiment shows nothing: right 20 times without a lock");
 }
 
 #[test]

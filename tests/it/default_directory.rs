@@ -52,30 +52,22 @@ fn modes(base: &Path) -> String {
 
 #[test]
 fn for_root_it_is_in_run() {
-    let script =
-        "umask 000; lockrun -l calc -- true; cd /run; stat -c '%a %u %n' lockrun lockrun/*";
+    let script = "umask 000; lockrun -l calc -- true; cd /run; stat -c '%a %u %n' lockrun lockrun/*";
     let Some(outcome) = as_root(script) else {
         return;
     };
     let expected = "700 0 lockrun\n600 0 lockrun/calc.lock\n";
-    outcome
-        .assert_code(0)
-        .assert_stdout(expected)
-        .assert_silent();
+    outcome.assert_code(0).assert_stdout(expected).assert_silent();
 }
 
 #[test]
 fn for_root_the_environment_does_not_matter() {
-    let script =
-        "HOME=/nonexistent XDG_RUNTIME_DIR=/tmp XDG_STATE_HOME=/tmp USER=x lockrun -l a -- true
+    let script = "HOME=/nonexistent XDG_RUNTIME_DIR=/tmp XDG_STATE_HOME=/tmp USER=x lockrun -l a -- true
         env -i \"$(command -v lockrun)\" -l a -- true; ls /run/lockrun";
     let Some(outcome) = as_root(script) else {
         return;
     };
-    outcome
-        .assert_code(0)
-        .assert_stdout("a.lock\n")
-        .assert_silent();
+    outcome.assert_code(0).assert_stdout("a.lock\n").assert_silent();
 }
 
 #[test]
@@ -106,10 +98,7 @@ fn it_is_made_for_its_user_alone() {
         return;
     };
     outcome.assert_code(0).assert_silent();
-    assert_eq!(
-        modes(&home.join(".local/state")),
-        "700 lockrun\n600 lockrun/calc.lock"
-    );
+    assert_eq!(modes(&home.join(".local/state")), "700 lockrun\n600 lockrun/calc.lock");
 }
 
 #[test]
@@ -145,14 +134,8 @@ fn a_user_without_any_home_must_give_a_directory() {
         let Some(outcome) = as_user(&sandbox, "", "", &script) else {
             return;
         };
-        outcome
-            .assert_code(125)
-            .assert_stdout("")
-            .assert_one_line(&[&UID.to_string()]);
-        assert!(
-            outcome.stderr.ends_with("give --dir or set LOCKRUN_DIR\n"),
-            "{outcome:?}"
-        );
+        outcome.assert_code(125).assert_stdout("").assert_one_line(&[&UID.to_string()]);
+        assert!(outcome.stderr.ends_with("give --dir or set LOCKRUN_DIR\n"), "{outcome:?}");
     }
 }
 
@@ -170,14 +153,8 @@ fn one_that_is_not_fit_is_named_and_not_used() {
         let Some(outcome) = as_root(&script) else {
             return;
         };
-        outcome
-            .assert_code(125)
-            .assert_stdout("")
-            .assert_one_line(&["/run/lockrun"]);
-        assert!(
-            outcome.stderr.ends_with("give --dir or set LOCKRUN_DIR\n"),
-            "{outcome:?}"
-        );
+        outcome.assert_code(125).assert_stdout("").assert_one_line(&["/run/lockrun"]);
+        assert!(outcome.stderr.ends_with("give --dir or set LOCKRUN_DIR\n"), "{outcome:?}");
     }
 }
 
@@ -190,12 +167,6 @@ fn one_of_another_user_is_named_and_not_used() {
     let Some(outcome) = as_root(script) else {
         return;
     };
-    outcome
-        .assert_code(125)
-        .assert_stdout("")
-        .assert_one_line(&["/run/lockrun"]);
-    assert!(
-        outcome.stderr.ends_with("give --dir or set LOCKRUN_DIR\n"),
-        "{outcome:?}"
-    );
+    outcome.assert_code(125).assert_stdout("").assert_one_line(&["/run/lockrun"]);
+    assert!(outcome.stderr.ends_with("give --dir or set LOCKRUN_DIR\n"), "{outcome:?}");
 }

@@ -8,11 +8,7 @@ use std::os::unix::fs::MetadataExt;
 fn the_option_beats_the_environment() {
     let sandbox = Sandbox::new();
     for option in ["-d", "--dir"] {
-        sandbox
-            .lockrun(&[option, "given", "-l", "calc", "--", "true"])
-            .run()
-            .assert_code(0)
-            .assert_silent();
+        sandbox.lockrun(&[option, "given", "-l", "calc", "--", "true"]).run().assert_code(0).assert_silent();
     }
     assert!(sandbox.path("work/given/calc.lock").is_file());
     assert!(!sandbox.locks().exists());
@@ -31,11 +27,7 @@ fn the_same_name_in_another_directory_is_another_lock() {
 fn a_missing_directory_is_made_for_its_user_alone() {
     for umask in [0o000, 0o022, 0o077, 0o277] {
         let sandbox = Sandbox::new();
-        sandbox
-            .lockrun(&["-l", "calc", "--", "true"])
-            .umask(umask)
-            .run()
-            .assert_code(0);
+        sandbox.lockrun(&["-l", "calc", "--", "true"]).umask(umask).run().assert_code(0);
         let mode = fs::metadata(sandbox.locks()).unwrap().mode() & 0o7777;
         assert_eq!(mode, 0o700, "under umask {umask:03o}");
     }
@@ -66,9 +58,7 @@ fn what_cannot_be_the_directory_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("work/file", "");
     for dir in ["file", "file/below"] {
-        let outcome = sandbox
-            .lockrun(&["--dir", dir, "-l", "calc", "--", "touch", "ran"])
-            .run();
+        let outcome = sandbox.lockrun(&["--dir", dir, "-l", "calc", "--", "touch", "ran"]).run();
         outcome.assert_code(125).assert_one_line(&[dir]);
         assert!(!sandbox.path("work/ran").exists());
     }
@@ -85,9 +75,6 @@ fn a_directory_without_write_permission_is_named() {
         false => attempt,
     };
     let outcome = attempt.run();
-    outcome
-        .assert_code(125)
-        .assert_stdout("")
-        .assert_one_line(&[locks.to_str().unwrap()]);
+    outcome.assert_code(125).assert_stdout("").assert_one_line(&[locks.to_str().unwrap()]);
     assert!(sandbox.files_in_locks().is_empty());
 }

@@ -19,18 +19,14 @@ fn command_gets_input_directory_and_environment_as_they_are() {
         .input("from stdin\n")
         .run();
     let work = sandbox.path("work");
-    outcome
-        .assert_code(0)
-        .assert_stdout(&format!("from stdin\n{}\nblue\n", work.display()));
+    outcome.assert_code(0).assert_stdout(&format!("from stdin\n{}\nblue\n", work.display()));
     assert_eq!(outcome.stderr, "err\n");
 }
 
 #[test]
 fn command_gets_arguments_that_look_like_options() {
     let sandbox = Sandbox::new();
-    let args = [
-        "-l", "calc", "--", "printf", "%s.", "-n", "--", "--exec", "",
-    ];
+    let args = ["-l", "calc", "--", "printf", "%s.", "-n", "--", "--exec", ""];
     let outcome = sandbox.lockrun(&args).run();
     outcome.assert_code(0).assert_stdout("-n.--.--exec..");
 }

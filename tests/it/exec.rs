@@ -6,11 +6,8 @@ use crate::support::{Sandbox, eventually, is_held};
 fn no_process_of_ours_stays() {
     let sandbox = Sandbox::new();
     for option in ["--exec", "-F", "--no-fork"] {
-        let running = sandbox
-            .lockrun(&["-l", "calc", option, "-c", "echo $$; exec cat"])
-            .input("")
-            .start()
-            .until_says("\n");
+        let running =
+            sandbox.lockrun(&["-l", "calc", option, "-c", "echo $$; exec cat"]).input("").start().until_says("\n");
         assert_eq!(running.stdout().trim(), running.pid().to_string());
         assert!(is_held(&sandbox.lock_file("calc")));
         running.wait().assert_code(0).assert_silent();
@@ -26,10 +23,7 @@ fn it_waits_its_turn() {
     let waiter = waiter.start().until_waiting();
     let pid = waiter.pid();
     holder.release();
-    waiter
-        .wait()
-        .assert_code(0)
-        .assert_stdout(&format!("{pid}\n"));
+    waiter.wait().assert_code(0).assert_stdout(&format!("{pid}\n"));
 }
 
 #[test]
@@ -50,9 +44,7 @@ fn the_lock_ends_with_the_last_copy_of_the_descriptor() {
     let sandbox = Sandbox::new();
     let fifo = sandbox.path("work/fifo");
     let script = "mkfifo fifo; setsid sh -c 'read line <fifo' >/dev/null 2>&1 & echo left";
-    let outcome = sandbox
-        .lockrun(&["-l", "calc", "--exec", "-c", script])
-        .run();
+    let outcome = sandbox.lockrun(&["-l", "calc", "--exec", "-c", script]).run();
     outcome.assert_code(0).assert_stdout("left\n");
     assert!(is_held(&sandbox.lock_file("calc")));
     eventually("the daemon has its fifo", || fifo.exists());

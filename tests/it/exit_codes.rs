@@ -6,12 +6,8 @@ use std::fs;
 #[test]
 fn the_commands_code_passes_unchanged() {
     let sandbox = Sandbox::new();
-    for code in [
-        0, 1, 2, 75, 121, 122, 123, 124, 125, 126, 127, 128, 143, 255,
-    ] {
-        let outcome = sandbox
-            .lockrun(&["-l", "calc", "-E", "9", "-c", &format!("exit {code}")])
-            .run();
+    for code in [0, 1, 2, 75, 121, 122, 123, 124, 125, 126, 127, 128, 143, 255] {
+        let outcome = sandbox.lockrun(&["-l", "calc", "-E", "9", "-c", &format!("exit {code}")]).run();
         outcome.assert_code(code).assert_silent();
     }
 }
@@ -78,12 +74,7 @@ fn what_cannot_be_executed_is_126() {
 #[test]
 fn what_is_not_found_is_127() {
     let sandbox = Sandbox::new();
-    for command in [
-        "no-such-command",
-        "./no-such-command",
-        "/no/such/command",
-        "",
-    ] {
+    for command in ["no-such-command", "./no-such-command", "/no/such/command", ""] {
         let outcome = sandbox.lockrun(&["-l", "calc", "--", command]).run();
         outcome.assert_code(127).assert_one_line(&[command]);
     }
@@ -106,10 +97,7 @@ fn a_command_killed_by_a_signal_ends_us_by_the_same() {
     ] {
         let kill = format!("kill -{signal} $$; echo survived");
         let outcome = sandbox.lockrun(&["-l", "calc", "-c", &kill]).run();
-        outcome
-            .assert_signal(signal)
-            .assert_stdout("")
-            .assert_silent();
+        outcome.assert_signal(signal).assert_stdout("").assert_silent();
     }
 }
 
@@ -138,9 +126,7 @@ fn an_interrupt_stops_the_loop_around_us() {
     let script = "for turn in 1 2 3; do echo $turn; lockrun -l calc -- cat; done";
     let running = sandbox.command("bash", &["-c", script]).input("").start();
     let file = sandbox.lock_file("calc");
-    eventually("the first turn holds", || {
-        file.exists() && crate::support::is_held(&file)
-    });
+    eventually("the first turn holds", || file.exists() && crate::support::is_held(&file));
     eventually("cat runs", || {
         let processes = sandbox.command("pgrep", &["-g", &running.pid().to_string(), "-x", "cat"]);
         processes.run().code == Some(0)

@@ -41,10 +41,7 @@ fn flock_excludes_it() {
 fn it_waits_for_flock_and_flock_for_it() {
     with_both(|sandbox, path| {
         let holder = sandbox.hold_by_flock(&[], &sandbox.path("work").join(path));
-        let waiter = sandbox
-            .lockrun(&["--file", path, "--", "true"])
-            .start()
-            .until_waiting();
+        let waiter = sandbox.lockrun(&["--file", path, "--", "true"]).start().until_waiting();
         holder.release();
         waiter.wait().assert_code(0).assert_silent();
 
@@ -77,15 +74,10 @@ fn two_spellings_of_a_file_are_one_lock() {
     symlink("file", sandbox.path("work/soft")).unwrap();
     let holder = sandbox.hold(&["--file", "file"]);
     for spelling in ["../work/./file", file.to_str().unwrap(), "soft", "hard"] {
-        let outcome = sandbox
-            .lockrun(&["-n", "--file", spelling, "--", "true"])
-            .run();
+        let outcome = sandbox.lockrun(&["-n", "--file", spelling, "--", "true"]).run();
         outcome.assert_code(75);
     }
-    let waiter = sandbox
-        .lockrun(&["--file", "soft", "--", "true"])
-        .start()
-        .until_waiting();
+    let waiter = sandbox.lockrun(&["--file", "soft", "--", "true"]).start().until_waiting();
     holder.release();
     waiter.wait().assert_code(0);
 }
@@ -114,18 +106,12 @@ fn what_is_kept_about_it_is_in_the_locks_directory() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/file", "precious\n");
     let before = fs::metadata(&file).unwrap();
-    sandbox
-        .lockrun(&["--file", "file", "--", "true"])
-        .run()
-        .assert_code(0);
+    sandbox.lockrun(&["--file", "file", "--", "true"]).run().assert_code(0);
     let after = fs::metadata(&file).unwrap();
     let stamp = |of: &fs::Metadata| (of.ino(), of.mode(), of.size(), of.mtime_nsec());
     assert_eq!(stamp(&after), stamp(&before));
     let names = sandbox.files_in_locks();
-    assert!(
-        names.iter().all(|name| name.starts_with("%-")),
-        "a lock's NAME could be the same: {names:?}"
-    );
+    assert!(names.iter().all(|name| name.starts_with("%-")), "a lock's NAME could be the same: {names:?}");
     let beside = fs::read_dir(sandbox.path("work")).unwrap().count();
     assert_eq!(beside, 1, "something was made beside the file");
 }
@@ -154,9 +140,7 @@ fn a_path_that_cannot_be_opened_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("work/file", "");
     for path in ["no/such/directory", "file/below"] {
-        let outcome = sandbox
-            .lockrun(&["--file", path, "--", "touch", "ran"])
-            .run();
+        let outcome = sandbox.lockrun(&["--file", path, "--", "touch", "ran"]).run();
         outcome.assert_code(125).assert_one_line(&[path]);
         assert!(!sandbox.path("work/ran").exists());
     }

@@ -19,8 +19,6 @@ fn exclusive_is_what_it_is_anyway() {
 fn short_options_go_together() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-xl", "calc"]);
-    let outcome = sandbox
-        .lockrun(&["-xnq", "-E4", "-lcalc", "--", "true"])
-        .run();
+    let outcome = sandbox.lockrun(&["-xnq", "-E4", "-lcalc", "--", "true"]).run();
     outcome.assert_code(4).assert_silent();
 }

@@ -18,14 +18,7 @@ fn assert_refused(sandbox: &Sandbox) {
     let file = sandbox.lock_file("calc");
     let state = |path: &Path| {
         let it = fs::symlink_metadata(path).unwrap();
-        (
-            it.ino(),
-            it.mode(),
-            it.size(),
-            it.mtime(),
-            it.mtime_nsec(),
-            it.nlink(),
-        )
+        (it.ino(), it.mode(), it.size(), it.mtime(), it.mtime_nsec(), it.nlink())
     };
     let before = state(&file);
     for form in [&[] as &[&str], &["-n"], &["--shared"], &["--exec"]] {
@@ -59,10 +52,7 @@ fn a_dangling_symlink_creates_nothing() {
 #[test]
 fn a_fifo_blocks_nobody() {
     let sandbox = sandbox();
-    sandbox
-        .command("mkfifo", &[sandbox.lock_file("calc")])
-        .run()
-        .assert_code(0);
+    sandbox.command("mkfifo", &[sandbox.lock_file("calc")]).run().assert_code(0);
     assert_refused(&sandbox);
 }
 
@@ -102,13 +92,7 @@ fn a_hard_link_is_refused() {
 
 #[test]
 fn a_file_with_somebody_elses_text_is_not_touched() {
-    let lock_files = [
-        "version = 4\n\n[[package]]\n",
-        "{\"lockfileVersion\": 3}\n",
-        "4242\n",
-        "\n",
-        "x",
-    ];
+    let lock_files = ["version = 4\n\n[[package]]\n", "{\"lockfileVersion\": 3}\n", "4242\n", "\n", "x"];
     for text in lock_files {
         let sandbox = sandbox();
         let file = sandbox.write("locks/calc.lock", text);

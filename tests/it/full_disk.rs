@@ -22,10 +22,7 @@ fn a_full_disk_does_not_keep_a_lock_from_being_taken() {
     let Some(outcome) = on_small_disk(script) else {
         return;
     };
-    outcome
-        .assert_code(0)
-        .assert_stdout("ran\n")
-        .assert_silent();
+    outcome.assert_code(0).assert_stdout("ran\n").assert_silent();
 }
 
 #[test]
@@ -62,10 +59,7 @@ fn a_read_only_disk_does_not_either() {
         return;
     };
     let expected = "excluded 1\nexcluded 75\nexcluded 124\nran\n";
-    outcome
-        .assert_code(0)
-        .assert_stdout(expected)
-        .assert_silent();
+    outcome.assert_code(0).assert_stdout(expected).assert_silent();
 }
 
 #[test]
@@ -75,9 +69,6 @@ fn a_file_that_cannot_be_made_is_told_even_to_cron() {
         let Some(outcome) = on_small_disk(&script) else {
             return;
         };
-        outcome
-            .assert_code(125)
-            .assert_stdout("")
-            .assert_one_line(&["calc"]);
+        outcome.assert_code(125).assert_stdout("").assert_one_line(&["calc"]);
     }
 }

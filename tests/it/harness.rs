@@ -19,10 +19,7 @@ fn somebody_who_waits_is_seen_to_wait() {
     let timeline = Timeline::new(&sandbox);
     let holder = sandbox.hold_by_flock(&[], &file);
     let visit = timeline.visit("second", "true");
-    let waiter = sandbox
-        .command("flock", &["file", "sh", "-c", &visit])
-        .start()
-        .until_waiting();
+    let waiter = sandbox.command("flock", &["file", "sh", "-c", &visit]).start().until_waiting();
     timeline.assert_entered(&[]);
     holder.release().assert_code(0);
     waiter.wait().assert_code(0).assert_silent();
@@ -49,8 +46,6 @@ fn mounts_of_a_test_are_its_own() {
         return;
     };
     let outcome = invocation.run();
-    outcome
-        .assert_code(0)
-        .assert_stdout("only-in-the-namespace\n");
+    outcome.assert_code(0).assert_stdout("only-in-the-namespace\n");
     assert!(!std::path::Path::new("/run/only-in-the-namespace").exists());
 }

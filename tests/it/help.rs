@@ -24,10 +24,7 @@ fn short_help_fits_one_screen() {
     for line in text.lines() {
         assert!(line.chars().count() <= 80, "too wide: {line}");
     }
-    assert!(
-        text.contains("lockrun [") && text.contains("-- COMMAND"),
-        "{text}"
-    );
+    assert!(text.contains("lockrun [") && text.contains("-- COMMAND"), "{text}");
 }
 
 #[test]

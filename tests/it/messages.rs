@@ -16,14 +16,7 @@ fn attempt_while_held(options: &[&str]) -> (Outcome, String) {
 fn busy_says_who_holds_the_lock() {
     let (outcome, pid) = attempt_while_held(&["-n"]);
     outcome.assert_code(75);
-    outcome.assert_one_line(&[
-        "lockrun: calc: ",
-        "held by pid ",
-        &pid,
-        "exec cat",
-        "user ",
-        " for ",
-    ]);
+    outcome.assert_one_line(&["lockrun: calc: ", "held by pid ", &pid, "exec cat", "user ", " for "]);
 }
 
 #[test]
@@ -75,20 +68,12 @@ fn quiet_hides_no_failure() {
     let sandbox = Sandbox::new();
     sandbox.write("work/plain", "");
     let cron = |dir: &str, command: &str| {
-        let args = [
-            "-n", "-E", "0", "-q", "--dir", dir, "-l", "calc", "--", command,
-        ];
+        let args = ["-n", "-E", "0", "-q", "--dir", dir, "-l", "calc", "--", command];
         sandbox.lockrun(&args).run()
     };
-    cron("plain", "true")
-        .assert_code(125)
-        .assert_one_line(&["plain"]);
-    cron("dir", "./plain")
-        .assert_code(126)
-        .assert_one_line(&["plain"]);
-    cron("dir", "./no")
-        .assert_code(127)
-        .assert_one_line(&["./no"]);
+    cron("plain", "true").assert_code(125).assert_one_line(&["plain"]);
+    cron("dir", "./plain").assert_code(126).assert_one_line(&["plain"]);
+    cron("dir", "./no").assert_code(127).assert_one_line(&["./no"]);
 }
 
 #[test]
@@ -117,10 +102,7 @@ fn verbose_tells_of_a_wait_at_once_and_of_the_times_after_it() {
     outcome.assert_code(0).assert_stdout("ran\n");
     let file = sandbox.lock_file("calc");
     outcome.assert_stderr_has(&["lockrun: calc: ", file.to_str().unwrap(), "waited", "held"]);
-    let ours = outcome
-        .stderr
-        .lines()
-        .all(|line| line.starts_with("lockrun: "));
+    let ours = outcome.stderr.lines().all(|line| line.starts_with("lockrun: "));
     assert!(ours, "{outcome:?}");
 }
 

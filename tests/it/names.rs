@@ -34,13 +34,8 @@ fn the_same_name_excludes_and_another_does_not() {
 #[test]
 fn a_string_is_run_by_the_shell() {
     let sandbox = Sandbox::new();
-    let outcome = sandbox
-        .lockrun(&["-l", "calc", "-c", "echo a && echo $((1 + 1)); exit 3"])
-        .run();
-    outcome
-        .assert_code(3)
-        .assert_stdout("a\n2\n")
-        .assert_silent();
+    let outcome = sandbox.lockrun(&["-l", "calc", "-c", "echo a && echo $((1 + 1)); exit 3"]).run();
+    outcome.assert_code(3).assert_stdout("a\n2\n").assert_silent();
 }
 
 #[test]
@@ -59,11 +54,7 @@ fn without_a_name_the_same_command_line_never_runs_twice() {
 fn without_a_name_the_same_string_never_runs_twice() {
     let sandbox = Sandbox::new();
     let string = "echo holding; exec cat";
-    let _running = sandbox
-        .lockrun(&["-c", string])
-        .input("")
-        .start()
-        .until_says("holding");
+    let _running = sandbox.lockrun(&["-c", string]).input("").start().until_says("holding");
     sandbox.lockrun(&["-n", "-c", string]).run().assert_code(75);
     sandbox.lockrun(&["-n", "-c", "true"]).run().assert_code(0);
 }
@@ -72,12 +63,6 @@ fn without_a_name_the_same_string_never_runs_twice() {
 fn a_command_line_as_a_name_is_quoted_for_the_shell() {
     let sandbox = Sandbox::new();
     let script = r#"eval "set -- $LOCKRUN_NAME"; shift 3; printf '[%s]' "$@""#;
-    let outcome = sandbox
-        .lockrun(&[
-            "--", "sh", "-c", script, "a b", "it's", "$HOME", "*", "", "c",
-        ])
-        .run();
-    outcome
-        .assert_code(0)
-        .assert_stdout("[a b][it's][$HOME][*][][c]");
+    let outcome = sandbox.lockrun(&["--", "sh", "-c", script, "a b", "it's", "$HOME", "*", "", "c"]).run();
+    outcome.assert_code(0).assert_stdout("[a b][it's][$HOME][*][][c]");
 }

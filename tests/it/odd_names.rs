@@ -72,11 +72,7 @@ fn long_names() -> Vec<Vec<u8>> {
 fn each_name_is_one_file_and_nothing_is_made_elsewhere() {
     let sandbox = Sandbox::new();
     let known = KNOWN.map(|name| name.as_bytes().to_vec());
-    let names: BTreeSet<_> = known
-        .into_iter()
-        .chain(long_names())
-        .chain(random_names(200))
-        .collect();
+    let names: BTreeSet<_> = known.into_iter().chain(long_names()).chain(random_names(200)).collect();
     for (before, name) in names.iter().enumerate() {
         let name = OsString::from_vec(name.clone());
         let args = ["-q", "-l"].map(OsString::from).into_iter().chain([name]);

@@ -82,10 +82,7 @@ fn an_older_text_leaves_nothing_behind() {
         let attempt = sandbox.lockrun(&["-l", "calc", "--", "true", argument]);
         attempt.run().assert_code(0).assert_silent();
         let record = parsed(&sandbox);
-        (
-            text(&sandbox).len(),
-            record["command"].as_str().unwrap().to_owned(),
-        )
+        (text(&sandbox).len(), record["command"].as_str().unwrap().to_owned())
     };
     let (length, command) = run(&"long ".repeat(20_000));
     assert!(command.contains("long long"), "{command}");
@@ -98,26 +95,11 @@ fn an_older_text_leaves_nothing_behind() {
 fn what_it_quotes_stays_one_printable_line() {
     let sandbox = Sandbox::new();
     let wild = "a\nb\u{1b}[31m\u{7f}\"\\\t";
-    let args = [
-        "-l",
-        "calc",
-        "--",
-        "sh",
-        "-c",
-        "echo holding; exec cat",
-        wild,
-    ];
-    let _running = sandbox
-        .lockrun(&args)
-        .input("")
-        .start()
-        .until_says("holding");
+    let args = ["-l", "calc", "--", "sh", "-c", "echo holding; exec cat", wild];
+    let _running = sandbox.lockrun(&args).input("").start().until_says("holding");
     parsed(&sandbox);
     let text = text(&sandbox);
-    let control = text
-        .trim_end()
-        .chars()
-        .any(|c| c.is_ascii_control() && c != '\u{7f}');
+    let control = text.trim_end().chars().any(|c| c.is_ascii_control() && c != '\u{7f}');
     assert!(!control, "{text:?}");
     let outcome = sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run();
     outcome.assert_code(75).assert_one_line(&["calc"]);

@@ -47,11 +47,7 @@ fn users_who_do_not_own_the_file_can_lock_it() {
         holder.wait().assert_code(0).assert_silent();
         for other in others {
             let attempt = sandbox.lockrun(&["-l", "calc", "--", "true"]);
-            attempt
-                .by_user(other, other)
-                .run()
-                .assert_code(0)
-                .assert_silent();
+            attempt.by_user(other, other).run().assert_code(0).assert_silent();
         }
         fs::remove_file(sandbox.lock_file("calc")).unwrap();
     }

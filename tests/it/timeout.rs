@@ -15,14 +15,9 @@ fn attempt_while_held(options: &[&str]) -> Outcome {
 
 #[test]
 fn the_whole_timeout_is_waited_in_every_form() {
-    for (duration, milliseconds) in [
-        (".007", 7),
-        ("0.05", 50),
-        ("1", 1000),
-        ("30ms", 30),
-        ("50000us", 50),
-        ("1s 20ms", 1020),
-    ] {
+    for (duration, milliseconds) in
+        [(".007", 7), ("0.05", 50), ("1", 1000), ("30ms", 30), ("50000us", 50), ("1s 20ms", 1020)]
+    {
         for option in ["-t", "--timeout", "-w", "--wait"] {
             let outcome = attempt_while_held(&[option, duration]);
             outcome.assert_code(124);
@@ -39,13 +34,7 @@ fn the_whole_timeout_is_waited_in_every_form() {
 
 #[test]
 fn zero_does_not_wait() {
-    for options in [
-        &["-n"] as &[&str],
-        &["--nonblock"],
-        &["-t", "0"],
-        &["--timeout", "0s"],
-        &["--timeout=0.0"],
-    ] {
+    for options in [&["-n"] as &[&str], &["--nonblock"], &["-t", "0"], &["--timeout", "0s"], &["--timeout=0.0"]] {
         attempt_while_held(options).assert_code(75);
     }
 }
@@ -68,10 +57,7 @@ fn a_wait_that_is_long_enough_ends_with_the_lock() {
         let waiter = sandbox.lockrun(&args).start().until_waiting();
         holder.release().assert_code(0);
         let outcome = waiter.wait();
-        outcome
-            .assert_code(0)
-            .assert_stdout("ran\n")
-            .assert_silent();
+        outcome.assert_code(0).assert_stdout("ran\n").assert_silent();
     }
 }
 

@@ -21,11 +21,7 @@ pub struct Invocation {
 
 impl Invocation {
     pub(super) fn new(command: Command, output: PathBuf) -> Self {
-        Self {
-            command,
-            output,
-            input: None,
-        }
+        Self { command, output, input: None }
     }
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -79,10 +75,7 @@ impl Invocation {
     /// that [`Running`] holds open if [`input`](Self::input) was called.
     #[track_caller]
     pub fn start(mut self) -> Running {
-        let (stdout, stderr) = (
-            self.output.with_extension("out"),
-            self.output.with_extension("err"),
-        );
+        let (stdout, stderr) = (self.output.with_extension("out"), self.output.with_extension("err"));
         let text = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
         let text = format!("{:?} {text}", self.command.get_program());
         let stdin = match self.input {

@@ -31,17 +31,13 @@ pub fn is_held(path: &Path) -> bool {
 pub fn sleeps_in_a_lock_call(pid: i32) -> bool {
     let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
     let number = call.split(' ').next().and_then(|word| word.parse().ok());
-    matches!(number, Some(libc::SYS_flock | libc::SYS_fcntl))
-        || children(pid).into_iter().any(sleeps_in_a_lock_call)
+    matches!(number, Some(libc::SYS_flock | libc::SYS_fcntl)) || children(pid).into_iter().any(sleeps_in_a_lock_call)
 }
 
 /// Whether this process runs still; one that nobody has waited for yet does not.
 pub fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.chars().next());
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
     !matches!(state, None | Some('Z' | 'X'))
 }
 

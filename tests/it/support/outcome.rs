@@ -23,10 +23,7 @@ impl Outcome {
 
     #[track_caller]
     pub fn assert_signal(&self, signal: i32) -> &Self {
-        self.check(
-            self.signal == Some(signal),
-            &format!("end by signal {signal}"),
-        )
+        self.check(self.signal == Some(signal), &format!("end by signal {signal}"))
     }
 
     #[track_caller]
@@ -68,11 +65,7 @@ impl std::fmt::Debug for Outcome {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (code, signal) = (self.code, self.signal);
         writeln!(out, "{}", self.command)?;
-        writeln!(
-            out,
-            "code {code:?}, signal {signal:?}, after {:?}",
-            self.took
-        )?;
+        writeln!(out, "code {code:?}, signal {signal:?}, after {:?}", self.took)?;
         writeln!(out, "--- stdout\n{}", self.stdout)?;
         writeln!(out, "--- stderr\n{}", self.stderr)
     }

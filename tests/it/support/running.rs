@@ -21,14 +21,7 @@ pub struct Running {
 
 impl Running {
     pub(super) fn new(child: Child, command: String, stdout: PathBuf, stderr: PathBuf) -> Self {
-        Self {
-            child,
-            command,
-            stdout,
-            stderr,
-            started: Instant::now(),
-            ended: false,
-        }
+        Self { child, command, stdout, stderr, started: Instant::now(), ended: false }
     }
 
     pub fn pid(&self) -> i32 {

@@ -31,10 +31,8 @@ impl Sandbox {
         static SANDBOXES: AtomicU32 = AtomicU32::new(0);
         let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
         let name = format!("lockrun-test-{}-{number}", std::process::id());
-        let sandbox = Self {
-            root: fs::canonicalize(std::env::temp_dir()).unwrap().join(name),
-            outputs: AtomicU32::new(0),
-        };
+        let sandbox =
+            Self { root: fs::canonicalize(std::env::temp_dir()).unwrap().join(name), outputs: AtomicU32::new(0) };
         for directory in ["", "bin", "home", "work", "output"] {
             sandbox.make_dir(directory, 0o755);
         }
@@ -62,9 +60,8 @@ impl Sandbox {
         let Ok(entries) = fs::read_dir(self.locks()) else {
             return Vec::new();
         };
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-            .collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -113,9 +110,7 @@ impl Sandbox {
     /// A lockrun with these lock options that holds until told to end.
     pub fn hold<A: AsRef<OsStr>>(&self, options: &[A]) -> Holder {
         let args = options.iter().map(AsRef::as_ref);
-        let args: Vec<_> = args
-            .chain(["--", "sh", "-c", Holder::COMMAND].map(OsStr::new))
-            .collect();
+        let args: Vec<_> = args.chain(["--", "sh", "-c", Holder::COMMAND].map(OsStr::new)).collect();
         Holder::start(self.lockrun(&args))
     }
 
@@ -140,10 +135,7 @@ impl Sandbox {
                 continue;
             };
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment
-                .windows(mark.len())
-                .any(|part| part == mark.as_bytes())
-            {
+            if environment.windows(mark.len()).any(|part| part == mark.as_bytes()) {
                 // SAFETY: kill has no memory effects; a pid that is gone is ESRCH.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
