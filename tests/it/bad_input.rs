@@ -117,7 +117,6 @@ fn becoming_the_command_and_watching_it() {
         &["--kill-after", "5"],
         &["--hold", "tree"],
         &["--hold", "command"],
-        &["--report", "report"],
     ] {
         refused_options(&[&["--exec"], options].concat(), &["--exec", options[0]]);
     }
@@ -147,7 +146,7 @@ fn replacing_and_what_does_not_go_with_it() {
 #[test]
 fn quiet_does_not_hide_it() {
     refused_options(&["-q", "-t", "abc"], &["abc"]);
-    refused_options(&["-n", "-E", "0", "-q", "-E", "999"], &["999"]);
+    refused_options(&["-n", "-q", "-E", "999"], &["999"]);
 }
 
 #[test]
