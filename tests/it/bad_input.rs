@@ -112,12 +112,8 @@ fn exit_codes_that_are_none() {
 
 #[test]
 fn becoming_the_command_and_watching_it() {
-    for options in [
-        &["--expires", "5"] as &[&str],
-        &["--kill-after", "5"],
-        &["--hold", "tree"],
-        &["--hold", "command"],
-    ] {
+    for options in [&["--expires", "5"] as &[&str], &["--kill-after", "5"], &["--hold", "tree"], &["--hold", "command"]]
+    {
         refused_options(&[&["--exec"], options].concat(), &["--exec", options[0]]);
     }
 }
