@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
 use crate::escape::printable;
@@ -173,6 +173,12 @@ Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too)
   125  lockrun itself failed: usage, permission, disk, a foreign file
   126  COMMAND cannot be executed
   127  COMMAND was not found";
+
+/// The whole command line, for the manual and the completions. A call itself
+/// builds only the part that it needs.
+pub fn tree() -> clap::Command {
+    Run::command()
+}
 
 /// Reads the command line.
 ///
