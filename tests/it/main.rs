@@ -64,3 +64,16 @@ mod record;
 mod replaced_file;
 /// Two users in a directory like /tmp.
 mod sticky_directory;
+
+// Lifetime and signals.
+
+/// COMMAND killed: lockrun ends the same way.
+mod command_killed;
+/// Who keeps the lock when whom is killed.
+mod lifetime;
+/// From whoever sends them to COMMAND.
+mod signals;
+/// Ctrl-C, Ctrl-\\, Ctrl-Z, fg, bg, hang-ups.
+mod terminal;
+/// The line that is shown while lockrun waits at a terminal.
+mod waiting_line;
