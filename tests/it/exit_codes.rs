@@ -74,7 +74,7 @@ fn what_cannot_be_executed_is_126() {
 #[test]
 fn what_is_not_found_is_127() {
     let sandbox = Sandbox::new();
-    for command in ["no-such-command", "./no-such-command", "/no/such/command", ""] {
+    for command in ["no-such-command", "./no-such-command", "/no/such/command"] {
         let outcome = sandbox.lockrun(&["-l", "calc", "--", command]).run();
         outcome.assert_code(127).assert_one_line(&[command]);
     }
