@@ -64,7 +64,7 @@ check: tools
 	shellcheck $(SHELL_SCRIPTS)
 
 docs:
-	UPDATE=1 $(CARGO) test --locked --test it documentation::
+	UPDATE=1 $(CARGO) test --locked --test it as_the_command_line
 
 bench:
 	$(CARGO) bench --locked

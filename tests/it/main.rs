@@ -64,3 +64,10 @@ mod record;
 mod replaced_file;
 /// Two users in a directory like /tmp.
 mod sticky_directory;
+
+// What is written about it.
+
+/// The completions in bash, zsh and fish.
+mod completion;
+/// The manual and the completions are those of the command line.
+mod documentation;
