@@ -71,3 +71,5 @@ mod sticky_directory;
 mod completion;
 /// The manual and the completions are those of the command line.
 mod documentation;
+/// The examples do what their texts say.
+mod examples;
