@@ -98,7 +98,7 @@ impl Job {
         let granted_at = sys::suspend_aware_now();
         self.settle(&mut held)?;
         held.step_aside();
-        self.tell_granted();
+        self.asked.tell_granted();
         match sys::spawn(&self.exec).context("cannot start a process")? {
             Ok(command) => {
                 let supervision = self.supervision(command, tree, granted_at, Early::Pending);
@@ -114,7 +114,7 @@ impl Job {
     /// `--exec`, and the lock was free.
     fn become_command(mut self, mut held: FileHeld) -> Result<Exit> {
         self.settle(&mut held)?;
-        self.tell_granted();
+        self.asked.tell_granted();
         let errno = self.exec.exec();
         Ok(self.not_executed(errno))
     }
@@ -151,7 +151,7 @@ impl Job {
             Waited::Busy => Ok(Some(self.asked.busy())),
             Waited::Ended(signal) => Ok(Some(Exit::Signal(signal))),
             Waited::Granted { child, arrived } => {
-                self.tell_granted();
+                self.asked.tell_granted();
                 let granted_at = waiter.granted_at();
                 let supervision = self.supervision(child, tree, granted_at, Early::Read(arrived));
                 let exit = self.finish(Running { held: place.into_held(), supervision, granted_at })?;
@@ -178,7 +178,7 @@ impl Job {
             Turn::Granted => {
                 let mut held = place.into_held();
                 settle(&mut held, &self.claim, &mut self.exec)?;
-                self.tell_granted();
+                self.asked.tell_granted();
                 let errno = self.exec.exec();
                 Ok(Some(self.not_executed(errno)))
             }
@@ -238,14 +238,6 @@ impl Job {
             },
         };
         message::tell_about(&self.asked.name, &format!("{what}; the command ended with {ended}"));
-    }
-
-    fn tell_granted(&self) {
-        self.asked.tell_verbose(|| {
-            let dir = message::shown_name(self.asked.store.dir().path().as_os_str().as_bytes());
-            let waited = duration::display(self.asked.waited());
-            format!("got it after {waited}, locks directory {dir}")
-        });
     }
 
     fn not_executed(&self, errno: i32) -> Exit {
