@@ -77,3 +77,12 @@ mod signals;
 mod terminal;
 /// The line that is shown while lockrun waits at a terminal.
 mod waiting_line;
+
+// What is written about it.
+
+/// The completions in bash, zsh and fish.
+mod completion;
+/// The manual and the completions are those of the command line.
+mod documentation;
+/// The examples do what their texts say.
+mod examples;
