@@ -1,1 +1,3 @@
-pub fn main() -> i32 { 125 }
+pub fn main() -> i32 {
+    125
+}
