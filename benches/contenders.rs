@@ -22,7 +22,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Returns once `count` runs of `tool` sleep in flock(2), behind a run of
+    /// Returns once `count` runs of `tool` sleep for the lock, behind a run of
     /// `holder` that has the lock. The contender with index I runs `command(I)`.
     pub fn form(
         bench: &Bench,

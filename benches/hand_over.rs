@@ -65,7 +65,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     Ok(Section {
         title: "Hand-over in a queue",
         method: format!(
-            "{} contenders; the first starts when all sleep in flock(2). From the last act of \
+            "{} contenders; the first starts when all sleep. From the last act of \
              one command to the first of the next; {} queues of each tool, by turns.",
             bench.effort.contenders, bench.effort.queues
         ),

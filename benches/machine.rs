@@ -7,11 +7,10 @@ use std::thread;
 use std::time::SystemTime;
 
 use crate::Bench;
-use crate::report::Table;
 
 pub fn heading(bench: &Bench, quick: bool) -> anyhow::Result<String> {
-    let mut machine = Table::new(&["", ""]);
-    let mut entry = |what: &str, value: String| machine.row([what.to_string(), value]);
+    let mut machine = String::new();
+    let mut entry = |what: &str, value: String| machine += &format!("- {what}: {value}\n");
     let uname = rustix::system::uname();
     entry(
         "date",

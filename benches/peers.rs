@@ -112,7 +112,7 @@ pub struct Lock<'a> {
 impl Tool {
     /// The whole command line that runs `command` under the tool's lock.
     ///
-    /// lockrun finds the directory in its environment, see [`Lock::environ`], so
+    /// lockrun finds the directory in its environment, see [`Lock::environment`], so
     /// that its command line is the one people type.
     pub fn command_line(&self, lock: &Lock, command: &[OsString]) -> Vec<OsString> {
         let mut line = vec![self.program.clone().into_os_string()];
@@ -136,18 +136,20 @@ impl Tool {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        lock.environ(&mut process);
+        lock.environment(&mut process);
         process
     }
 }
 
 impl Lock<'_> {
-    /// Points lockrun to the directory, and takes away whatever else an
-    /// environment may tell it.
-    pub fn environ(&self, process: &mut Command) {
-        for (name, _) in env::vars_os() {
-            if name.to_string_lossy().starts_with("LOCKRUN_") {
-                process.env_remove(name);
+    /// Gives `process` an environment as small as cron's, and the directory in
+    /// it. What surrounds the bench would not be fair: cargo's LD_LIBRARY_PATH
+    /// alone makes a dynamically linked tool search ten directories for libc.
+    pub fn environment(&self, process: &mut Command) {
+        process.env_clear();
+        for name in ["PATH", "HOME"] {
+            if let Some(value) = env::var_os(name) {
+                process.env(name, value);
             }
         }
         process.env("LOCKRUN_DIR", self.directory);

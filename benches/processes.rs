@@ -32,12 +32,16 @@ pub fn tree(root: Pid) -> Vec<Pid> {
     found
 }
 
-/// Does a process of the tree sleep in flock(2)?
+/// Does a process of the tree sleep in a call that locks? That is flock(2), and
+/// fcntl(2) for s6-setlock.
 pub fn waits_for_a_lock(root: Pid) -> bool {
-    let flock = format!("{} ", libc::SYS_flock);
     tree(root).iter().any(|pid| {
-        fs::read_to_string(format!("/proc/{pid}/syscall"))
-            .is_ok_and(|call| call.starts_with(&flock))
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        let number = call
+            .split(' ')
+            .next()
+            .and_then(|number| number.parse().ok());
+        number.is_some_and(|number| [libc::SYS_flock, libc::SYS_fcntl].contains(&number))
     })
 }
 

@@ -115,22 +115,18 @@ impl Goals {
         table
     }
 
-    /// One line on all of them.
+    /// How many are met, and which are not.
     pub fn verdict(&self) -> String {
         let met = self.0.iter().filter(|goal| goal.met() == Some(true));
-        let mut verdict = format!("{} of {} goals met", met.count(), self.0.len());
+        let mut verdict = format!("{} of {} goals met.\n", met.count(), self.0.len());
         for (word, state) in [("missed", Some(false)), ("not measured", None)] {
-            let of_state: Vec<&str> = self
-                .0
-                .iter()
-                .filter(|goal| goal.met() == state)
-                .map(|goal| goal.what.as_str())
-                .collect();
-            if !of_state.is_empty() {
-                verdict += &format!("; {word}: {}", of_state.join(", "));
+            let of_state = self.0.iter().filter(|goal| goal.met() == state);
+            for (index, goal) in of_state.enumerate() {
+                let gap = if index == 0 { "\n" } else { "" };
+                verdict += &format!("{gap}- {word}: {}\n", goal.what);
             }
         }
-        verdict + ".\n"
+        verdict
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which system calls stand between start and exec, by strace.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
@@ -79,8 +79,12 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 /// What libc does before `main` in a static program.
 fn libc_start_up(bench: &Bench) -> anyhow::Result<Vec<String>> {
     let directory = bench.scratch.locks_directory()?;
-    let mut truth = Command::new("strace");
-    let lines = traced(&mut truth, &directory, [&bench.yardstick.truth])?;
+    let lines = traced(
+        &Lock {
+            directory: &directory,
+        },
+        [&bench.yardstick.truth],
+    )?;
     let mut names: Vec<String> = lines
         .iter()
         .filter_map(|line| Some(line.name()?.into()))
@@ -97,13 +101,9 @@ fn trace_run(bench: &Bench, tool: &Tool) -> anyhow::Result<Calls> {
     };
     let truth = &bench.yardstick.truth;
     let line = tool.command_line(&lock, &[truth.into()]);
-    let mut strace = Command::new("strace");
-    lock.environ(&mut strace);
     // The second run is the usual one: the first makes the files.
-    traced(&mut strace, &directory, &line)?;
-    let mut strace = Command::new("strace");
-    lock.environ(&mut strace);
-    let lines = traced(&mut strace, &directory, &line)?;
+    traced(&lock, &line)?;
+    let lines = traced(&lock, &line)?;
 
     let mut calls = Calls::default();
     let mut command = None;
@@ -142,12 +142,14 @@ impl Line {
     }
 }
 
+/// What strace wrote about one run of `line`.
 fn traced(
-    strace: &mut Command,
-    directory: &Path,
-    line: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>,
+    lock: &Lock,
+    line: impl IntoIterator<Item = impl AsRef<OsStr>>,
 ) -> anyhow::Result<Vec<Line>> {
-    let output = directory.join("strace");
+    let output = lock.directory.join("strace");
+    let mut strace = Command::new("strace");
+    lock.environment(&mut strace);
     let status = strace
         .args(["-f", "-s", "4096", "-o"])
         .arg(&output)

@@ -110,7 +110,7 @@ fn run_in_turn(bench: &Bench, tools: &[&Tool]) -> anyhow::Result<Vec<Cost>> {
         }
         stopwatch.args(line);
     }
-    lock.environ(&mut stopwatch);
+    lock.environment(&mut stopwatch);
     let output = stopwatch
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
