@@ -1,5 +1,6 @@
 //! The head of the report: when, where and with which versions.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -28,6 +29,7 @@ pub fn heading(bench: &Bench, quick: bool) -> anyhow::Result<String> {
         ),
     );
     entry("load before", load());
+    entry("locale", locale());
     entry("locks lie on", file_system(bench.scratch.path()));
     for (peer, version) in bench.peers.versions() {
         entry(peer, version);
@@ -56,6 +58,15 @@ fn cpu_model() -> String {
 fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split(' ').next().unwrap_or("unknown").to_string()
+}
+
+/// What setlocale(3) goes by. flock(1) calls it, and opens a dozen files if
+/// there is such a locale; so this decides what the comparison with it shows.
+fn locale() -> String {
+    ["LC_ALL", "LANG"]
+        .into_iter()
+        .find_map(|name| Some((name, env::var(name).ok().filter(|value| !value.is_empty())?)))
+        .map_or_else(|| "none".into(), |(name, value)| format!("{name}={value}"))
 }
 
 fn file_system(directory: &Path) -> String {

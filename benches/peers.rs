@@ -142,14 +142,16 @@ impl Tool {
 }
 
 impl Lock<'_> {
-    /// Gives `process` an environment as small as cron's, and the directory in
-    /// it. What surrounds the bench would not be fair: cargo's LD_LIBRARY_PATH
-    /// alone makes a dynamically linked tool search ten directories for libc.
+    /// Points lockrun to the directory, and takes out of the environment what
+    /// cargo put in and what else may tell lockrun something. cargo's
+    /// LD_LIBRARY_PATH alone would be unfair: a dynamically linked tool searches
+    /// ten directories for libc because of it.
     pub fn environment(&self, process: &mut Command) {
-        process.env_clear();
-        for name in ["PATH", "HOME"] {
-            if let Some(value) = env::var_os(name) {
-                process.env(name, value);
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            let of_cargo = ["CARGO", "RUST", "LD_LIBRARY_PATH"];
+            if text.starts_with("LOCKRUN_") || of_cargo.iter().any(|part| text.starts_with(part)) {
+                process.env_remove(&name);
             }
         }
         process.env("LOCKRUN_DIR", self.directory);
