@@ -21,6 +21,7 @@ const WAYS: [Way; 6] = [
 struct Footprint {
     processes: usize,
     private: Samples,
+    dirty: Samples,
     anonymous: Samples,
 }
 
@@ -28,25 +29,36 @@ impl Footprint {
     fn add(&mut self, memory: Memory) {
         self.processes = memory.processes;
         self.private.push(memory.private as f64);
+        self.dirty.push(memory.dirty as f64);
         self.anonymous.push(memory.anonymous as f64);
     }
 
-    fn cells(&self, peer: Option<&Footprint>) -> [String; 4] {
+    fn cells(&self, peer: Option<&Footprint>) -> [String; 5] {
         [
             self.processes.to_string(),
             format!("{:.0}", self.private.median()),
             share_cell(Some(&self.private), peer.map(|peer| &peer.private)),
+            format!("{:.0}", self.dirty.median()),
             format!("{:.0}", self.anonymous.median()),
         ]
     }
 }
 
-/// One tool's memory in both states.
+/// One tool's memory in each state.
 #[derive(Default)]
 struct Footprints {
+    alone: Footprint,
     holder: Footprint,
     waiter: Footprint,
 }
+
+type State = fn(&Footprints) -> &Footprint;
+
+const STATES: [(&str, State); 3] = [
+    ("while COMMAND runs", |each| &each.alone),
+    ("the same, one waiting", |each| &each.holder),
+    ("the one who waits", |each| &each.waiter),
+];
 
 pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     let tools = bench.peers.among(&WAYS);
@@ -62,53 +74,54 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     };
     let (ours, flock) = (of(Way::Lockrun), of(Way::Flock));
 
-    const FIGURES: [&str; 4] = ["processes", "private kB", "÷ flock(1)", "anonymous Pss, kB"];
-    let mut holders = Table::new(&[&["while COMMAND runs"], &FIGURES[..]].concat());
-    let mut waiters = Table::new(&[&["a waiter"], &FIGURES[..]].concat());
-    for (tool, each) in tools.iter().zip(&footprints) {
-        let name = || std::iter::once(tool.way.name().to_string());
-        holders.row(name().chain(each.holder.cells(flock.map(|peer| &peer.holder))));
-        waiters.row(name().chain(each.waiter.cells(flock.map(|peer| &peer.waiter))));
+    const FIGURES: [&str; 5] = [
+        "processes",
+        "private kB",
+        "÷ flock(1)",
+        "dirty of these",
+        "anonymous Pss, kB",
+    ];
+    let mut tables = Vec::new();
+    for (title, state) in STATES {
+        let mut table = Table::new(&[&[title], &FIGURES[..]].concat());
+        for (tool, each) in tools.iter().zip(&footprints) {
+            let cells = state(each).cells(flock.map(state));
+            table.row([tool.way.name().to_string()].into_iter().chain(cells));
+        }
+        tables.push(table);
     }
 
     let mut goals = Goals::default();
-    for (what, state) in [
-        (
-            "private memory, holding",
-            (|both| &both.holder) as fn(&Footprints) -> &Footprint,
-        ),
-        ("private memory, waiting", |both| &both.waiter),
-    ] {
+    for (what, state) in [STATES[0], STATES[2]] {
         goals.ratio(
-            format!("{what}, lockrun ÷ flock(1)"),
-            ours.map(|both| &state(both).private),
-            flock.map(|both| &state(both).private),
+            format!("private memory, {what}, lockrun ÷ flock(1)"),
+            ours.map(|each| &state(each).private),
+            flock.map(|each| &state(each).private),
             1.0,
         );
     }
     Ok(Section {
         title: "Memory",
         method: "Private_Clean + Private_Dirty of all processes of the tool, not of COMMAND. \
-                 A pair that forked shares pages that are private to neither; the last column \
-                 counts those too (of no file, shared ones divided by their users)."
+                 Pages of a program's file are private as long as only one process runs it: so a \
+                 holder with a waiter has less of its own than one alone, and a pair that forked \
+                 less than a single process. The last column is free of that: pages of no file, \
+                 shared ones divided by their users."
             .into(),
-        tables: vec![holders, waiters],
+        tables,
         remarks: Vec::new(),
         goals,
     })
 }
 
-/// A holder with one waiter behind it.
+/// A holder, first alone, then with one waiter behind it.
 fn look_at(bench: &Bench, tool: &Tool, footprints: &mut Footprints) -> anyhow::Result<()> {
-    let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
-    let command = &bench.yardstick.truth;
-    let queue = Queue::form(bench, &lock, tool, tool, 1, |_| vec![command.into()])?;
-    let everybody = || queue.waiters().chain([queue.holder()]);
-    processes::wait_until("everybody sleeps", || everybody().all(processes::sleeps))?;
     let hold = &bench.yardstick.hold;
+    let alone = line_up(bench, tool, 0)?;
+    footprints.alone.add(Memory::of_tree(alone.holder(), hold)?);
+    alone.release()?;
+
+    let queue = line_up(bench, tool, 1)?;
     footprints
         .holder
         .add(Memory::of_tree(queue.holder(), hold)?);
@@ -117,4 +130,17 @@ fn look_at(bench: &Bench, tool: &Tool, footprints: &mut Footprints) -> anyhow::R
     }
     queue.release()?;
     Ok(())
+}
+
+/// A holder and `waiters`, all of them asleep.
+fn line_up(bench: &Bench, tool: &Tool, waiters: usize) -> anyhow::Result<Queue> {
+    let directory = bench.scratch.locks_directory()?;
+    let lock = Lock {
+        directory: &directory,
+    };
+    let command = &bench.yardstick.truth;
+    let queue = Queue::form(bench, &lock, tool, tool, waiters, |_| vec![command.into()])?;
+    let everybody = || queue.waiters().chain([queue.holder()]);
+    processes::wait_until("everybody sleeps", || everybody().all(processes::sleeps))?;
+    Ok(queue)
 }

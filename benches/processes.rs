@@ -82,6 +82,9 @@ pub struct Memory {
     pub processes: usize,
     /// Pages that one process has for itself (Private_Clean + Private_Dirty).
     pub private: u64,
+    /// Those of them that were written to (Private_Dirty); the others can be
+    /// read again from the program's file.
+    pub dirty: u64,
     /// Pages of no file, those shared by several processes counted by halves,
     /// thirds and so on (Pss_Anon): what a fork shares shows up here.
     pub anonymous: u64,
@@ -99,6 +102,7 @@ impl Memory {
             let rollup = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
             let field = |name| kilobytes(&rollup, name);
             sum.processes += 1;
+            sum.dirty += field("Private_Dirty:");
             sum.private += field("Private_Clean:") + field("Private_Dirty:");
             sum.anonymous += field("Pss_Anon:");
         }
