@@ -1,3 +1,41 @@
-pub fn main() -> i32 {
-    125
+//! lockrun: run a command, but never twice at once.
+//!
+//! From argv to exit code, top to bottom:
+//!
+//! - [`cli`]: what can be typed
+//! - [`command`]: what it means, one file per subcommand
+//! - [`lock`]: engines that grant locks
+//! - [`child`]: COMMAND, from waiting for its turn to its end
+//! - [`waiting`], [`message`]: what people see
+//! - [`name`], [`record`], [`duration`], [`escape`], [`users`], [`exit`]:
+//!   values and their text forms
+//! - [`sys`]: the system calls that need `unsafe`
+//!
+//! The library exists for the binary, its tests and its man pages. It is no
+//! stable interface.
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod child;
+pub mod cli;
+pub mod command;
+pub mod duration;
+pub mod escape;
+pub mod exit;
+pub mod lock;
+pub mod message;
+pub mod name;
+pub mod record;
+pub mod sys;
+pub mod users;
+pub mod waiting;
+
+/// Does what the command line says. Returns the exit code, unless the process
+/// ends by a signal.
+pub fn main() -> u8 {
+    let exit = match cli::parse(std::env::args_os()) {
+        Ok(cli::Command::Run(options)) => command::run::run(*options),
+        Err(exit) => exit,
+    };
+    exit.finish()
 }

@@ -1,3 +1,17 @@
-fn main() {
-    std::process::exit(lockrun::main());
+//! The `lockrun` program: nothing but the entry to the library.
+//!
+//! `main` is our own, because std's start-up costs a tenth of what the whole
+//! program may cost, and changes what COMMAND inherits (SIGPIPE, closed
+//! standard descriptors). std works without it; `std::env::args_os` gets its
+//! words from the loader.
+
+#![no_main]
+
+/// Called by the C runtime.
+#[allow(unsafe_code)]
+// SAFETY: `main` is defined nowhere else in this program, and has the type
+// that the C runtime calls it with.
+#[unsafe(no_mangle)]
+extern "C" fn main(_argc: i32, _argv: *const *const u8) -> i32 {
+    lockrun::main().into()
 }

@@ -1,0 +1,39 @@
+//! COMMAND: running it, passing signals on, and saying how it ended.
+
+mod supervise;
+mod tree;
+mod waiter;
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use anyhow::{Result, anyhow};
+
+pub use supervise::{Early, Outcome, Supervision, supervise};
+pub use tree::Tree;
+pub use waiter::{Granted, Waited, Waiter, Watch};
+
+use crate::sys::{Exec, Mask};
+
+/// How COMMAND ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this exit code.
+    Code(u8),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Makes COMMAND ready to run with our environment, less some variables.
+///
+/// # Errors
+/// A word with a NUL byte in it.
+pub fn prepare(words: &[OsString], unset: &[&str], mask: Mask, ignore_child_death: bool) -> Result<Exec> {
+    let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| anyhow!("a NUL byte in the command's words"));
+    let argv = words.iter().map(|word| text(word.as_bytes().to_vec())).collect::<Result<_>>()?;
+    let environment = std::env::vars_os()
+        .filter(|(name, _)| !unset.iter().any(|unset| name.as_bytes() == unset.as_bytes()))
+        .map(|(name, value)| text([name.into_vec(), value.into_vec()].join(&b'=')))
+        .collect::<Result<_>>()?;
+    Ok(Exec::new(argv, environment, mask, ignore_child_death))
+}

@@ -1,0 +1,253 @@
+//! From the start of COMMAND to its end: one loop that reads signals.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, getsid, wait};
+
+use super::{Ended, Tree};
+use crate::message;
+use crate::sys::{self, Arrived, Timer};
+
+/// What to do with COMMAND besides waiting for it.
+pub struct Supervision {
+    /// COMMAND's process.
+    pub command: Pid,
+    /// Everything that it starts.
+    pub tree: Tree,
+    /// When it has to end, on the clock of [`sys::suspend_aware_now`].
+    pub expires_at: Option<Duration>,
+    /// From TERM to KILL.
+    pub kill_after: Duration,
+    /// Whether to wait for everything that it started, too.
+    pub hold_tree: bool,
+    /// The lock's name, for messages.
+    pub name: String,
+    /// What has come already.
+    pub early: Early,
+}
+
+/// Signals from before the supervision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Early {
+    /// COMMAND was started a moment ago. What is pending came, also from the
+    /// terminal, before there was a COMMAND; or it came since, and COMMAND
+    /// had no time to do anything but die of it.
+    Pending,
+    /// COMMAND's process is older than any signal that we have not read.
+    /// This is the one that was read last.
+    Read(Option<Arrived>),
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// COMMAND's own end.
+    pub ended: Ended,
+    /// Whether we ended it because its time was over.
+    pub expired: bool,
+}
+
+/// After KILL, a process that forks all the time may have left a child; so
+/// look again until nobody is there.
+const KILL_ROUND: Duration = Duration::from_millis(20);
+/// How often to look again for those that we may not kill.
+const REFUSED_ROUND: Duration = Duration::from_secs(1);
+
+/// Supervises COMMAND until it has ended (or its whole tree). Every signal
+/// must be blocked.
+///
+/// # Errors
+/// No memory for a timer.
+pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
+    let _timer = plan.expires_at.map(Timer::at).transpose()?;
+    let mut state = State::new();
+    state.pass_on_early(&plan);
+    loop {
+        let stop = state.reap(&mut plan);
+        if let Some(outcome) = state.outcome(&plan) {
+            return Ok(outcome);
+        }
+        if stop {
+            sys::stop_self();
+        }
+        match sys::next_signal(state.pause()) {
+            Arrived::Timer => state.end_tree(&plan),
+            Arrived::Nothing => state.kill_if_due(&plan),
+            Arrived::Child => {}
+            Arrived::Signal { number, from_kernel, sender } => {
+                // Whether COMMAND goes on already decides about a CONT.
+                state.reap(&mut plan);
+                state.pass_on(&plan, number, from_kernel, sender);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// As long as it likes.
+    Running,
+    /// Asked to end, KILL follows then.
+    Terminated { kill_at: Instant },
+    /// Killed; the next look is then.
+    Killed { again_at: Instant },
+}
+
+struct State {
+    ended: Option<Ended>,
+    stopped: bool,
+    /// COMMAND went on, and we have not yet read a CONT of our own for it.
+    continued_with_us: bool,
+    phase: Phase,
+    told_refused: bool,
+}
+
+impl State {
+    fn new() -> Self {
+        Self { ended: None, stopped: false, continued_with_us: false, phase: Phase::Running, told_refused: false }
+    }
+
+    /// Reads what the kernel says about our children, before every sleep, so
+    /// that no news is slept over. Returns whether to stop as COMMAND did.
+    fn reap(&mut self, plan: &mut Supervision) -> bool {
+        let mut stop = false;
+        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
+        while let Ok(Some((pid, status))) = wait(options) {
+            if pid == plan.command {
+                stop = self.command_changed(status) || stop;
+            } else if !status.stopped() && !status.continued() {
+                plan.tree.forget(pid);
+            }
+        }
+        stop && self.stopped
+    }
+
+    fn command_changed(&mut self, status: WaitStatus) -> bool {
+        if let Some(code) = status.exit_status() {
+            self.ended = Some(Ended::Code(code as u8));
+        } else if let Some(signal) = status.terminating_signal() {
+            self.ended = Some(Ended::Signal(signal));
+        } else if let Some(signal) = status.stopping_signal() {
+            self.stopped = true;
+            self.continued_with_us = false;
+            // What the terminal stops, it stops as a job, and we are part of
+            // the job; by SIGSTOP somebody means COMMAND alone.
+            return matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+        } else if status.continued() {
+            self.continued_with_us = self.stopped;
+            self.stopped = false;
+        }
+        false
+    }
+
+    fn outcome(&self, plan: &Supervision) -> Option<Outcome> {
+        let ended = self.ended?;
+        let expired = self.phase != Phase::Running;
+        ((!plan.hold_tree && !expired) || plan.tree.is_empty()).then_some(Outcome { ended, expired })
+    }
+
+    /// How long to sleep at most.
+    fn pause(&self) -> Option<Duration> {
+        let until = match self.phase {
+            Phase::Running => return None,
+            Phase::Terminated { kill_at } => kill_at,
+            Phase::Killed { again_at } => again_at,
+        };
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    fn end_tree(&mut self, plan: &Supervision) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let signalled = plan.tree.signal(libc::SIGTERM);
+        // What is stopped cannot end.
+        plan.tree.signal(libc::SIGCONT);
+        self.tell_refused(plan, &signalled.refused);
+        let now = Instant::now();
+        self.phase = Phase::Terminated { kill_at: now.checked_add(plan.kill_after).unwrap_or(now + FAR) };
+    }
+
+    fn kill_if_due(&mut self, plan: &Supervision) {
+        let due = match self.phase {
+            Phase::Running => return,
+            Phase::Terminated { kill_at } => kill_at,
+            Phase::Killed { again_at } => again_at,
+        };
+        if due > Instant::now() {
+            return;
+        }
+        let signalled = plan.tree.signal(libc::SIGKILL);
+        self.tell_refused(plan, &signalled.refused);
+        let round = if signalled.refused.is_empty() { KILL_ROUND } else { REFUSED_ROUND };
+        self.phase = Phase::Killed { again_at: Instant::now() + round };
+    }
+
+    fn tell_refused(&mut self, plan: &Supervision, refused: &[i32]) {
+        let [pid, ..] = refused else { return };
+        if !std::mem::replace(&mut self.told_refused, true) {
+            let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
+            message::tell_about(&plan.name, &text);
+        }
+    }
+
+    fn pass_on_early(&mut self, plan: &Supervision) {
+        match plan.early {
+            Early::Pending => loop {
+                match sys::next_signal(Some(Duration::ZERO)) {
+                    Arrived::Nothing => return,
+                    Arrived::Signal { number, sender, .. } => self.pass_on(plan, number, false, sender),
+                    Arrived::Child | Arrived::Timer => {}
+                }
+            },
+            Early::Read(Some(Arrived::Signal { number, from_kernel, sender })) => {
+                self.pass_on(plan, number, from_kernel, sender);
+            }
+            Early::Read(_) => {}
+        }
+    }
+
+    fn pass_on(&mut self, plan: &Supervision, signal: i32, from_kernel: bool, sender: i32) {
+        let us = getpid().as_raw_nonzero().get();
+        let command = plan.command.as_raw_nonzero().get();
+        // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
+        if sender == us || sender == command {
+            return;
+        }
+        match signal {
+            // The kernel tells the whole foreground group, COMMAND included;
+            // but on a hang-up, and with the CONT that follows it, the
+            // session's leader alone, if that is us.
+            libc::SIGHUP | libc::SIGCONT if from_kernel && !is_session_leader() => {}
+            libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH
+                if from_kernel => {}
+            // A shell continues the whole job.
+            libc::SIGCONT if std::mem::take(&mut self.continued_with_us) => {}
+            libc::SIGCONT => {
+                self.stopped = false;
+                self.send(plan, signal);
+            }
+            signal => self.send(plan, signal),
+        }
+    }
+
+    fn send(&self, plan: &Supervision, signal: i32) {
+        if self.ended.is_some() {
+            // --hold tree: those who are left.
+            plan.tree.signal(signal);
+            return;
+        }
+        if sys::send(plan.command, signal) == Err(rustix::io::Errno::PERM) {
+            let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
+            let text = format!("{name} cannot be passed on to the command, which runs as another user; still waiting");
+            message::tell_about(&plan.name, &text);
+        }
+    }
+}
+
+/// Longer than any machine stays up.
+const FAR: Duration = Duration::from_secs(1 << 32);
+
+fn is_session_leader() -> bool {
+    getsid(None).is_ok_and(|session| session == getpid())
+}

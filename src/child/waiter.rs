@@ -1,0 +1,310 @@
+//! Waiting for a lock in a process of its own.
+//!
+//! A forked child sleeps in the kernel until the lock is granted, and then
+//! becomes COMMAND: nothing has to be started any more when the lock is
+//! handed over. The parent watches signals and the clock. What must never
+//! happen is that one of them gives up while the other goes on, so a word in
+//! shared memory decides, once: granted by the child, or cancelled by the
+//! parent.
+
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
+};
+
+use crate::lock::{Patience, Place, Turn};
+use crate::message;
+use crate::sys::{self, Arrived, Forked, Shared};
+
+/// States of the shared word. A mapping is born zero.
+const WAITING: u32 = 0;
+const CANCELLED: u32 = 1;
+const GRANTED: u32 = 2;
+const AGAIN: u32 = 3;
+const FAILED: u32 = 4;
+
+/// What the child tells the parent. Fits into one page.
+struct Cell {
+    state: AtomicU32,
+    /// `errno` of a failed exec.
+    exec_errno: AtomicI32,
+    /// When the lock was granted, nanoseconds since boot.
+    granted_at: AtomicU64,
+    /// The first lock's number, for the parent's own reports.
+    fence: AtomicU64,
+    text_length: AtomicU32,
+    text: [AtomicU8; 2048],
+}
+
+/// The child's view, once the lock is granted.
+pub struct Granted<'a> {
+    cell: &'a Cell,
+    parent: Pid,
+    notify: bool,
+}
+
+impl Granted<'_> {
+    /// Remembers the grant's number for the parent.
+    pub fn set_fence(&self, fence: u64) {
+        self.cell.fence.store(fence, Ordering::Relaxed);
+    }
+
+    /// To be called last before this process becomes something else: from
+    /// now on it lives on when the parent is killed.
+    pub fn let_go_of_parent(&self) {
+        if self.notify {
+            let _ = sys::send(self.parent, sys::NOTIFY());
+        }
+        let _ = set_parent_process_death_signal(None);
+    }
+
+    /// COMMAND could not be executed.
+    pub fn exec_failed(&self, errno: i32) -> ! {
+        self.cell.exec_errno.store(errno, Ordering::SeqCst);
+        sys::exit_now(127)
+    }
+
+    /// Something else went wrong.
+    pub fn failed(&self, error: &anyhow::Error) -> ! {
+        self.cell.fail(error)
+    }
+}
+
+impl Cell {
+    fn fail(&self, error: &anyhow::Error) -> ! {
+        let text = message::describe(error);
+        let text = &text.as_bytes()[..text.len().min(self.text.len())];
+        for (slot, byte) in self.text.iter().zip(text) {
+            slot.store(*byte, Ordering::Relaxed);
+        }
+        self.text_length.store(text.len() as u32, Ordering::Relaxed);
+        self.state.store(FAILED, Ordering::SeqCst);
+        sys::exit_now(125)
+    }
+
+    fn failure(&self) -> anyhow::Error {
+        let length = self.text_length.load(Ordering::Relaxed) as usize;
+        let text: Vec<u8> = self.text.iter().take(length).map(|byte| byte.load(Ordering::Relaxed)).collect();
+        anyhow!("{}", String::from_utf8_lossy(&text))
+    }
+
+    fn change(&self, from: u32, to: u32) -> bool {
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+/// What happens while we wait, for people who look on.
+pub trait Watch {
+    /// Shows what there is to show now. Returns when it wants to be called
+    /// again; `None`: never.
+    fn look(&mut self) -> Option<Instant>;
+
+    /// The wait is over or interrupted: what was shown has to vanish.
+    fn hide(&mut self);
+}
+
+/// How waiting ended.
+pub enum Waited {
+    /// The child holds the lock and is becoming COMMAND.
+    Granted {
+        /// The child.
+        child: Pid,
+        /// What arrived and let us see it, not yet dealt with.
+        arrived: Option<Arrived>,
+    },
+    /// The deadline passed.
+    TimedOut,
+    /// The queue has to be joined anew: the lock file was replaced, or we
+    /// were stopped and gave up our place.
+    Again,
+    /// This signal ended the wait.
+    Ended(i32),
+}
+
+/// The parent's side of a child that waits.
+pub struct Waiter {
+    cell: Shared<Cell>,
+    child: Pid,
+}
+
+impl Waiter {
+    /// Forks a process that waits for `place`, calls `then`, and ends unless
+    /// that has made something else of it. With `notify` the parent is woken by the
+    /// grant, which costs the hand-over some microseconds.
+    ///
+    /// # Errors
+    /// No memory, or no process left of those that are allowed.
+    ///
+    /// # Crash
+    /// If the parent is killed, so is the waiting child. If the child is
+    /// killed, the parent sees its end.
+    pub fn start<P: Place>(
+        mut place: P,
+        patience: &Patience,
+        notify: bool,
+        then: impl FnOnce(P::Held, &Granted),
+    ) -> Result<(Self, P)> {
+        let cell = Shared::<Cell>::zeroed()?;
+        let parent = getpid();
+        match sys::fork()? {
+            Forked::Parent(child) => {
+                place.leave_to_child();
+                Ok((Self { cell, child }, place))
+            }
+            Forked::Child => {
+                let _ = set_parent_process_death_signal(Some(Signal::KILL));
+                if getppid() != Some(parent) {
+                    sys::exit_now(125);
+                }
+                let cell = &*cell;
+                // Nothing can interrupt us, all signals are blocked; the
+                // parent keeps the time.
+                let patience = Patience { deadline: None, ..*patience };
+                match place.wait(&patience) {
+                    Ok(Turn::Granted) => {}
+                    Ok(Turn::Again | Turn::TimedOut) => {
+                        cell.change(WAITING, AGAIN);
+                        sys::exit_now(0);
+                    }
+                    Err(error) => cell.fail(&error),
+                }
+                cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
+                if !cell.change(WAITING, GRANTED) {
+                    sys::exit_now(0);
+                }
+                let held = place.into_held();
+                let granted = Granted { cell, parent, notify };
+                then(held, &granted);
+                sys::exit_now(0);
+            }
+        }
+    }
+
+    /// Watches the child until the wait is over, one way or another.
+    ///
+    /// # Errors
+    /// What the child could not do, or that somebody killed it.
+    pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
+        let waited = self.watch_until_over(patience, watch);
+        watch.hide();
+        waited
+    }
+
+    fn watch_until_over(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
+        loop {
+            // Asleep until the first of: a signal, the deadline, the time to
+            // show something.
+            let look = watch.look().map(|at| at.saturating_duration_since(Instant::now()));
+            let left = patience.left();
+            let limit = [look, left].into_iter().flatten().min();
+            let arrived = sys::next_signal(limit);
+            match arrived {
+                Arrived::Signal { number, sender, .. } if number == sys::NOTIFY() && sender == self.child_id() => {
+                    return Ok(self.granted(None));
+                }
+                Arrived::Child => {
+                    if let Some(waited) = self.child_changed()? {
+                        return Ok(waited);
+                    }
+                }
+                Arrived::Signal { number, .. } if is_deadly(number) => {
+                    return Ok(if self.cancel() { Waited::Ended(number) } else { self.granted(Some(arrived)) });
+                }
+                Arrived::Signal { number, .. } if is_stopping(number) => {
+                    if !self.cancel() {
+                        return Ok(self.granted(Some(arrived)));
+                    }
+                    watch.hide();
+                    sys::stop_self();
+                    return Ok(Waited::Again);
+                }
+                Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
+                    return Ok(if self.cancel() { Waited::TimedOut } else { self.granted(None) });
+                }
+                Arrived::Nothing | Arrived::Timer | Arrived::Signal { .. } => {}
+            }
+        }
+    }
+
+    fn child_id(&self) -> i32 {
+        self.child.as_raw_nonzero().get()
+    }
+
+    fn granted(&self, arrived: Option<Arrived>) -> Waited {
+        Waited::Granted { child: self.child, arrived }
+    }
+
+    /// Takes the decision away from the child; `false` if it was faster.
+    fn cancel(&self) -> bool {
+        let cancelled = self.cell.change(WAITING, CANCELLED);
+        if cancelled {
+            let _ = sys::send(self.child, libc::SIGKILL);
+            let _ = waitpid(Some(self.child), WaitOptions::empty());
+        }
+        cancelled
+    }
+
+    fn child_changed(&self) -> Result<Option<Waited>> {
+        match self.cell.state.load(Ordering::SeqCst) {
+            // Its end, if it is that, is for the supervisor to see.
+            GRANTED => return Ok(Some(self.granted(None))),
+            AGAIN => {
+                let _ = waitpid(Some(self.child), WaitOptions::empty());
+                return Ok(Some(Waited::Again));
+            }
+            FAILED => {
+                let _ = waitpid(Some(self.child), WaitOptions::empty());
+                return Err(self.cell.failure());
+            }
+            _ => {}
+        }
+        // A look first: between our look at the word and now it may have been
+        // granted, executed, and already ended.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if waitid(WaitId::Pid(self.child), ended)?.is_none() {
+            return Ok(None);
+        }
+        if !self.cell.change(WAITING, CANCELLED) {
+            return self.child_changed();
+        }
+        let status = waitpid(Some(self.child), WaitOptions::empty())?;
+        let how = match status.and_then(|(_, status)| status.terminating_signal()) {
+            Some(signal) => format!("was ended by signal {signal}"),
+            None => "ended".into(),
+        };
+        bail!("the process that waited for the lock {how}; the command was not started");
+    }
+
+    /// When the lock was granted, since boot.
+    pub fn granted_at(&self) -> Duration {
+        Duration::from_nanos(self.cell.granted_at.load(Ordering::SeqCst))
+    }
+
+    /// The grant's number.
+    pub fn fence(&self) -> u64 {
+        self.cell.fence.load(Ordering::SeqCst)
+    }
+
+    /// Why the child could not become COMMAND: `errno`.
+    pub fn exec_errno(&self) -> Option<i32> {
+        Some(self.cell.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
+    }
+
+    /// What went wrong in the child after the grant, if anything did.
+    pub fn failure(&self) -> Option<anyhow::Error> {
+        (self.cell.state.load(Ordering::SeqCst) == FAILED).then(|| self.cell.failure())
+    }
+}
+
+/// Whether a signal would end this process if it were not blocked.
+fn is_deadly(signal: i32) -> bool {
+    let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+    !harmless.contains(&signal) && !is_stopping(signal) && !sys::is_ignored(signal)
+}
+
+fn is_stopping(signal: i32) -> bool {
+    [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) && !sys::is_ignored(signal)
+}

@@ -1,0 +1,230 @@
+//! What can be typed: words, their help, nothing of what they do.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, ValueEnum};
+
+use crate::duration::{self, Limit};
+use crate::escape::printable;
+use crate::exit::Exit;
+use crate::message;
+
+/// Run COMMAND while holding a lock, so that it never runs twice at once.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun",
+    version,
+    override_usage = "lockrun [OPTIONS] -- COMMAND [ARG]...\n       lockrun [OPTIONS] -c STRING",
+    after_help = "See 'lockrun --help' or lockrun(1) for more.",
+    after_long_help = AFTER_HELP,
+    max_term_width = 80,
+)]
+pub struct Run {
+    /// Which lock, and how to get it.
+    #[command(flatten)]
+    pub lock: Lock,
+
+    /// Run `/bin/sh -c STRING`
+    ///
+    /// The shell that STRING needs for `&&`, pipes and variables.
+    #[arg(short = 'c', value_name = "STRING", conflicts_with = "command", help_heading = "Run options")]
+    pub shell: Option<OsString>,
+
+    /// Become COMMAND: no process of lockrun stays
+    ///
+    /// The lock then ends with COMMAND's last copy of the descriptor: a daemon
+    /// that COMMAND leaves behind keeps it.
+    #[arg(
+        long,
+        alias = "no-fork",
+        short_alias = 'F',
+        conflicts_with_all = ["expires", "kill_after", "hold"],
+        help_heading = "Run options"
+    )]
+    pub exec: bool,
+
+    /// End COMMAND, and all it started, after DUR
+    ///
+    /// Counted from the grant, on a clock that runs through suspend. TERM
+    /// first, then KILL. Exit code 123.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
+        help_heading = "Run options")]
+    pub expires: Option<Limit>,
+
+    /// Time between TERM and KILL [default: 10]
+    ///
+    /// For --expires.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
+        help_heading = "Run options")]
+    pub kill_after: Option<Duration>,
+
+    /// Hold the lock until the command or its whole tree has ended
+    ///
+    /// With `tree` a daemon that COMMAND leaves behind keeps the lock as long
+    /// as it lives.
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Run options")]
+    pub hold: Option<Hold>,
+
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND", hide = true)]
+    pub command: Vec<OsString>,
+}
+
+/// The options that mean the same wherever a lock is taken.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Lock options")]
+pub struct Lock {
+    /// The lock's name [default: the command line]
+    ///
+    /// A lock named NAME is the file NAME.lock in the locks directory; unusual
+    /// bytes are percent-encoded. Without a name, the command line itself is
+    /// the name: the same one never runs twice.
+    #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Vec<OsString>,
+
+    /// Lock exactly this file or directory
+    ///
+    /// As flock(1) does: excludes scripts that use flock(1) on it, and is
+    /// excluded by them. It is made if missing, and never written to.
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    pub file: Vec<PathBuf>,
+
+    /// The locks directory
+    ///
+    /// Several users exclude each other by giving the same one. By default
+    /// /run/lockrun for root, ~/.local/state/lockrun for others.
+    #[arg(short, long, value_name = "DIR", env = "LOCKRUN_DIR", hide_env_values = true)]
+    pub dir: Option<PathBuf>,
+
+    /// How long to wait; 0: not at all [default: forever]
+    ///
+    /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 and
+    /// forever mean no limit. Exit code 124 when the time is over, 75 if it
+    /// was 0.
+    #[arg(short, long, value_name = "DUR", env = "LOCKRUN_TIMEOUT", hide_env_values = true,
+        short_alias = 'w', alias = "wait", value_parser = duration::parse_limit,
+        allow_hyphen_values = true, overrides_with = "nonblock")]
+    pub timeout: Option<Limit>,
+
+    /// Do not wait: --timeout 0
+    #[arg(short, long, overrides_with = "timeout")]
+    pub nonblock: bool,
+
+    /// Share the lock with others who share it
+    ///
+    /// A read lock: it only excludes, and waits for, those who do not.
+    #[arg(short, long, overrides_with = "exclusive")]
+    pub shared: bool,
+
+    /// Accepted for flock(1): the lock is exclusive anyway.
+    #[arg(short = 'x', short_alias = 'e', long, hide = true, overrides_with = "shared")]
+    pub exclusive: bool,
+
+    /// Exit code instead of 75, 121 and 124
+    ///
+    /// For not getting the lock in time; 0 to 255.
+    #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true)]
+    pub conflict_exit_code: Option<u8>,
+
+    /// Say nothing about waiting or not getting the lock
+    ///
+    /// Everything that went wrong is still told: exit codes 122, 123, 125,
+    /// 126 and 127.
+    #[arg(short, long, overrides_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say which file is locked, and waiting and holding times
+    #[arg(short, long, overrides_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// How long the lock is held.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Until COMMAND ends
+    Command,
+    /// Until everything that it started has ended
+    Tree,
+}
+
+/// What was asked for.
+pub enum Command {
+    /// The main job.
+    Run(Box<Run>),
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  lockrun -- backup.sh --all               the same command line never twice at once
+  lockrun --name calc --timeout 10 -- cmd  wait 10 s at most, then exit with 124
+  lockrun -n -E 0 -q -l sync -- sync.sh    in a crontab: skip quietly if it still runs
+  lockrun -l db -c 'dump && upload'        a shell line
+  lockrun --file /var/lib/x -- cmd         the same lock as flock(1) on that path
+  lockrun --shared -l data -- read.sh      together with other readers
+  lockrun --expires 1h -l job -- cmd       end it, with all it started, after an hour
+
+Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too):
+   75  busy: --timeout 0, and it is held or others wait
+  123  lost: expired, or its file was removed while it was held
+  124  timed out: waited the whole --timeout
+  125  lockrun itself failed: usage, permission, disk, a foreign file
+  126  COMMAND cannot be executed
+  127  COMMAND was not found";
+
+/// Reads the command line.
+///
+/// # Errors
+/// How to end: after `--help` and `--version` with their text on stdout, and
+/// after one line on stderr for what cannot be understood.
+pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
+    let words: Vec<OsString> = words.collect();
+    match Run::try_parse_from(&words) {
+        Ok(run) => Ok(Command::Run(Box::new(run))),
+        Err(error) => Err(refuse(&error, &words)),
+    }
+}
+
+fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // An output that is closed or full has not shown the help.
+            if error.print().is_ok() { Exit::Ok } else { Exit::Failed }
+        }
+        _ => {
+            message::tell(&usage_error(error, words));
+            Exit::Failed
+        }
+    }
+}
+
+/// clap's paragraphs as one line: what is wrong, a tip, where to read more.
+fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
+    if let Some(text) = missing_dashes(error, words) {
+        return text;
+    }
+    let rendered = error.render().to_string();
+    let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let said: Vec<&str> = said.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let text = said.join("; ").replace(":; ", ": ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{}; see 'lockrun --help'", printable(text.as_bytes()))
+}
+
+/// The mistake that everybody makes who comes from flock(1).
+fn missing_dashes(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let ErrorKind::UnknownArgument = error.kind() else { return None };
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+    if word.starts_with('-') {
+        return None;
+    }
+    let word = printable(word.as_bytes());
+    Some(if words.iter().any(|w| w == "--") {
+        format!("'{word}' is no option; a lock's name goes behind --name, the command behind '--'")
+    } else {
+        format!("put '--' before the command: lockrun [OPTIONS] -- {word} ...; see 'lockrun --help'")
+    })
+}

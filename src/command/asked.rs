@@ -1,0 +1,166 @@
+//! The lock options, understood: which lock, how long to wait, what to say
+//! and how to end when it cannot be had.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::cli;
+use crate::duration::{self, Limit};
+use crate::exit::Exit;
+use crate::lock::file::{Dir, FileStore, Target};
+use crate::lock::{Holder, Mode, Patience, Store};
+use crate::message;
+use crate::record::Claim;
+use crate::sys::Mask;
+use crate::users;
+use crate::waiting::{Verbosity, Waiting};
+
+/// A lock that is asked for.
+pub struct Asked {
+    /// Where to ask.
+    pub store: FileStore,
+    /// The lock's name, as messages show it.
+    pub name: String,
+    /// How long.
+    pub patience: Patience,
+    /// How much to say.
+    pub verbosity: Verbosity,
+    started: Instant,
+    limit: Limit,
+    conflict_code: Option<u8>,
+}
+
+impl Asked {
+    /// Understands the options; `default_name` is what the lock is called
+    /// that was given neither name nor file.
+    ///
+    /// # Errors
+    /// Words that mean nothing, or a locks directory that cannot be used.
+    pub fn new(options: cli::Lock, default_name: impl FnOnce() -> Vec<u8>, mask: Mask) -> Result<Self> {
+        let started = Instant::now();
+        let verbosity = match (options.quiet, options.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        };
+        let limit =
+            if options.nonblock { Limit::After(Duration::ZERO) } else { options.timeout.unwrap_or(Limit::Never) };
+        let patience = Patience {
+            deadline: limit.finite().and_then(|limit| started.checked_add(limit)),
+            queue: limit != Limit::After(Duration::ZERO),
+            mask,
+        };
+        let mode = if options.shared { Mode::Shared } else { Mode::Exclusive };
+        let targets = targets(options.name, options.file, default_name)?;
+        let dir = match &options.dir {
+            Some(dir) => Dir::given(dir)?,
+            None => Dir::default_of_user()?,
+        };
+        let name = targets.iter().map(|target| message::shown_name(target.name())).collect::<Vec<_>>().join(", ");
+        let asked = Self {
+            store: FileStore::new(dir, targets, mode),
+            name,
+            patience,
+            verbosity,
+            started,
+            limit,
+            conflict_code: options.conflict_exit_code,
+        };
+        asked.tell_what_may_surprise();
+        Ok(asked)
+    }
+
+    fn tell_what_may_surprise(&self) {
+        if self.verbosity == Verbosity::Quiet {
+            return;
+        }
+        if let Some(kind) = self.store.dir().network() {
+            message::tell(&format!(
+                "{} is on {kind}: locks there reach as far as its server lets them",
+                message::shown_name(self.store.dir().path().as_os_str().as_bytes())
+            ));
+        }
+        for path in self.store.targets().iter().filter_map(looks_like_a_path) {
+            let path = message::shown_name(path);
+            message::tell_about(&path, "taken as a name; to lock the file at that path, use --file");
+        }
+    }
+
+    /// How long we have been at it.
+    pub fn waited(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Says something that only `-v` wants to know.
+    pub fn tell_verbose(&self, text: impl FnOnce() -> String) {
+        if self.verbosity == Verbosity::Verbose {
+            message::tell_about(&self.name, &text());
+        }
+    }
+
+    /// The lock is held, and we do not wait.
+    pub fn busy(&self) -> Exit {
+        self.not_got(Exit::Busy, "busy, did not wait")
+    }
+
+    /// The time is over.
+    pub fn timed_out(&self) -> Exit {
+        let limit = self.limit.finite().unwrap_or_default();
+        self.not_got(Exit::TimedOut, &format!("timed out after {}", duration::display(limit)))
+    }
+
+    fn not_got(&self, exit: Exit, what: &str) -> Exit {
+        if self.verbosity != Verbosity::Quiet {
+            let holders = self.store.holders();
+            message::tell_about(&self.name, &format!("{what}; {}", message::held_by(&holders)));
+        }
+        self.conflict_code.map_or(exit, Exit::Code)
+    }
+
+    /// What people see while we wait.
+    pub fn waiting(&self) -> Waiting<impl Fn() -> Vec<Holder>> {
+        let holders = || self.store.holders();
+        Waiting::new(self.name.clone(), self.verbosity, self.started, self.patience.deadline, holders)
+    }
+
+    /// Who we are, for the lock's text.
+    pub fn claim(&self, command: Vec<u8>, expires: Option<Duration>) -> Claim {
+        let uid = rustix::process::geteuid().as_raw();
+        Claim {
+            user: users::name_of(uid).unwrap_or_else(|| uid.to_string()),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            command,
+            expires,
+            owner: None,
+        }
+    }
+}
+
+fn targets(
+    names: Vec<OsString>,
+    files: Vec<std::path::PathBuf>,
+    default_name: impl FnOnce() -> Vec<u8>,
+) -> Result<Vec<Target>> {
+    if names.iter().any(|name| name.is_empty()) {
+        bail!("the lock's name is empty: give --name at least one character");
+    }
+    if files.iter().any(|file| file.as_os_str().is_empty()) {
+        bail!("the path of --file is empty: name a file or directory");
+    }
+    let named = names.into_iter().map(|name| Target::Name(name.into_vec()));
+    let mut targets: Vec<_> = named.chain(files.into_iter().map(Target::Path)).collect();
+    if targets.is_empty() {
+        targets.push(Target::Name(default_name()));
+    }
+    Ok(targets)
+}
+
+fn looks_like_a_path(target: &Target) -> Option<&[u8]> {
+    let Target::Name(name) = target else { return None };
+    let given_as_path = ["/", "./", "../"].iter().any(|start| name.starts_with(start.as_bytes()));
+    // A command line that is its own lock's name was not given as a path.
+    (given_as_path && !name.contains(&b' ')).then_some(name)
+}

@@ -1,0 +1,276 @@
+//! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a
+//! child meet.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::asked::Asked;
+use crate::child::{self, Early, Ended, Granted, Outcome, Supervision, Tree, Waited, Waiter};
+use crate::cli::{self, Hold};
+use crate::duration;
+use crate::escape::printable;
+use crate::exit::Exit;
+use crate::lock::file::{FileHeld, FilePlace};
+use crate::lock::{Answer, Grant, Held, Place, Store, Turn};
+use crate::message;
+use crate::name;
+use crate::record::Claim;
+use crate::sys::{self, Exec};
+use crate::waiting::Verbosity;
+
+/// TERM to KILL: time enough to clean up, and no more.
+const KILL_AFTER: Duration = Duration::from_secs(10);
+
+/// What COMMAND finds in its environment, and must not inherit from a
+/// lockrun around us.
+const NAME: &str = "LOCKRUN_NAME";
+const FENCE: &str = "LOCKRUN_FENCE";
+
+/// Runs the command under its lock and says how lockrun has to end.
+pub fn run(options: cli::Run) -> Exit {
+    Job::new(options).and_then(Job::run).unwrap_or_else(|error| {
+        message::tell_error(&error);
+        Exit::Failed
+    })
+}
+
+/// One call, from its options to its end.
+struct Job {
+    asked: Asked,
+    exec: Exec,
+    claim: Claim,
+    become_command: bool,
+    expires: Option<Duration>,
+    kill_after: Duration,
+    hold_tree: bool,
+}
+
+/// A lock is held and COMMAND is running.
+struct Running {
+    held: FileHeld,
+    supervision: Supervision,
+    granted_at: Duration,
+}
+
+impl Job {
+    fn new(options: cli::Run) -> Result<Self> {
+        let words = words(options.shell, options.command)?;
+        let quoted = || name::of_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+        let mask = sys::block_all();
+        let ignore_child_death = sys::default_on_child_death();
+        let asked = Asked::new(options.lock, quoted, mask)?;
+        let expires = options.expires.and_then(duration::Limit::finite);
+        let command = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>().join(&b' ');
+        Ok(Self {
+            claim: asked.claim(command, expires),
+            exec: child::prepare(&words, &[NAME, FENCE], mask, ignore_child_death)?,
+            asked,
+            become_command: options.exec,
+            expires,
+            kill_after: options.kill_after.unwrap_or(KILL_AFTER),
+            hold_tree: options.hold == Some(Hold::Tree),
+        })
+    }
+
+    fn run(mut self) -> Result<Exit> {
+        loop {
+            match self.asked.store.request(&self.asked.patience)? {
+                Answer::Granted(held) if self.become_command => return self.become_command(held),
+                Answer::Granted(held) => return self.run_at_once(held),
+                Answer::Busy => return Ok(self.asked.busy()),
+                Answer::TimedOut => return Ok(self.asked.timed_out()),
+                Answer::Queued(place) => {
+                    let exit = if self.become_command { self.wait_and_become(place)? } else { self.wait(place)? };
+                    if let Some(exit) = exit {
+                        return Ok(exit);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lock was free: COMMAND is started as a child.
+    fn run_at_once(mut self, mut held: FileHeld) -> Result<Exit> {
+        let tree = Tree::of_what_follows();
+        let granted_at = sys::suspend_aware_now();
+        self.settle(&mut held)?;
+        held.step_aside();
+        self.tell_granted();
+        match sys::spawn(&self.exec).context("cannot start a process")? {
+            Ok(command) => {
+                let supervision = self.supervision(command, tree, granted_at, Early::Pending);
+                self.finish(Running { held, supervision, granted_at })
+            }
+            Err(errno) => {
+                held.release()?;
+                Ok(self.not_executed(errno))
+            }
+        }
+    }
+
+    /// `--exec`, and the lock was free.
+    fn become_command(mut self, mut held: FileHeld) -> Result<Exit> {
+        self.settle(&mut held)?;
+        self.tell_granted();
+        let errno = self.exec.exec();
+        Ok(self.not_executed(errno))
+    }
+
+    /// The lock is not free: a child waits for it and becomes COMMAND, while
+    /// we watch. `None`: ask anew.
+    fn wait(&mut self, place: FilePlace) -> Result<Option<Exit>> {
+        let tree = Tree::of_what_follows();
+        let mut waiting = self.asked.waiting();
+        let notify = self.expires.is_some() || waiting.is_living() || self.asked.verbosity == Verbosity::Verbose;
+        let (exec, claim) = (&mut self.exec, &self.claim);
+        let become_command = |mut held: FileHeld, granted: &Granted| {
+            match settle(&mut held, claim, exec) {
+                Ok(grants) => granted.set_fence(grants[0].fence),
+                Err(error) => granted.failed(&error),
+            }
+            granted.let_go_of_parent();
+            granted.exec_failed(exec.exec())
+        };
+        let (waiter, place) = Waiter::start(place, &self.asked.patience, notify, become_command)
+            .context("cannot start a process that waits")?;
+        match waiter.watch(&self.asked.patience, &mut waiting)? {
+            Waited::Again => Ok(None),
+            Waited::TimedOut => Ok(Some(self.asked.timed_out())),
+            Waited::Ended(signal) => Ok(Some(Exit::Signal(signal))),
+            Waited::Granted { child, arrived } => {
+                self.tell_granted();
+                let granted_at = waiter.granted_at();
+                let supervision = self.supervision(child, tree, granted_at, Early::Read(arrived));
+                let exit = self.finish(Running { held: place.into_held(), supervision, granted_at })?;
+                if let Some(failure) = waiter.failure() {
+                    return Err(failure);
+                }
+                Ok(Some(waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno))))
+            }
+        }
+    }
+
+    /// `--exec`, and the lock is not free: this process itself sleeps on it,
+    /// with the caller's signals, which may simply end it.
+    fn wait_and_become(&mut self, mut place: FilePlace) -> Result<Option<Exit>> {
+        self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
+        let before = sys::restore(&self.asked.patience.mask);
+        let timer = self.asked.patience.left().map(sys::Interrupter::after).transpose()?;
+        let turn = place.wait(&self.asked.patience)?;
+        drop(timer);
+        sys::restore(&before);
+        match turn {
+            Turn::Again => Ok(None),
+            Turn::TimedOut => Ok(Some(self.asked.timed_out())),
+            Turn::Granted => {
+                let mut held = place.into_held();
+                settle(&mut held, &self.claim, &mut self.exec)?;
+                self.tell_granted();
+                let errno = self.exec.exec();
+                Ok(Some(self.not_executed(errno)))
+            }
+        }
+    }
+
+    fn settle(&mut self, held: &mut FileHeld) -> Result<Vec<Grant>> {
+        settle(held, &self.claim, &mut self.exec)
+    }
+
+    fn supervision(
+        &self,
+        command: rustix::process::Pid,
+        tree: Tree,
+        granted_at: Duration,
+        early: Early,
+    ) -> Supervision {
+        Supervision {
+            command,
+            tree,
+            expires_at: self.expires.map(|expires| granted_at.saturating_add(expires)),
+            kill_after: self.kill_after,
+            hold_tree: self.hold_tree,
+            name: self.asked.name.clone(),
+            early,
+        }
+    }
+
+    /// From COMMAND's start to ours end.
+    fn finish(&self, running: Running) -> Result<Exit> {
+        let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
+        let lost = running.held.lost();
+        running.held.release()?;
+        let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
+        self.asked.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
+        if outcome.expired {
+            let limit = duration::display(self.expires.unwrap_or_default());
+            self.tell_lost(&format!("expired after {limit}: ended the command and all it started"), &outcome);
+            return Ok(Exit::Lost);
+        }
+        if let Some(lost) = lost {
+            self.tell_lost(&format!("lost: {}", lost.how), &outcome);
+            return Ok(Exit::Lost);
+        }
+        Ok(match outcome.ended {
+            Ended::Code(code) => Exit::Code(code),
+            Ended::Signal(signal) => Exit::Signal(signal),
+        })
+    }
+
+    fn tell_lost(&self, what: &str, outcome: &Outcome) {
+        let ended = match outcome.ended {
+            Ended::Code(code) => format!("exit code {code}"),
+            Ended::Signal(signal) => match signal_hook::low_level::signal_name(signal) {
+                Some(name) => name.to_owned(),
+                None => format!("signal {signal}"),
+            },
+        };
+        message::tell_about(&self.asked.name, &format!("{what}; the command ended with {ended}"));
+    }
+
+    fn tell_granted(&self) {
+        self.asked.tell_verbose(|| {
+            let dir = message::shown_name(self.asked.store.dir().path().as_os_str().as_bytes());
+            let waited = duration::display(self.asked.waited());
+            format!("got it after {waited}, locks directory {dir}")
+        });
+    }
+
+    fn not_executed(&self, errno: i32) -> Exit {
+        let program = printable(self.exec.program().as_bytes());
+        if errno == libc::ENOENT {
+            let text = format!("command not found: {program}");
+            message::tell_about(&self.asked.name, &text);
+            return Exit::NotFound;
+        }
+        let text = format!("cannot execute {program}: {}", message::os_error(errno));
+        message::tell_about(&self.asked.name, &text);
+        Exit::CannotExecute
+    }
+}
+
+/// COMMAND's words.
+fn words(shell: Option<OsString>, command: Vec<OsString>) -> Result<Vec<OsString>> {
+    if let Some(line) = shell {
+        return Ok(vec!["/bin/sh".into(), "-c".into(), line]);
+    }
+    match command.first() {
+        None => bail!("no command: lockrun [OPTIONS] -- COMMAND [ARG]...; see 'lockrun --help'"),
+        Some(program) if program.is_empty() => bail!("the command is empty: name a program behind '--'"),
+        Some(_) => Ok(command),
+    }
+}
+
+/// The grant is numbered and recorded, and COMMAND will know of it.
+fn settle(held: &mut FileHeld, claim: &Claim, exec: &mut Exec) -> Result<Vec<Grant>> {
+    let grants = held.settle(claim)?;
+    let names = grants.iter().map(|grant| grant.name.as_slice()).collect::<Vec<_>>().join(&b'\n');
+    let fences = grants.iter().map(|grant| grant.fence.to_string()).collect::<Vec<_>>().join("\n");
+    for (variable, value) in [(NAME, names), (FENCE, fences.into_bytes())] {
+        exec.add_variable(CString::new([variable.as_bytes(), &value].join(&b'='))?);
+    }
+    exec.inherit(held.descriptors());
+    Ok(grants)
+}

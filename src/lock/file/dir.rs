@@ -1,0 +1,158 @@
+//! The locks directory: where it is, who may use it, what its files may be.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{Mode, OFlags, Stat, openat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::sys;
+use crate::users;
+
+/// An open locks directory.
+#[derive(Clone)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+    stat: Stat,
+}
+
+impl Dir {
+    /// Opens the directory that the user named, and makes it and its parents
+    /// (mode 0700) if it is missing.
+    ///
+    /// # Errors
+    /// Not a directory, not permitted, no space.
+    pub fn given(path: &Path) -> Result<Self> {
+        if path.as_os_str().is_empty() {
+            bail!("the locks directory is empty: give --dir or set LOCKRUN_DIR to a directory");
+        }
+        Self::open_or_make(path)
+            .with_context(|| format!("cannot use the locks directory {}", path.display()))
+            .context(Advice("check it, or give another --dir"))
+    }
+
+    /// Opens the directory that belongs to this user id, whatever the
+    /// environment: /run/lockrun for root, .local/state/lockrun in the home
+    /// of others (the XDG state directory, at its default place only).
+    ///
+    /// # Errors
+    /// As [`given`](Self::given); and when it belongs to somebody else or
+    /// others may write to it, because then they could remove our locks.
+    pub fn default_of_user() -> Result<Self> {
+        const ADVICE: Advice = Advice("give --dir or set LOCKRUN_DIR");
+        let path = default_path().context(ADVICE)?;
+        let dir = Self::open_or_make(&path)
+            .with_context(|| format!("cannot use the locks directory {}", path.display()))
+            .context(ADVICE)?;
+        let shown = path.display();
+        if dir.stat.st_uid != geteuid().as_raw() {
+            return Err(anyhow!("the locks directory {shown} belongs to user {}, not to us", dir.stat.st_uid))
+                .context(ADVICE);
+        }
+        if dir.stat.st_mode & 0o022 != 0 {
+            return Err(anyhow!("others may write to the locks directory {shown}")).context(ADVICE);
+        }
+        Ok(dir)
+    }
+
+    fn open_or_make(path: &Path) -> Result<Self> {
+        let open = || {
+            let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            sys::above_stdio(fd)
+        };
+        let fd = match open() {
+            Err(Errno::NOENT) => {
+                make_with_parents(path)?;
+                open()?
+            }
+            other => other?,
+        };
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd: Arc::new(fd), path: path.to_owned(), stat })
+    }
+
+    /// The path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Mode for a new file: group and others may lock exactly if they may
+    /// write the directory.
+    pub fn file_mode(&self) -> Mode {
+        let mode = self.stat.st_mode;
+        let group = if mode & 0o020 != 0 { 0o060 } else { 0 };
+        let others = if mode & 0o002 != 0 { 0o006 } else { 0 };
+        Mode::from_raw_mode(0o600 | group | others)
+    }
+
+    /// The group that new files must have where the directory does not pass
+    /// its own on by itself.
+    pub fn file_group(&self, file: &Stat) -> Option<rustix::fs::Gid> {
+        (self.stat.st_mode & 0o020 != 0 && file.st_gid != self.stat.st_gid)
+            .then(|| rustix::fs::Gid::from_raw(self.stat.st_gid))
+    }
+
+    /// The kind of network or user-space file system that this directory is
+    /// on, where locks reach as far as its server lets them.
+    pub fn network(&self) -> Option<&'static str> {
+        // From linux/magic.h and the file systems' own headers.
+        let magic = rustix::fs::fstatfs(&*self.fd).ok()?.f_type as u32;
+        Some(match magic {
+            0x6969 => "NFS",
+            0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
+            0x6573_5546 => "FUSE",
+            0x0102_1997 => "9p",
+            0x00c3_6400 => "Ceph",
+            0x5346_414f | 0x6b41_4653 => "AFS",
+            0x0bd0_0bd0 => "Lustre",
+            _ => return None,
+        })
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What to do next, as the last clause of a message.
+#[derive(Debug)]
+pub struct Advice(pub &'static str);
+
+impl std::fmt::Display for Advice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+fn default_path() -> Result<PathBuf> {
+    let uid = geteuid().as_raw();
+    if uid == 0 {
+        return Ok("/run/lockrun".into());
+    }
+    let home = match users::find_anywhere(uid) {
+        Some(user) => user.home,
+        None => std::env::var_os("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute())
+            .ok_or_else(|| anyhow!("no home directory is known for user {uid}, and $HOME names none"))?,
+    };
+    Ok(home.join(".local/state/lockrun"))
+}
+
+fn make_with_parents(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    sys::without_umask(|| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
+}
+
+/// Opens a file in the directory.
+pub(super) fn open_at(dir: &Dir, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    sys::above_stdio(openat(dir, name, flags, mode)?)
+}

@@ -1,0 +1,149 @@
+//! The engine of lock files: flock(2) on a file is the truth, byte-range
+//! locks on the same file are the queue before it.
+//!
+//! One file per lock, `DIR/NAME.lock`, locked in four ways that never meet:
+//!
+//! | what | how | held |
+//! |---|---|---|
+//! | the lock | flock(2), exclusive or shared | while COMMAND lives |
+//! | the door | one byte, write | for microseconds, never while waiting |
+//! | a ticket | a byte range, numbered in order of arrival | while waiting |
+//! | a ticket's wait byte | by the next in the queue | in passing |
+//!
+//! All four vanish with the process that held them, so no crash leaves
+//! anything to clean up, and nothing has to be written to wait. The rules:
+//!
+//! - Under the door, a lock is taken only if no ticket conflicts and
+//!   flock(2) succeeds at once; otherwise a ticket is drawn. So nobody who
+//!   comes later passes anybody who waits.
+//! - A waiter sleeps on the ticket before its own. Without one before it, it
+//!   is at the head and sleeps on the lock itself. So one release wakes one
+//!   process, whatever the depth of the queue.
+//! - A ticket is given back only after the grant, so the next one comes to
+//!   the lock after us.
+//! - After each grant, the file behind the descriptor is compared with the
+//!   one at the path. Who holds the lock of a removed file starts over.
+//!
+//! For `--file PATH` the lock is on PATH, which is never written to; door,
+//! tickets and text are on a file in DIR that is named by PATH's identity.
+
+mod dir;
+mod holders;
+mod locked;
+mod open;
+mod queue;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+pub use dir::{Advice, Dir};
+use locked::Contender;
+pub use locked::{FileHeld, FilePlace};
+
+use super::{Answer, Holder, Mode, Patience, Store};
+
+/// Which lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `DIR/NAME.lock`.
+    Name(Vec<u8>),
+    /// Exactly this file or directory.
+    Path(PathBuf),
+}
+
+impl Target {
+    /// As the user gave it.
+    pub fn name(&self) -> &[u8] {
+        use std::os::unix::ffi::OsStrExt;
+        match self {
+            Target::Name(name) => name,
+            Target::Path(path) => path.as_os_str().as_bytes(),
+        }
+    }
+}
+
+/// Lock files in one directory: all or none of some targets.
+pub struct FileStore {
+    dir: Dir,
+    targets: Vec<Target>,
+    mode: Mode,
+}
+
+impl FileStore {
+    /// A request for all of `targets`.
+    pub fn new(dir: Dir, targets: Vec<Target>, mode: Mode) -> Self {
+        Self { dir, targets, mode }
+    }
+
+    /// The locks directory.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Which locks, in the order given.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Opens every target, in the one order in which everybody takes them:
+    /// by the identity of the locked file, which is the same for every
+    /// spelling. Two spellings of one file become one.
+    fn contenders(&self) -> Result<Vec<Contender>> {
+        let mut contenders = self
+            .targets
+            .iter()
+            .map(|target| Contender::open(&self.dir, target, self.mode))
+            .collect::<Result<Vec<_>>>()?;
+        contenders.sort_by_key(Contender::identity);
+        contenders.dedup_by_key(|contender| contender.identity());
+        Ok(contenders)
+    }
+}
+
+impl Store for FileStore {
+    type Place = FilePlace;
+    type Held = FileHeld;
+
+    fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
+        'reopen: loop {
+            let mut contenders = self.contenders()?;
+            for contender in &mut contenders {
+                if !contender.enter_door(patience)? {
+                    return Ok(if patience.queue { Answer::TimedOut } else { Answer::Busy });
+                }
+            }
+            // Every door is ours: whatever is decided now, nobody sees half
+            // of it.
+            let mut blocked = None;
+            for (position, contender) in contenders.iter_mut().enumerate() {
+                if !contender.take()? {
+                    blocked = Some(position);
+                    break;
+                }
+            }
+            for contender in &contenders {
+                if !contender.is_current(&self.dir)? {
+                    continue 'reopen;
+                }
+            }
+            let Some(blocked) = blocked else {
+                return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
+            };
+            if !patience.queue {
+                return Ok(Answer::Busy);
+            }
+            // Told now and not after a long wait.
+            contenders[blocked].read_own_text()?;
+            contenders[blocked].draw_ticket()?;
+            for contender in &mut contenders {
+                contender.leave_door()?;
+            }
+            return Ok(Answer::Queued(FilePlace::new(self.dir.clone(), contenders, blocked)));
+        }
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        self.targets.iter().flat_map(|target| holders::of(&self.dir, target)).collect()
+    }
+}

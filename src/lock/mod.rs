@@ -1,0 +1,174 @@
+//! Locks: what can be asked of them, and what an engine that grants them has
+//! to offer.
+//!
+//! An engine never prints and knows no exit codes: busy, queued, lost are
+//! values here, and only the unexpected is an error.
+
+pub mod file;
+
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::record::Claim;
+use crate::sys::Mask;
+
+/// Who may hold a lock beside us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nobody.
+    Exclusive,
+    /// Others who share it.
+    Shared,
+}
+
+/// How long to wait, and what may interrupt it.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// When to give up; `None`: never. On the monotonic clock.
+    pub deadline: Option<Instant>,
+    /// Whether to wait in the queue at all (`--timeout 0` does not).
+    pub queue: bool,
+    /// The signals that the caller had blocked: all others may end us in the
+    /// short moments in which even a request has to wait.
+    pub mask: Mask,
+}
+
+impl Patience {
+    /// What is left until the deadline; `None`: no limit.
+    pub fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// What an engine answers to a request.
+pub enum Answer<P, H> {
+    /// Ours, from now on.
+    Granted(H),
+    /// Not now; but this is our place in the queue.
+    Queued(P),
+    /// Held in conflict, or others wait.
+    Busy,
+    /// Could not even be asked until the deadline.
+    TimedOut,
+}
+
+/// How waiting in a [`Place`] ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The lock is ours.
+    Granted,
+    /// What we waited for is gone (the lock file was removed or replaced):
+    /// ask anew.
+    Again,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// One grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The lock's name as it was given.
+    pub name: Vec<u8>,
+    /// Rises with every grant of this name, so that a store can refuse a
+    /// holder that was paused past its expiry.
+    pub fence: u64,
+}
+
+/// How a lock was lost while we believed to hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The lock's name.
+    pub name: Vec<u8>,
+    /// What happened, as a clause: "its file … was removed".
+    pub how: String,
+}
+
+/// An engine that grants locks.
+pub trait Store {
+    /// A place in its queue.
+    type Place: Place<Held = Self::Held>;
+    /// A granted lock.
+    type Held: Held;
+
+    /// Takes the lock if nobody holds it in conflict and nobody waits for it,
+    /// and joins the queue otherwise.
+    ///
+    /// # Errors
+    /// Anything that keeps the engine from knowing that the lock is ours:
+    /// then it is not.
+    ///
+    /// # Crash
+    /// Whoever dies in here leaves nothing that blocks anyone.
+    fn request(&self, patience: &Patience) -> Result<Answer<Self::Place, Self::Held>>;
+
+    /// Who holds the lock now, as far as it can be seen from here.
+    fn holders(&self) -> Vec<Holder>;
+}
+
+/// A place in a queue, made before a process splits: the child waits in it,
+/// the parent watches the child.
+pub trait Place {
+    /// What the place turns into.
+    type Held: Held;
+
+    /// Waits for our turn, asleep. In a forked process that is ended to give
+    /// up, or in the process itself with an interrupting timer running.
+    ///
+    /// # Errors
+    /// As [`Store::request`].
+    fn wait(&mut self, patience: &Patience) -> Result<Turn>;
+
+    /// Leaves the place to the forked process alone: it ends with that one.
+    fn leave_to_child(&mut self);
+
+    /// After [`Turn::Granted`], in both processes.
+    fn into_held(self) -> Self::Held;
+}
+
+/// A granted lock. Dropping it without [`Held::release`] lets go as a crash
+/// would: once every process that inherited it is gone.
+pub trait Held {
+    /// Numbers the grant and records who holds the lock. To be called once,
+    /// by the holder.
+    ///
+    /// # Errors
+    /// None for a text that cannot be written (disk full, read-only): the
+    /// lock is held all the same.
+    fn settle(&mut self, claim: &Claim) -> Result<Vec<Grant>>;
+
+    /// Lets the next in the queue come forward. Executing COMMAND does it
+    /// too, a little later for us and not at all at our expense.
+    fn step_aside(&mut self);
+
+    /// Descriptors that COMMAND inherits, so that the lock stays while
+    /// COMMAND lives even if we are killed.
+    fn descriptors(&self) -> Vec<RawFd>;
+
+    /// Whether the lock has been lost meanwhile.
+    fn lost(&self) -> Option<Lost>;
+
+    /// Gives the lock back, also from processes that still have it open.
+    ///
+    /// # Errors
+    /// Where the lock could not be given back.
+    fn release(self) -> Result<()>;
+}
+
+/// Somebody who holds a lock, for messages. Nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process, if the kernel shows one.
+    pub pid: Option<i32>,
+    /// Its command line, not yet made safe to print.
+    pub command: Option<String>,
+    /// Its user.
+    pub user: Option<String>,
+    /// For how long it has held the lock.
+    pub age: Option<Duration>,
+    /// When it expires, RFC 3339.
+    pub expires: Option<String>,
+    /// The process on whose end a token is let go.
+    pub owner: Option<i32>,
+}

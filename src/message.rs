@@ -1,0 +1,120 @@
+//! What lockrun says on stderr, in one voice: `lockrun: LOCK: what happened`.
+
+use std::io::Write;
+
+use crate::duration;
+use crate::escape::{printable, shorten};
+use crate::lock::Holder;
+use crate::lock::file::Advice;
+
+/// How much of a holder's command line is shown.
+const COMMAND_SHOWN: usize = 60;
+/// How much of a lock's name is shown.
+const NAME_SHOWN: usize = 80;
+
+/// Writes one line to stderr; a stderr that is closed or full changes
+/// nothing about the lock.
+pub fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(format!("lockrun: {text}\n").as_bytes());
+}
+
+/// Writes one line about a lock.
+pub fn tell_about(name: &str, text: &str) {
+    tell(&format!("{name}: {text}"));
+}
+
+/// Writes an error: its causes from the outermost in, then what to do next.
+pub fn tell_error(error: &anyhow::Error) {
+    tell(&describe(error));
+}
+
+/// The line for an error, without its `lockrun:`.
+pub fn describe(error: &anyhow::Error) -> String {
+    let advice = error.downcast_ref::<Advice>().map(|advice| advice.0);
+    let causes = error.chain().map(|cause| plain(&cause.to_string())).filter(|cause| Some(cause.as_str()) != advice);
+    let mut text = printable(causes.collect::<Vec<_>>().join(": ").as_bytes());
+    if let Some(advice) = advice {
+        text = text + "; " + advice;
+    }
+    text
+}
+
+/// An error number says nothing to people.
+fn plain(cause: &str) -> String {
+    match cause.find(" (os error ") {
+        Some(number) if cause.ends_with(')') => cause[..number].to_owned(),
+        _ => cause.to_owned(),
+    }
+}
+
+/// The text of an operating system error.
+pub fn os_error(errno: i32) -> String {
+    plain(&std::io::Error::from_raw_os_error(errno).to_string())
+}
+
+/// A lock's name as it is shown.
+pub fn shown_name(name: &[u8]) -> String {
+    shorten(&printable(name), NAME_SHOWN)
+}
+
+/// `held by pid 4242 (backup.sh --all), user root, for 3m12s`.
+pub fn held_by(holders: &[Holder]) -> String {
+    let Some(first) = holders.first() else {
+        return "held, by whom cannot be seen from here".into();
+    };
+    let mut text = String::from("held by");
+    match first.pid {
+        Some(pid) => text += &format!(" pid {pid}"),
+        None => text += " an unknown process",
+    }
+    if let Some(command) = &first.command {
+        text += &format!(" ({})", shorten(&printable(command.as_bytes()), COMMAND_SHOWN));
+    }
+    if let Some(user) = &first.user {
+        text += &format!(", user {}", printable(user.as_bytes()));
+    }
+    if let Some(age) = first.age {
+        text += &format!(", for {}", duration::display(age));
+    }
+    if let Some(owner) = first.owner {
+        text += &format!(", until pid {owner} ends");
+    }
+    if let Some(expires) = &first.expires {
+        text += &format!(", expires {}", printable(expires.as_bytes()));
+    }
+    match holders.len() {
+        1 => {}
+        2 => text += ", and by another",
+        more => text += &format!(", and by {} others", more - 1),
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_holder_is_described_as_far_as_it_is_known() {
+        let holder = Holder {
+            pid: Some(4242),
+            command: Some("backup.sh --all".into()),
+            user: Some("root".into()),
+            age: Some(Duration::from_secs(192)),
+            ..Holder::default()
+        };
+        assert_eq!(held_by(std::slice::from_ref(&holder)), "held by pid 4242 (backup.sh --all), user root, for 3m12s");
+        assert!(held_by(&[holder.clone(), holder.clone(), holder]).ends_with("for 3m12s, and by 2 others"));
+        assert_eq!(held_by(&[]), "held, by whom cannot be seen from here");
+    }
+
+    #[test]
+    fn an_error_ends_with_what_to_do() {
+        let error = anyhow::Error::from(std::io::Error::from_raw_os_error(13))
+            .context("cannot open \x1b")
+            .context(Advice("try another"));
+        assert_eq!(describe(&error), "cannot open \\x1b: Permission denied; try another");
+    }
+}

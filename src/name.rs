@@ -1,0 +1,168 @@
+//! Lock names and the file names that stand for them.
+//!
+//! The mapping is one-to-one, stays inside the locks directory, and fits the
+//! 255 bytes that a file name may have. It must never change: two versions
+//! of lockrun that map a name differently would not exclude each other.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+/// What may follow the stem: `.lock`, `.gate`.
+const LONGEST_SUFFIX: usize = 5;
+/// NAME_MAX of Linux.
+const LONGEST_FILE_NAME: usize = 255;
+const LONGEST_STEM: usize = LONGEST_FILE_NAME - LONGEST_SUFFIX;
+/// 160 bits: nobody finds two names with the same one.
+const HASH_DIGITS: usize = 40;
+/// `%` is followed by two hexadecimal digits everywhere else, so this cannot
+/// be part of an encoded name.
+const MARK: &str = "%-";
+
+/// The file name of a lock without its suffix.
+///
+/// Bytes other than `A-Z a-z 0-9 . _ + = @ , : -` are percent-encoded, so are
+/// a leading dot (hidden) and a leading dash (an option to other programs).
+/// What gets too long keeps its beginning and ends in a hash of the name.
+pub fn stem(name: &[u8]) -> String {
+    let mut stem = String::with_capacity(name.len() + LONGEST_SUFFIX);
+    for (position, &byte) in name.iter().enumerate() {
+        let plain = match byte {
+            b'.' | b'-' => position > 0,
+            b'_' | b'+' | b'=' | b'@' | b',' | b':' => true,
+            _ => byte.is_ascii_alphanumeric(),
+        };
+        if plain {
+            stem.push(byte.into());
+        } else {
+            let _ = write!(stem, "%{byte:02X}");
+        }
+        if stem.len() > LONGEST_STEM {
+            return hashed(&stem, name);
+        }
+    }
+    stem
+}
+
+fn hashed(encoded: &str, name: &[u8]) -> String {
+    let mut cut = LONGEST_STEM - MARK.len() - HASH_DIGITS;
+    // Never through the middle of an encoded byte.
+    if let Some(percent) = encoded[..cut].rfind('%').filter(|percent| cut - percent < 3) {
+        cut = percent;
+    }
+    let mut stem = encoded[..cut].to_owned();
+    stem.push_str(MARK);
+    for byte in &Sha256::digest(name)[..HASH_DIGITS / 2] {
+        let _ = write!(stem, "{byte:02x}");
+    }
+    stem
+}
+
+/// The stem under which lockrun keeps what belongs to a file locked by path:
+/// its identity, so that two spellings of one file share it.
+pub fn path_stem(device: u64, inode: u64) -> String {
+    format!("{MARK}{device:x}-{inode:x}")
+}
+
+/// One word of a command line as a POSIX shell would need it.
+///
+/// The default name of a lock is made of these, so this must not change
+/// either.
+pub fn shell_quote(word: &[u8]) -> Vec<u8> {
+    let safe = |b: &u8| b.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(b);
+    if !word.is_empty() && word.iter().all(safe) {
+        return word.to_vec();
+    }
+    let mut quoted = vec![b'\''];
+    for &byte in word {
+        match byte {
+            b'\'' => quoted.extend(br"'\''"),
+            _ => quoted.push(byte),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
+/// A command line, shell-quoted: the name of a lock that was given none.
+pub fn of_command<W: AsRef<[u8]>>(words: &[W]) -> Vec<u8> {
+    words.iter().map(|word| shell_quote(word.as_ref())).collect::<Vec<_>>().join(&b' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The inverse of [`stem`], as its doc comment describes the encoding.
+    fn decode(stem: &str) -> Option<Vec<u8>> {
+        let mut bytes = stem.bytes();
+        let mut name = Vec::new();
+        while let Some(byte) = bytes.next() {
+            if byte == b'%' {
+                let digits = [bytes.next()?, bytes.next()?];
+                name.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+            } else {
+                name.push(byte);
+            }
+        }
+        Some(name)
+    }
+
+    fn is_file_name(stem: &str) -> bool {
+        !stem.is_empty()
+            && stem.len() <= LONGEST_STEM
+            && !stem.starts_with(['.', '-'])
+            && stem.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_one_file_inside_the_directory(name in vec(1u8.., 1..2000)) {
+            let stem = stem(&name);
+            prop_assert!(is_file_name(&stem), "{stem}");
+            match decode(&stem) {
+                Some(back) => prop_assert_eq!(back, name),
+                None => prop_assert!(stem.len() > LONGEST_STEM - 3 && stem.contains(MARK)),
+            }
+        }
+
+        #[test]
+        fn long_names_that_differ_at_the_end_are_different_files(
+            start in vec(1u8.., 300..400),
+            ends in vec(vec(1u8.., 1..4), 2),
+        ) {
+            prop_assume!(ends[0] != ends[1]);
+            let [one, other] = [0, 1].map(|i| stem(&[&start[..], &ends[i]].concat()));
+            prop_assert!(is_file_name(&one) && is_file_name(&other));
+            prop_assert_ne!(one, other);
+        }
+
+        #[test]
+        fn a_quoted_word_is_read_back_by_the_shell(word in vec(1u8.., 0..50)) {
+            use std::os::unix::ffi::OsStrExt;
+            let quoted = [&b"printf %s "[..], &shell_quote(&word)].concat();
+            let output = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(std::ffi::OsStr::from_bytes(&quoted))
+                .output()
+                .unwrap();
+            prop_assert_eq!(output.stdout, word);
+        }
+    }
+
+    #[test]
+    fn the_mapping_stays_as_it_was_published() {
+        assert_eq!(stem(b"calc"), "calc");
+        assert_eq!(stem(b".."), "%2E.");
+        assert_eq!(stem(b"a/b c"), "a%2Fb%20c");
+        assert_eq!(stem(b"-n"), "%2Dn");
+        assert_eq!(stem("b\u{fc}ro".as_bytes()), "b%C3%BCro");
+        assert_eq!(stem(b"%-1-2"), "%25-1-2");
+        assert_eq!(stem(&[b'a'; 250]), "a".repeat(250));
+        assert_eq!(stem(&[b'a'; 251]), "a".repeat(208) + "%-772f911dd9d6692897188d0b03f718fb5fbd0202");
+        assert_eq!(of_command(&["echo", "a b", "it's", ""]), br"echo 'a b' 'it'\''s' ''");
+    }
+}

@@ -1,0 +1,180 @@
+//! What a lock file says about its holder: one line of JSON.
+//!
+//! It is a hint for people and the memory of the fencing number. Nothing is
+//! decided by it: whether a lock is held, only the kernel knows.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// Size of the text in a lock file, in bytes. Always the same, so that one
+/// write replaces all of an older text, and within a page, so that a reader
+/// sees the old one or the new one.
+pub const SIZE: usize = 1024;
+
+/// Every text of ours begins with these bytes; a file that begins otherwise
+/// belongs to somebody else and is not written to.
+const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
+
+/// Who holds a lock.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Record {
+    /// Version of the text, 1.
+    lockrun: u8,
+    /// Number of the grant.
+    pub fence: u64,
+    /// The process that locked the file: the one that the kernel shows.
+    pub pid: i32,
+    /// Login name, or the number where it has none.
+    pub user: String,
+    /// Host name.
+    pub host: String,
+    /// When the lock was granted, RFC 3339 in UTC.
+    pub since: String,
+    /// When it expires, RFC 3339 in UTC.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires: Option<String>,
+    /// The process on whose end a token's lock is let go.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owner: Option<i32>,
+    /// How and when a token's lock was given back.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ended: Option<String>,
+    /// The lock's name; file names do not always tell it.
+    pub name: String,
+    /// The command line.
+    pub command: String,
+}
+
+/// What a holder says about itself; all of a [`Record`] but what only the
+/// grant brings.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    /// Login name, or the number.
+    pub user: String,
+    /// Host name.
+    pub host: String,
+    /// The command line, as bytes that need not be UTF-8.
+    pub command: Vec<u8>,
+    /// How long the lock may be held.
+    pub expires: Option<Duration>,
+    /// The process on whose end the lock is let go.
+    pub owner: Option<i32>,
+}
+
+/// What a lock file contains.
+#[derive(Debug, PartialEq)]
+pub enum Text {
+    /// Nothing: a new file, or one that a power cut left behind.
+    Empty,
+    /// A line of ours.
+    Record(Box<Record>),
+    /// A line of ours that cannot be read to its end.
+    Damaged,
+    /// Somebody else's text.
+    Foreign,
+}
+
+impl Record {
+    /// The record of a grant to `pid` now.
+    pub fn new(claim: &Claim, name: &[u8], fence: u64, pid: i32, now: SystemTime) -> Self {
+        Self {
+            lockrun: 1,
+            fence,
+            pid,
+            user: claim.user.clone(),
+            host: claim.host.clone(),
+            since: timestamp(now),
+            expires: claim.expires.and_then(|after| now.checked_add(after)).map(timestamp),
+            owner: claim.owner,
+            ended: None,
+            name: String::from_utf8_lossy(name).into_owned(),
+            command: String::from_utf8_lossy(&claim.command).into_owned(),
+        }
+    }
+
+    /// The text for the file: [`SIZE`] bytes, blanks before the newline. A
+    /// command or name that does not fit is cut.
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut record = self.clone();
+        loop {
+            let mut text = serde_json::to_vec(&record).unwrap_or_default();
+            if text.len() < SIZE {
+                text.resize(SIZE - 1, b' ');
+                text.push(b'\n');
+                return text;
+            }
+            let longest = [&mut record.command, &mut record.name, &mut record.host, &mut record.user]
+                .into_iter()
+                .max_by_key(|field| field.len());
+            if let Some(field) = longest {
+                let half = field.floor_char_boundary(field.len() / 2);
+                field.truncate(half);
+                field.push('…');
+            }
+        }
+    }
+
+    /// How long ago the grant was, by the wall clock; zero if that was set
+    /// back.
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        let since = humantime::parse_rfc3339(&self.since).ok()?;
+        Some(now.duration_since(since).unwrap_or_default())
+    }
+}
+
+/// Reads what a lock file contains. A file locked before us by a version or
+/// a program that wrote something else is [`Text::Foreign`].
+pub fn parse(text: &[u8]) -> Text {
+    // After a power cut a file may have its length but not its bytes.
+    if text.iter().all(|&b| b == 0) {
+        return Text::Empty;
+    }
+    if !text.starts_with(BEGINNING) {
+        return Text::Foreign;
+    }
+    let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
+    serde_json::from_slice(line).map_or(Text::Damaged, |record| Text::Record(Box::new(record)))
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+pub fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(command: Vec<u8>) -> Claim {
+        Claim { user: "ann".into(), host: "box".into(), command, expires: None, owner: None }
+    }
+
+    #[test]
+    fn a_record_is_read_back() {
+        let record = Record::new(&claim(b"cmd \x1b\n".to_vec()), b"calc", 7, 42, SystemTime::now());
+        let text = record.to_text();
+        assert_eq!(text.len(), SIZE);
+        assert!(text.starts_with(BEGINNING));
+        assert_eq!(text.iter().position(|&b| b == b'\n'), Some(SIZE - 1));
+        assert_eq!(parse(&text), Text::Record(Box::new(record)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_the_rest_stays() {
+        let record = Record::new(&claim(vec![b'\x01'; 100_000]), &[b'n'; 4000], 7, 42, SystemTime::now());
+        let text = record.to_text();
+        assert_eq!(text.len(), SIZE);
+        let Text::Record(read) = parse(&text) else { panic!("unreadable") };
+        assert_eq!((read.fence, read.pid), (7, 42));
+        assert!(read.command.ends_with('…'));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_from_what_is_damaged() {
+        assert_eq!(parse(b""), Text::Empty);
+        assert_eq!(parse(&[0; 1024]), Text::Empty);
+        assert_eq!(parse(b"1234\n"), Text::Foreign);
+        assert_eq!(parse(br#"{"lockrun":1,"fence":12"#), Text::Damaged);
+    }
+}

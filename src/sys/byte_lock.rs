@@ -1,0 +1,99 @@
+//! Open-file-description locks on byte ranges (`F_OFD_SETLK`, fcntl(2)).
+//!
+//! Like flock(2) they belong to the open file description and vanish with
+//! it, so no crash leaves one behind; unlike flock(2) they can be looked at
+//! without being taken (`F_OFD_GETLK`). The two kinds never meet, except on
+//! network file systems.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Whether a range is locked against readers too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Compatible with other `Read` locks on the same bytes.
+    Read,
+    /// Compatible with nothing. Needs a descriptor open for writing.
+    Write,
+}
+
+/// A lock that stands in the way of an asked one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// First byte.
+    pub start: i64,
+    /// Number of bytes.
+    pub len: i64,
+}
+
+/// Byte-range locks of one open file description.
+#[derive(Clone, Copy)]
+pub struct ByteLock<'fd> {
+    fd: BorrowedFd<'fd>,
+}
+
+impl<'fd> ByteLock<'fd> {
+    /// The locks that belong to the description behind `fd`.
+    pub fn on(fd: BorrowedFd<'fd>) -> Self {
+        Self { fd }
+    }
+
+    /// Locks `len` bytes from `start` if nobody else holds one of them in
+    /// conflict; `false` if somebody does.
+    ///
+    /// # Errors
+    /// `EBADF` (not open for writing), `ENOLCK`.
+    pub fn try_lock(self, kind: Kind, start: i64, len: i64) -> io::Result<bool> {
+        match self.call(libc::F_OFD_SETLK, kind.raw(), start, len) {
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Locks `len` bytes from `start`, asleep in the kernel until it can.
+    ///
+    /// # Errors
+    /// `EINTR` when a signal handler ran, `ENOLCK`, `EBADF`.
+    pub fn lock(self, kind: Kind, start: i64, len: i64) -> io::Result<()> {
+        self.call(libc::F_OFD_SETLKW, kind.raw(), start, len).map(drop)
+    }
+
+    /// Gives `len` bytes from `start` back. Without effect where none is held.
+    ///
+    /// # Errors
+    /// `ENOLCK`, when a range has to be split and there is no memory.
+    pub fn unlock(self, start: i64, len: i64) -> io::Result<()> {
+        self.call(libc::F_OFD_SETLK, libc::F_UNLCK, start, len).map(drop)
+    }
+
+    /// Some lock of another description that `kind` on these bytes would
+    /// conflict with. Disturbs nobody.
+    ///
+    /// # Errors
+    /// `EBADF`, `EINVAL`.
+    pub fn conflict(self, kind: Kind, start: i64, len: i64) -> io::Result<Option<Found>> {
+        let found = self.call(libc::F_OFD_GETLK, kind.raw(), start, len)?;
+        Ok((i32::from(found.l_type) != libc::F_UNLCK).then_some(Found { start: found.l_start, len: found.l_len }))
+    }
+
+    fn call(self, command: libc::c_int, kind: libc::c_int, start: i64, len: i64) -> io::Result<libc::flock> {
+        // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2 and fit whatever type
+        // the platform's l_type has.
+        let mut range =
+            libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: start, l_len: len, l_pid: 0 };
+        // SAFETY: the descriptor is borrowed, hence open; `range` outlives
+        // the call and is of the type that these commands read and write.
+        let result = unsafe { libc::fcntl(self.fd.as_raw_fd(), command, &raw mut range) };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(range) }
+    }
+}
+
+impl Kind {
+    fn raw(self) -> libc::c_int {
+        match self {
+            Kind::Read => libc::F_RDLCK,
+            Kind::Write => libc::F_WRLCK,
+        }
+    }
+}

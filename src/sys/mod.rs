@@ -1,0 +1,24 @@
+//! The only place with `unsafe`: system calls that neither std nor rustix
+//! offers safely, each wrapped in a function that cannot be misused.
+//!
+//! lockrun is single-threaded by design, and everything here leans on that:
+//! signal masks, umask and `fork` act on the whole process.
+
+#![allow(unsafe_code)]
+
+mod byte_lock;
+mod process;
+mod shared;
+mod signal;
+mod start;
+mod timer;
+
+pub use byte_lock::{ByteLock, Found, Kind};
+pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
+pub use shared::Shared;
+pub use signal::{
+    Arrived, Mask, NOTIFY, block_all, default_on_child_death, end_by, is_ignored, next_signal, restore, send,
+    send_by_pidfd, stop_self,
+};
+pub use start::above_stdio;
+pub use timer::{Interrupter, Timer, suspend_aware_now};

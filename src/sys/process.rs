@@ -1,0 +1,165 @@
+//! Making processes: fork, a vfork that is safe in Rust, exec.
+
+use std::ffi::{CString, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::process::Pid;
+
+use super::signal::{Mask, restore, set_action};
+
+/// Which of the two processes we are after [`fork`].
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's id.
+    Parent(Pid),
+}
+
+/// Splits the process in two. Sound because lockrun has one thread.
+///
+/// # Errors
+/// `EAGAIN` (process limit), `ENOMEM`.
+pub fn fork() -> io::Result<Forked> {
+    // SAFETY: single-threaded, so the child's copy of every lock and buffer
+    // of the runtime is in a consistent state.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Pid::from_raw(pid).map(Forked::Parent).ok_or_else(|| io::ErrorKind::Other.into()),
+    }
+}
+
+/// Ends the process at once, without exit handlers: for a forked process
+/// that must not run its parent's.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no memory effects and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Runs `f` with an empty umask, so that a file gets exactly the mode asked
+/// for from the moment it exists.
+pub fn without_umask<T>(f: impl FnOnce() -> T) -> T {
+    let before = rustix::process::umask(rustix::fs::Mode::empty());
+    let result = f();
+    rustix::process::umask(before);
+    result
+}
+
+/// A command made ready, so that nothing has to be allocated between the
+/// grant and its start.
+pub struct Exec {
+    argv: Vec<CString>,
+    environment: Vec<CString>,
+    argv_raw: Vec<*const libc::c_char>,
+    environment_raw: Vec<*const libc::c_char>,
+    inherit: Vec<RawFd>,
+    mask: Mask,
+    ignore_child_death: bool,
+}
+
+/// Where inherited lock descriptors go: above the ten that a shell script can
+/// name and those that shells take for themselves, below the number at which
+/// the kernel has to make a process's table larger.
+const FIRST_INHERITED: RawFd = 48;
+
+impl Exec {
+    /// `argv[0]` is searched in `PATH` as execvp(3) does. `mask` and
+    /// `ignore_child_death` are what the command gets back.
+    pub fn new(argv: Vec<CString>, environment: Vec<CString>, mask: Mask, ignore_child_death: bool) -> Self {
+        let argv_raw = pointers(&argv);
+        let environment_raw = pointers(&environment);
+        Self { argv, environment, argv_raw, environment_raw, inherit: Vec::new(), mask, ignore_child_death }
+    }
+
+    /// Lets the command inherit these descriptors (not the numbers: they
+    /// move out of the way of what scripts use).
+    pub fn inherit(&mut self, descriptors: impl IntoIterator<Item = RawFd>) {
+        self.inherit.extend(descriptors);
+    }
+
+    /// Adds one variable to the environment, `NAME=value`.
+    pub fn add_variable(&mut self, variable: CString) {
+        self.environment.push(variable);
+        self.environment_raw = pointers(&self.environment);
+    }
+
+    /// The command's first word.
+    pub fn program(&self) -> &CString {
+        &self.argv[0]
+    }
+
+    /// Becomes the command. Returns only if that failed, with `errno`.
+    pub fn exec(&self) -> i32 {
+        for &fd in &self.inherit {
+            // SAFETY: fcntl on a number; the copy is meant to leak into the
+            // command. If no high number is free, the original goes instead.
+            unsafe {
+                if libc::fcntl(fd, libc::F_DUPFD, FIRST_INHERITED) == -1 {
+                    libc::fcntl(fd, libc::F_SETFD, 0);
+                }
+            }
+        }
+        if self.ignore_child_death {
+            set_action(libc::SIGCHLD, libc::SIG_IGN);
+        }
+        restore(&self.mask);
+        // SAFETY: both arrays end in null and point into strings that `self`
+        // owns.
+        unsafe { libc::execvpe(self.argv_raw[0], self.argv_raw.as_ptr(), self.environment_raw.as_ptr()) };
+        io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Starts a command as our child, as posix_spawn(3) does, but without its
+/// 140 calls of sigaction(2) when all signals are blocked: our handlers are
+/// none. Returns when the command has been executed, or with the `errno` of
+/// the failed exec in the inner result.
+///
+/// # Errors
+/// `EAGAIN` (process limit), `ENOMEM`.
+pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
+    struct Plan<'a> {
+        exec: &'a Exec,
+        failed: AtomicI32,
+    }
+    extern "C" fn child(plan: *mut c_void) -> libc::c_int {
+        // SAFETY: the pointer is to the parent's `plan`, which stays alive:
+        // the parent is suspended until we exec or exit.
+        let plan = unsafe { &*plan.cast::<Plan>() };
+        plan.failed.store(plan.exec.exec(), Ordering::SeqCst);
+        127
+    }
+    // execvpe builds paths of up to PATH_MAX + NAME_MAX on its stack and, for a
+    // script without a #! line, a copy of the argument list.
+    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(4096 + exec.argv_raw.len());
+    let mut plan = Plan { exec, failed: AtomicI32::new(0) };
+    let pid = {
+        // The stack grows down from one past the end.
+        let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+        // SAFETY: CLONE_VM | CLONE_VFORK: the child runs on its own stack, in
+        // our memory, while we are suspended, and only writes to that stack
+        // and to `plan.failed`. All signals are blocked, so no handler runs
+        // in it. Descriptors and signal actions are copies.
+        unsafe {
+            libc::clone(child, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut plan).cast())
+        }
+    };
+    if pid == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let Some(pid) = Pid::from_raw(pid) else { return Err(io::ErrorKind::Other.into()) };
+    match plan.failed.load(Ordering::SeqCst) {
+        0 => Ok(Ok(pid)),
+        errno => {
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            Ok(Err(errno))
+        }
+    }
+}

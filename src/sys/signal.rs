@@ -1,0 +1,218 @@
+//! Signals without handlers: everything is blocked, and read one by one.
+//!
+//! No handler means no code that runs at odd moments, nothing for a child to
+//! inherit but a mask that it restores, and the same behaviour as PID 1.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::process::Pid;
+
+use super::timer::timespec;
+
+/// By this signal a waiting process tells the one that watches it that the
+/// lock is granted. From anybody else but that child it is a signal like any
+/// other.
+#[allow(non_snake_case)]
+pub fn NOTIFY() -> i32 {
+    libc::SIGRTMAX() - 1
+}
+
+/// By this signal a [`Timer`](super::Timer) reports.
+#[allow(non_snake_case)]
+pub(super) fn TIMER() -> i32 {
+    libc::SIGRTMAX() - 2
+}
+
+/// By this signal an [`Interrupter`](super::Interrupter) interrupts.
+#[allow(non_snake_case)]
+pub(super) fn WAKE() -> i32 {
+    libc::SIGRTMAX() - 3
+}
+
+/// A set of blocked signals.
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+/// Why [`next_signal`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// The time was over, or nothing that matters came.
+    Nothing,
+    /// A child ended, stopped or went on: see wait(2).
+    Child,
+    /// A [`Timer`](super::Timer) of ours fired.
+    Timer,
+    /// A signal that somebody sent.
+    Signal {
+        /// Its number.
+        number: i32,
+        /// Sent by the kernel, that is, by the terminal to its whole
+        /// foreground group, or by an alarm.
+        from_kernel: bool,
+        /// Who sent it, 0 for the kernel or another pid namespace.
+        sender: i32,
+    },
+}
+
+/// Blocks every signal and returns what was blocked before.
+pub fn block_all() -> Mask {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: sigfillset and sigprocmask write whole sets into the two
+    // locals; with these arguments neither can fail.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        Mask(before.assume_init())
+    }
+}
+
+/// Sets the mask that [`block_all`] returned, and returns the present one.
+pub fn restore(mask: &Mask) -> Mask {
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: reads a set that sigprocmask made, writes one into the local.
+    unsafe {
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const mask.0, before.as_mut_ptr());
+        Mask(before.assume_init())
+    }
+}
+
+/// Waits for the next signal, at most `limit`; without end if `None`.
+pub fn next_signal(limit: Option<Duration>) -> Arrived {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let limit = limit.map(timespec);
+    let number = loop {
+        let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut all = MaybeUninit::uninit();
+        // SAFETY: a full set and live locals; a null time means no limit.
+        let number = unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit)
+        };
+        match number {
+            -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
+            -1 => return Arrived::Nothing,
+            number => break number,
+        }
+    };
+    // SAFETY: sigtimedwait returned a signal, so it filled the structure;
+    // si_pid is read only where the code says that it is set.
+    let (code, sender) = unsafe {
+        let info = info.assume_init();
+        let sent = matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
+        (info.si_code, if sent { info.si_pid() } else { 0 })
+    };
+    match number {
+        libc::SIGCHLD => Arrived::Child,
+        // Left over from an interrupter that has done its work.
+        n if n == WAKE() && code == libc::SI_TIMER => Arrived::Nothing,
+        n if n == TIMER() && code == libc::SI_TIMER => Arrived::Timer,
+        number => Arrived::Signal { number, from_kernel: code > 0, sender },
+    }
+}
+
+/// Sends any signal, named or real-time, to a process.
+///
+/// # Errors
+/// `ESRCH` (it is gone), `EPERM` (another user's).
+pub fn send(pid: Pid, signal: i32) -> rustix::io::Result<()> {
+    // SAFETY: kill has no memory effects; a `Pid` is never 0 or negative,
+    // which would mean a group.
+    errno(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) }.into())
+}
+
+/// As [`send`], through a descriptor of the process.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_by_pidfd(process: &OwnedFd, signal: i32) -> rustix::io::Result<()> {
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open; a null siginfo means that of kill(2).
+    errno(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0) })
+}
+
+fn errno(result: libc::c_long) -> rustix::io::Result<()> {
+    if result == -1 {
+        let errno = io::Error::last_os_error();
+        return Err(rustix::io::Errno::from_io_error(&errno).unwrap_or(rustix::io::Errno::INVAL));
+    }
+    Ok(())
+}
+
+/// Whether this process ignores a signal, as nohup(1) makes it ignore HUP.
+pub fn is_ignored(signal: i32) -> bool {
+    action(signal) == libc::SIG_IGN
+}
+
+/// Makes ended children wait for us to read their status, also when the
+/// caller had SIGCHLD ignored. Returns whether it had: COMMAND gets it back.
+pub fn default_on_child_death() -> bool {
+    let was_ignored = is_ignored(libc::SIGCHLD);
+    if was_ignored {
+        set_action(libc::SIGCHLD, libc::SIG_DFL);
+    }
+    was_ignored
+}
+
+/// Ends this process by a signal, as if it had never been blocked. Returns
+/// only if that is impossible: as PID 1, or for a signal that ends nobody.
+///
+/// No core file is written: it would show lockrun where COMMAND failed.
+pub fn end_by(signal: i32) {
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    set_action(signal, libc::SIG_DFL);
+    let mut only = MaybeUninit::uninit();
+    // SAFETY: the set is initialised before it is read; raise and
+    // sigprocmask touch no other memory.
+    unsafe {
+        libc::raise(signal);
+        libc::sigemptyset(only.as_mut_ptr());
+        libc::sigaddset(only.as_mut_ptr(), signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, only.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Stops this process until somebody continues it.
+pub fn stop_self() {
+    // SAFETY: raise has no memory effects.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// Lets [`WAKE`] interrupt system calls, whatever the caller blocked.
+pub(super) fn wake_on_timer() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    set_action(WAKE(), handler as libc::sighandler_t);
+    let mut only = MaybeUninit::uninit();
+    // SAFETY: the set is initialised before it is read.
+    let result = unsafe {
+        libc::sigemptyset(only.as_mut_ptr());
+        libc::sigaddset(only.as_mut_ptr(), WAKE());
+        libc::sigprocmask(libc::SIG_UNBLOCK, only.as_ptr(), std::ptr::null_mut())
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn action(signal: i32) -> libc::sighandler_t {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with a null new action only the local is written, which was
+    // zeroed and is valid even if the signal's number is not.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction
+    }
+}
+
+/// Without `SA_RESTART`: a handler is there to interrupt.
+pub(super) fn set_action(signal: i32, handler: libc::sighandler_t) {
+    // SAFETY: zeroed is an empty mask and no flags; the handlers we pass are
+    // SIG_DFL, SIG_IGN or a function that does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,105 @@
+//! Timers, delivered as signals (timer_create(2)), and the clock that runs
+//! through suspend.
+
+use std::io;
+use std::time::Duration;
+
+use super::signal::{TIMER, WAKE};
+
+/// Time since boot, including time spent suspended. Only for use within one
+/// process family: time namespaces shift it.
+pub fn suspend_aware_now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// A one-shot timer on the clock that runs through suspend. When it fires,
+/// [`next_signal`](super::next_signal) returns [`Arrived::Timer`](super::Arrived::Timer).
+pub struct Timer {
+    id: libc::timer_t,
+}
+
+impl Timer {
+    /// Fires once when the clock of [`suspend_aware_now`] reaches `at`; at
+    /// once if that is past.
+    ///
+    /// # Errors
+    /// `EAGAIN`: no memory for a timer.
+    pub fn at(at: Duration) -> io::Result<Self> {
+        let id = create(libc::CLOCK_BOOTTIME, TIMER())?;
+        let timer = Self { id };
+        // A zero time would disarm instead of fire.
+        set(timer.id, libc::TIMER_ABSTIME, at.max(Duration::from_nanos(1)), Duration::ZERO)?;
+        Ok(timer)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: made by timer_create in `at` and deleted once.
+        unsafe { libc::timer_delete(self.id) };
+    }
+}
+
+/// While it lives, a blocked system call returns `EINTR` soon after a
+/// deadline.
+///
+/// It fires again and again after the deadline, because a signal that comes
+/// just before the call blocks would otherwise be lost, and the caller with
+/// it.
+pub struct Interrupter {
+    id: libc::timer_t,
+}
+
+impl Interrupter {
+    /// Interrupts blocking calls from `after` on.
+    ///
+    /// # Errors
+    /// `EAGAIN`: no memory for a timer.
+    pub fn after(after: Duration) -> io::Result<Self> {
+        super::signal::wake_on_timer()?;
+        let id = create(libc::CLOCK_MONOTONIC, WAKE())?;
+        let interrupter = Self { id };
+        set(interrupter.id, 0, after.max(Duration::from_nanos(1)), Duration::from_millis(20))?;
+        Ok(interrupter)
+    }
+}
+
+impl Drop for Interrupter {
+    fn drop(&mut self) {
+        // SAFETY: made by timer_create in `after` and deleted once.
+        unsafe { libc::timer_delete(self.id) };
+    }
+}
+
+fn create(clock: libc::clockid_t, signal: libc::c_int) -> io::Result<libc::timer_t> {
+    // SAFETY: sigevent is plain data; all zero is SIGEV_SIGNAL with signal 0,
+    // and the fields that matter are set next.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = signal;
+    let mut id: libc::timer_t = std::ptr::null_mut();
+    // SAFETY: both pointers are to live locals of the right types.
+    if unsafe { libc::timer_create(clock, &raw mut event, &raw mut id) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(id)
+}
+
+fn set(id: libc::timer_t, flags: libc::c_int, first: Duration, again: Duration) -> io::Result<()> {
+    let spec = libc::itimerspec { it_interval: timespec(again), it_value: timespec(first) };
+    // SAFETY: `id` is a live timer, `spec` a live local.
+    if unsafe { libc::timer_settime(id, flags, &raw const spec, std::ptr::null_mut()) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A time that the kernel takes; what does not fit is longer than any machine
+/// stays up.
+pub(super) fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX / 2).min(libc::time_t::MAX / 2),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
