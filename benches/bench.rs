@@ -117,11 +117,7 @@ fn main() -> anyhow::Result<()> {
         peers: Peers::find(&yardstick, &scratch)?,
         yardstick,
         scratch,
-        effort: if arguments.quick {
-            Effort::QUICK
-        } else {
-            Effort::FULL
-        },
+        effort: if arguments.quick { Effort::QUICK } else { Effort::FULL },
     };
 
     print!("{}", machine::heading(&bench, arguments.quick)?);
@@ -139,10 +135,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
-    let mut parsed = Arguments {
-        quick: false,
-        sections: Vec::new(),
-    };
+    let mut parsed = Arguments { quick: false, sections: Vec::new() };
     let mut called_as_bench = false;
     for argument in arguments {
         match argument.as_str() {

@@ -39,25 +39,16 @@ impl Queue {
             .spawn()
             .with_context(|| format!("starting {}", holder.way.name()))?;
         let reins = holder.stdin.take();
-        let mut queue = Queue {
-            holder,
-            reins,
-            contenders: Vec::with_capacity(count),
-            formed_in: Duration::ZERO,
-        };
+        let mut queue = Queue { holder, reins, contenders: Vec::with_capacity(count), formed_in: Duration::ZERO };
         queue.wait_for_the_holder()?;
 
         let begun = Instant::now();
         for index in 0..count {
-            let contender = tool
-                .command(lock, &command(index))
-                .spawn()
-                .with_context(|| format!("starting contender {index}"))?;
+            let contender =
+                tool.command(lock, &command(index)).spawn().with_context(|| format!("starting contender {index}"))?;
             queue.contenders.push(contender);
         }
-        processes::wait_until("all contenders wait for the lock", || {
-            queue.waiters().all(processes::waits_for_a_lock)
-        })?;
+        processes::wait_until("all contenders wait for the lock", || queue.waiters().all(processes::waits_for_a_lock))?;
         queue.formed_in = begun.elapsed();
         Ok(queue)
     }
@@ -74,17 +65,20 @@ impl Queue {
 
     /// Lets the holder end and returns how long it took until everybody had had
     /// a turn and was gone.
+    ///
+    /// # Errors
+    /// Somebody is stuck, or did not end with code 0.
     pub fn release(mut self) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         drop(self.reins.take());
         // The last one first: whoever waits for all in order is woken, and in
         // the way, at every turn.
         for contender in self.contenders.iter_mut().rev() {
-            let status = contender.wait()?;
+            let status = processes::wait_for(contender)?;
             ensure!(status.success(), "a contender ended with {status}");
         }
         let took = begun.elapsed();
-        let status = self.holder.wait()?;
+        let status = processes::wait_for(&mut self.holder)?;
         ensure!(status.success(), "the holder ended with {status}");
         Ok(took)
     }
@@ -92,8 +86,7 @@ impl Queue {
     fn wait_for_the_holder(&mut self) -> anyhow::Result<()> {
         let mut running = [0];
         let mut says = self.holder.stdout.take().context("no pipe to the holder")?;
-        says.read_exact(&mut running)
-            .context("the holder ended before its COMMAND ran")
+        says.read_exact(&mut running).context("the holder ended before its COMMAND ran")
     }
 }
 

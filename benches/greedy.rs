@@ -60,16 +60,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 
     let mut goals = Goals::default();
     let ours = ours.as_ref();
-    goals.figure(
-        "greedy loops, most : fewest turns",
-        ours.map(Shares::most_to_fewest),
-        1.1,
-    );
-    goals.figure(
-        "greedy loops, longest wait ÷ 2 × 8 turns",
-        ours.map(Shares::wait_in_two_rounds),
-        1.0,
-    );
+    goals.figure("greedy loops, most : fewest turns", ours.map(Shares::most_to_fewest), 1.1);
+    goals.figure("greedy loops, longest wait ÷ 2 × 8 turns", ours.map(Shares::wait_in_two_rounds), 1.0);
     Ok(Section {
         title: "Greedy loops",
         method: format!(
@@ -85,9 +77,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 
 fn run_loops(bench: &Bench, tool: &Tool) -> anyhow::Result<Shares> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let stamps = Stamps::new(&bench.yardstick, &directory)?;
     let end = Instant::now() + bench.effort.greedy;
     let asked: Vec<Vec<Nanoseconds>> = thread::scope(|scope| {
@@ -106,10 +96,7 @@ fn run_loops(bench: &Bench, tool: &Tool) -> anyhow::Result<Shares> {
                 })
             })
             .collect();
-        loops
-            .into_iter()
-            .map(|each| each.join().expect("a loop does not panic"))
-            .collect::<anyhow::Result<_>>()
+        loops.into_iter().map(|each| each.join().expect("a loop does not panic")).collect::<anyhow::Result<_>>()
     })?;
 
     let stamps = stamps.read()?;
@@ -121,10 +108,7 @@ fn run_loops(bench: &Bench, tool: &Tool) -> anyhow::Result<Shares> {
             longest_wait = longest_wait.max(stamp.began - asked);
         }
     }
-    let (first, last) = stamps
-        .first()
-        .zip(stamps.last())
-        .context("no turns at all")?;
+    let (first, last) = stamps.first().zip(stamps.last()).context("no turns at all")?;
     let all = Duration::from_nanos((last.ended - first.began).unsigned_abs());
     Ok(Shares {
         turns_of_each: asked.iter().map(Vec::len).collect(),

@@ -33,14 +33,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
         Some(&gaps[index])
     };
 
-    let mut table = Table::new(&[
-        "contender",
-        "median ms",
-        "middle half",
-        "÷ flock(1)",
-        "÷ C: lock, exec",
-        "hand-overs",
-    ]);
+    let mut table =
+        Table::new(&["contender", "median ms", "middle half", "÷ flock(1)", "÷ C: lock, exec", "hand-overs"]);
     for (tool, gaps) in tools.iter().zip(&gaps) {
         let [median, middle_half] = spread(gaps, 3);
         table.row([
@@ -55,12 +49,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 
     let mut goals = Goals::default();
     for (theirs, at_most) in [(Way::Flock, 0.75), (Way::LockExec, 1.25)] {
-        goals.ratio(
-            format!("hand-over, lockrun ÷ {}", theirs.name()),
-            of(Way::Lockrun),
-            of(theirs),
-            at_most,
-        );
+        goals.ratio(format!("hand-over, lockrun ÷ {}", theirs.name()), of(Way::Lockrun), of(theirs), at_most);
     }
     Ok(Section {
         title: "Hand-over in a queue",
@@ -78,9 +67,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 /// One queue: adds its hand-overs, in milliseconds, to `gaps`.
 fn hand_through(bench: &Bench, tool: &Tool, gaps: &mut Samples) -> anyhow::Result<()> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let stamps = Stamps::new(&bench.yardstick, &directory)?;
     let count = bench.effort.contenders;
     Queue::form(bench, &lock, tool, tool, count, |id| stamps.command(id))?.release()?;

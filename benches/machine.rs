@@ -13,10 +13,7 @@ pub fn heading(bench: &Bench, quick: bool) -> anyhow::Result<String> {
     let mut machine = String::new();
     let mut entry = |what: &str, value: String| machine += &format!("- {what}: {value}\n");
     let uname = rustix::system::uname();
-    entry(
-        "date",
-        humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-    );
+    entry("date", humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
     entry("CPU", cpu_model());
     entry("cores", thread::available_parallelism()?.to_string());
     entry(

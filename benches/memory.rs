@@ -7,14 +7,7 @@ use crate::processes::{self, Memory};
 use crate::report::{Goals, Section, Table, share_cell};
 use crate::samples::Samples;
 
-const WAYS: [Way; 6] = [
-    Way::Lockrun,
-    Way::LockrunExec,
-    Way::Flock,
-    Way::FlockNoFork,
-    Way::Setlock,
-    Way::S6Setlock,
-];
+const WAYS: [Way; 6] = [Way::Lockrun, Way::LockrunExec, Way::Flock, Way::FlockNoFork, Way::Setlock, Way::S6Setlock];
 
 /// One tool's memory in one state, in kB.
 #[derive(Default)]
@@ -74,13 +67,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     };
     let (ours, flock) = (of(Way::Lockrun), of(Way::Flock));
 
-    const FIGURES: [&str; 5] = [
-        "processes",
-        "private kB",
-        "÷ flock(1)",
-        "dirty of these",
-        "anonymous Pss, kB",
-    ];
+    const FIGURES: [&str; 5] = ["processes", "private kB", "÷ flock(1)", "dirty of these", "anonymous Pss, kB"];
     let mut tables = Vec::new();
     for (title, state) in STATES {
         let mut table = Table::new(&[&[title], &FIGURES[..]].concat());
@@ -122,9 +109,7 @@ fn look_at(bench: &Bench, tool: &Tool, footprints: &mut Footprints) -> anyhow::R
     alone.release()?;
 
     let queue = line_up(bench, tool, 1)?;
-    footprints
-        .holder
-        .add(Memory::of_tree(queue.holder(), hold)?);
+    footprints.holder.add(Memory::of_tree(queue.holder(), hold)?);
     for waiter in queue.waiters() {
         footprints.waiter.add(Memory::of_tree(waiter, hold)?);
     }
@@ -135,9 +120,7 @@ fn look_at(bench: &Bench, tool: &Tool, footprints: &mut Footprints) -> anyhow::R
 /// A holder and `waiters`, all of them asleep.
 fn line_up(bench: &Bench, tool: &Tool, waiters: usize) -> anyhow::Result<Queue> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let command = &bench.yardstick.truth;
     let queue = Queue::form(bench, &lock, tool, tool, waiters, |_| vec![command.into()])?;
     let everybody = || queue.waiters().chain([queue.holder()]);

@@ -132,10 +132,7 @@ impl Tool {
         let line = self.command_line(lock, command);
         let mut process = Command::new(&line[0]);
         process.args(&line[1..]);
-        process
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         lock.environment(&mut process);
         process
     }
@@ -168,13 +165,8 @@ impl Peers {
     /// Looks for every tool and tries each once.
     pub fn find(yardstick: &Yardstick, scratch: &Scratch) -> anyhow::Result<Self> {
         let directory = scratch.locks_directory()?;
-        let lock = Lock {
-            directory: &directory,
-        };
-        let mut peers = Peers {
-            tools: Vec::new(),
-            remarks: Vec::new(),
-        };
+        let lock = Lock { directory: &directory };
+        let mut peers = Peers { tools: Vec::new(), remarks: Vec::new() };
         for way in Way::ALL {
             let program = match way {
                 Way::Lockrun | Way::LockrunExec | Way::LockrunSlots => Some(LOCKRUN.into()),
@@ -187,9 +179,7 @@ impl Peers {
             let Some(program) = program else {
                 let package = way.package().unwrap_or("?");
                 let name = way.name();
-                peers
-                    .remarks
-                    .push(format!("No {name} here: apt install {package}"));
+                peers.remarks.push(format!("No {name} here: apt install {package}"));
                 continue;
             };
             let tool = Tool { way, program };
@@ -229,14 +219,10 @@ impl Tool {
     fn try_once(&self, lock: &Lock, yardstick: &Yardstick) -> anyhow::Result<Result<(), String>> {
         let name = self.way.name();
         if let Some(word) = self.way.needs_in_help() {
-            let help = Command::new(&self.program)
-                .arg("--help")
-                .output()
-                .with_context(|| format!("running {name} --help"))?;
+            let help =
+                Command::new(&self.program).arg("--help").output().with_context(|| format!("running {name} --help"))?;
             if !String::from_utf8_lossy(&help.stdout).contains(word) {
-                return Ok(Err(format!(
-                    "{name}: not measured, it does not know {word}"
-                )));
+                return Ok(Err(format!("{name}: not measured, it does not know {word}")));
             }
         }
         let output = self
@@ -270,8 +256,5 @@ impl Tool {
 pub fn in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)
         .map(|directory| directory.join(name))
-        .find(|file| {
-            file.metadata()
-                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        })
+        .find(|file| file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
 }

@@ -3,16 +3,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid as Process, PidfdFlags, pidfd_open};
 
 /// A process id.
 pub type Pid = u32;
 
 /// How long anything may take that the bench waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `root` and all its living descendants.
 pub fn tree(root: Pid) -> Vec<Pid> {
@@ -20,13 +23,8 @@ pub fn tree(root: Pid) -> Vec<Pid> {
     let mut seen = 0;
     while let Some(&pid) = found.get(seen) {
         // A process that ends meanwhile has no children to count.
-        let children =
-            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        found.extend(
-            children
-                .split_ascii_whitespace()
-                .flat_map(str::parse::<Pid>),
-        );
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        found.extend(children.split_ascii_whitespace().flat_map(str::parse::<Pid>));
         seen += 1;
     }
     found
@@ -37,10 +35,7 @@ pub fn tree(root: Pid) -> Vec<Pid> {
 pub fn waits_for_a_lock(root: Pid) -> bool {
     tree(root).iter().any(|pid| {
         let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-        let number = call
-            .split(' ')
-            .next()
-            .and_then(|number| number.parse().ok());
+        let number = call.split(' ').next().and_then(|number| number.parse().ok());
         number.is_some_and(|number| [libc::SYS_flock, libc::SYS_fcntl].contains(&number))
     })
 }
@@ -50,11 +45,8 @@ pub fn sleeps(root: Pid) -> bool {
     tree(root).iter().all(|pid| {
         // "PID (NAME) STATE ...", where NAME may hold anything but is the last
         // thing in parentheses.
-        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|rest| rest.starts_with(" S"))
-        })
+        fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S")))
     })
 }
 
@@ -74,6 +66,16 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) -> anyhow::Result<()
         held_before = holds;
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// How `child` ended; an error, and no wait for ever, if it does not.
+pub fn wait_for(child: &mut Child) -> anyhow::Result<ExitStatus> {
+    let process = Process::from_child(child);
+    let pidfd = pidfd_open(process, PidfdFlags::empty()).context("opening a pidfd")?;
+    let patience = Timespec::try_from(PATIENCE)?;
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience))?;
+    ensure!(ended > 0, "process {process} has not ended after {}s", PATIENCE.as_secs());
+    Ok(child.wait()?)
 }
 
 /// Memory of some processes, in kB.

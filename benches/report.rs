@@ -40,10 +40,7 @@ pub struct Table {
 
 impl Table {
     pub fn new(columns: &[&'static str]) -> Self {
-        Self {
-            columns: columns.to_vec(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -76,21 +73,11 @@ struct Goal {
 impl Goals {
     /// `reached` as a bare figure.
     pub fn figure(&mut self, what: impl Into<String>, reached: Option<f64>, at_most: f64) {
-        self.0.push(Goal {
-            what: what.into(),
-            reached,
-            at_most,
-        });
+        self.0.push(Goal { what: what.into(), reached, at_most });
     }
 
     /// The median of `ours` as a share of the median of `theirs`.
-    pub fn ratio(
-        &mut self,
-        what: impl Into<String>,
-        ours: Option<&Samples>,
-        theirs: Option<&Samples>,
-        at_most: f64,
-    ) {
+    pub fn ratio(&mut self, what: impl Into<String>, ours: Option<&Samples>, theirs: Option<&Samples>, at_most: f64) {
         self.figure(what, share(ours, theirs), at_most);
     }
 
@@ -147,18 +134,11 @@ pub fn share_cell(ours: Option<&Samples>, theirs: Option<&Samples>) -> String {
 }
 
 pub fn two_places(value: f64) -> String {
-    if value.is_infinite() {
-        "∞".into()
-    } else {
-        format!("{value:.2}")
-    }
+    if value.is_infinite() { "∞".into() } else { format!("{value:.2}") }
 }
 
 /// Median and middle half with `places` decimals, as two cells.
 pub fn spread(samples: &Samples, places: usize) -> [String; 2] {
     let (lower, upper) = samples.middle_half();
-    [
-        format!("{:.places$}", samples.median()),
-        format!("{lower:.places$} - {upper:.places$}"),
-    ]
+    [format!("{:.places$}", samples.median()), format!("{lower:.places$} - {upper:.places$}")]
 }

@@ -37,10 +37,7 @@ impl Samples {
             return f64::NAN;
         };
         let place = share * last as f64;
-        let (below, above) = (
-            sorted[place.floor() as usize],
-            sorted[place.ceil() as usize],
-        );
+        let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
         below + (above - below) * place.fract()
     }
 }

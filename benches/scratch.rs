@@ -18,10 +18,7 @@ impl Scratch {
     pub fn new() -> anyhow::Result<Self> {
         let path = env::temp_dir().join(format!("lockrun-bench-{}", process::id()));
         make_private(&path)?;
-        Ok(Self {
-            path,
-            places: Cell::new(0),
-        })
+        Ok(Self { path, places: Cell::new(0) })
     }
 
     pub fn path(&self) -> &Path {
@@ -47,8 +44,5 @@ impl Drop for Scratch {
 }
 
 fn make_private(directory: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("making {}", directory.display()))
+    DirBuilder::new().mode(0o700).create(directory).with_context(|| format!("making {}", directory.display()))
 }

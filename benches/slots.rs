@@ -11,13 +11,8 @@ use crate::stamps::{self, Stamps};
 const COMMAND_MICROSECONDS: u32 = 10_000;
 
 pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
-    let mut table = Table::new(&[
-        "contender",
-        "hand-over median ms",
-        "middle half",
-        "drained in, ms",
-        "÷ commands alone",
-    ]);
+    let mut table =
+        Table::new(&["contender", "hand-over median ms", "middle half", "drained in, ms", "÷ commands alone"]);
     let mut remarks = Vec::new();
     match bench.peers.get(Way::Lockrun) {
         Some(whole) => {
@@ -49,16 +44,9 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 }
 
 /// One table row: a queue of `tool` behind `whole`, which holds every place.
-fn fill_places(
-    bench: &Bench,
-    whole: &Tool,
-    tool: &Tool,
-    places: usize,
-) -> anyhow::Result<Vec<String>> {
+fn fill_places(bench: &Bench, whole: &Tool, tool: &Tool, places: usize) -> anyhow::Result<Vec<String>> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let stamps = Stamps::new(&bench.yardstick, &directory)?;
     let count = bench.effort.contenders;
     let command = |id| stamps.command_that_takes(id, COMMAND_MICROSECONDS);
@@ -73,11 +61,5 @@ fn fill_places(
     let ideal = commands as f64 / 1e6 / places as f64;
     let drained = drained.as_secs_f64() * 1e3;
     let [median, middle_half] = spread(&gaps, 3);
-    Ok(vec![
-        tool.way.name().into(),
-        median,
-        middle_half,
-        format!("{drained:.0}"),
-        format!("{:.2}", drained / ideal),
-    ])
+    Ok(vec![tool.way.name().into(), median, middle_half, format!("{drained:.0}"), format!("{:.2}", drained / ideal)])
 }

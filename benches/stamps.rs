@@ -30,19 +30,12 @@ impl Stamps {
     pub fn new(yardstick: &Yardstick, directory: &Path) -> anyhow::Result<Self> {
         let file = directory.join("stamps");
         File::create(&file).with_context(|| format!("making {}", file.display()))?;
-        Ok(Self {
-            file,
-            program: yardstick.stamp.clone(),
-        })
+        Ok(Self { file, program: yardstick.stamp.clone() })
     }
 
     /// The command that leaves a record under `id`.
     pub fn command(&self, id: usize) -> Vec<OsString> {
-        vec![
-            self.program.clone().into(),
-            self.file.clone().into(),
-            id.to_string().into(),
-        ]
+        vec![self.program.clone().into(), self.file.clone().into(), id.to_string().into()]
     }
 
     /// The same, asleep for `microseconds` between beginning and end.
@@ -55,13 +48,9 @@ impl Stamps {
     /// All records so far, by beginning.
     pub fn read(&self) -> anyhow::Result<Vec<Stamp>> {
         const FIELD: usize = size_of::<i64>();
-        let bytes =
-            fs::read(&self.file).with_context(|| format!("reading {}", self.file.display()))?;
+        let bytes = fs::read(&self.file).with_context(|| format!("reading {}", self.file.display()))?;
         let (fields, rest) = bytes.as_chunks::<FIELD>();
-        ensure!(
-            rest.is_empty() && fields.len().is_multiple_of(3),
-            "a damaged record"
-        );
+        ensure!(rest.is_empty() && fields.len().is_multiple_of(3), "a damaged record");
         let mut stamps: Vec<Stamp> = fields
             .chunks_exact(3)
             .map(|record| Stamp {
@@ -88,10 +77,7 @@ pub fn hand_overs(stamps: &[Stamp], places: usize) -> anyhow::Result<Vec<Nanosec
         .skip(places)
         .zip(ends)
         .map(|(next, end)| {
-            ensure!(
-                next.began >= end,
-                "more than {places} commands ran at once, so the figures mean nothing"
-            );
+            ensure!(next.began >= end, "more than {places} commands ran at once, so the figures mean nothing");
             Ok(next.began - end)
         })
         .collect()

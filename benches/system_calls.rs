@@ -45,11 +45,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
             // is start-up cannot be told apart by this.
             let static_start = common == start_up.len();
             let told = |count: usize| {
-                if static_start {
-                    count.to_string()
-                } else {
-                    "-".into()
-                }
+                if static_start { count.to_string() } else { "-".into() }
             };
             table.row([
                 tool.way.name().into(),
@@ -79,16 +75,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 /// What libc does before `main` in a static program.
 fn libc_start_up(bench: &Bench) -> anyhow::Result<Vec<String>> {
     let directory = bench.scratch.locks_directory()?;
-    let lines = traced(
-        &Lock {
-            directory: &directory,
-        },
-        [&bench.yardstick.truth],
-    )?;
-    let mut names: Vec<String> = lines
-        .iter()
-        .filter_map(|line| Some(line.name()?.into()))
-        .collect();
+    let lines = traced(&Lock { directory: &directory }, [&bench.yardstick.truth])?;
+    let mut names: Vec<String> = lines.iter().filter_map(|line| Some(line.name()?.into())).collect();
     names.remove(0); // strace's own exec of `true`
     names.pop(); // its exit
     Ok(names)
@@ -96,9 +84,7 @@ fn libc_start_up(bench: &Bench) -> anyhow::Result<Vec<String>> {
 
 fn trace_run(bench: &Bench, tool: &Tool) -> anyhow::Result<Calls> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let truth = &bench.yardstick.truth;
     let line = tool.command_line(&lock, &[truth.into()]);
     // The second run is the usual one: the first makes the files.
@@ -136,17 +122,12 @@ impl Line {
     /// or an exit.
     fn name(&self) -> Option<&str> {
         let (name, _) = self.text.split_once('(')?;
-        name.bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            .then_some(name)
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then_some(name)
     }
 }
 
 /// What strace wrote about one run of `line`.
-fn traced(
-    lock: &Lock,
-    line: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> anyhow::Result<Vec<Line>> {
+fn traced(lock: &Lock, line: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Vec<Line>> {
     let output = lock.directory.join("strace");
     let mut strace = Command::new("strace");
     lock.environment(&mut strace);
@@ -163,10 +144,7 @@ fn traced(
         .lines()
         .filter_map(|line| {
             let (pid, text) = line.split_once(' ')?;
-            Some(Line {
-                pid: pid.into(),
-                text: text.trim_start().into(),
-            })
+            Some(Line { pid: pid.into(), text: text.trim_start().into() })
         })
         .collect())
 }
@@ -184,10 +162,7 @@ fn listing(tool: &Tool, calls: &Calls, start_up: usize) -> String {
     }
     let mut by_number: Vec<_> = counts.into_iter().collect();
     by_number.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let counted: Vec<String> = by_number
-        .iter()
-        .map(|(name, count)| format!("{count} {name}"))
-        .collect();
+    let counted: Vec<String> = by_number.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let after = match calls.after.as_slice() {
         [] => String::new(),
         after => format!("\n- after the exec: {}", after.join(" ")),

@@ -20,9 +20,7 @@ struct Queues {
 }
 
 pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
-    let tools = bench
-        .peers
-        .among(&[Way::Lockrun, Way::LockrunExec, Way::Flock]);
+    let tools = bench.peers.among(&[Way::Lockrun, Way::LockrunExec, Way::Flock]);
     let mut queues: Vec<Queues> = tools.iter().map(|_| Queues::default()).collect();
     for _ in 0..bench.effort.long_queues {
         for (tool, queues) in tools.iter().zip(&mut queues) {
@@ -57,10 +55,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 
     let mut goals = Goals::default();
     goals.ratio(
-        format!(
-            "{} waiters drained, lockrun ÷ flock(1)",
-            bench.effort.waiters
-        ),
+        format!("{} waiters drained, lockrun ÷ flock(1)", bench.effort.waiters),
         drained(Way::Lockrun),
         drained(Way::Flock),
         0.8,
@@ -80,9 +75,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 
 fn drain(bench: &Bench, tool: &Tool, queues: &mut Queues) -> anyhow::Result<()> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let (count, command) = (bench.effort.waiters, &bench.yardstick.truth);
     let queue = Queue::form(bench, &lock, tool, tool, count, |_| vec![command.into()])?;
     let mut all = Memory::default();

@@ -32,20 +32,10 @@ struct Cost {
 pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     let tools = bench.peers.among(&WAYS);
     let costs = run_in_turn(bench, &tools)?;
-    let time = |way: Way| {
-        costs
-            .iter()
-            .find(|cost| cost.name == way.name())
-            .map(|cost| &cost.milliseconds)
-    };
+    let time = |way: Way| costs.iter().find(|cost| cost.name == way.name()).map(|cost| &cost.milliseconds);
 
-    let mut table = Table::new(&[
-        "COMMAND is a static C `true`",
-        "median ms",
-        "middle half",
-        "÷ flock(1)",
-        "page faults",
-    ]);
+    let mut table =
+        Table::new(&["COMMAND is a static C `true`", "median ms", "middle half", "÷ flock(1)", "page faults"]);
     for cost in &costs {
         let [median, middle_half] = spread(&cost.milliseconds, 3);
         table.row([
@@ -64,12 +54,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
         (Way::LockrunExec, Way::S6Setlock, 0.85),
         (Way::LockrunExec, Way::Setlock, 1.00),
     ] {
-        goals.ratio(
-            format!("{} ÷ {}", ours.name(), theirs.name()),
-            time(ours),
-            time(theirs),
-            at_most,
-        );
+        goals.ratio(format!("{} ÷ {}", ours.name(), theirs.name()), time(ours), time(theirs), at_most);
     }
     Ok(Section {
         title: "A whole run, uncontended",
@@ -87,12 +72,9 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
 /// Lets `stopwatch` run each tool once a round, beside `true` without a lock.
 fn run_in_turn(bench: &Bench, tools: &[&Tool]) -> anyhow::Result<Vec<Cost>> {
     let directory = bench.scratch.locks_directory()?;
-    let lock = Lock {
-        directory: &directory,
-    };
+    let lock = Lock { directory: &directory };
     let truth = bench.yardstick.truth.clone().into_os_string();
-    let mut lines: Vec<(String, Vec<OsString>)> =
-        vec![("`true` alone".into(), vec![truth.clone()])];
+    let mut lines: Vec<(String, Vec<OsString>)> = vec![("`true` alone".into(), vec![truth.clone()])];
     let bin_true = PathBuf::from("/bin/true");
     if bin_true.exists() {
         lines.push(("/bin/true alone".into(), vec![bin_true.into()]));
@@ -111,20 +93,12 @@ fn run_in_turn(bench: &Bench, tools: &[&Tool]) -> anyhow::Result<Vec<Cost>> {
         stopwatch.args(line);
     }
     lock.environment(&mut stopwatch);
-    let output = stopwatch
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("running the stopwatch")?;
+    let output = stopwatch.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("running the stopwatch")?;
     ensure!(output.status.success(), "the stopwatch failed");
 
     let mut costs: Vec<Cost> = lines
         .into_iter()
-        .map(|(name, _)| Cost {
-            name,
-            milliseconds: Samples::default(),
-            page_faults: Samples::default(),
-        })
+        .map(|(name, _)| Cost { name, milliseconds: Samples::default(), page_faults: Samples::default() })
         .collect();
     for line in String::from_utf8(output.stdout)?.lines() {
         let [index, nanoseconds, page_faults] = line

@@ -35,10 +35,7 @@ impl Yardstick {
 }
 
 fn compile(name: &str) -> anyhow::Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("benches/yardstick")
-        .join(name)
-        .with_extension("c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/yardstick").join(name).with_extension("c");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let status = Command::new("cc")
         .args(["-O2", "-static", "-Wall", "-o"])
