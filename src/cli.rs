@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
 use crate::escape::printable;
@@ -21,6 +21,7 @@ use crate::message;
     after_help = "See 'lockrun --help' or lockrun(1) for more.",
     after_long_help = AFTER_HELP,
     max_term_width = 80,
+    args_override_self = true,
 )]
 pub struct Run {
     /// Which lock, and how to get it.
@@ -61,11 +62,11 @@ pub struct Run {
         help_heading = "Run options")]
     pub kill_after: Option<Duration>,
 
-    /// Hold the lock until the command or its whole tree has ended
+    /// Hold until the `command` or its whole `tree` ends
     ///
     /// With `tree` a daemon that COMMAND leaves behind keeps the lock as long
     /// as it lives.
-    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Run options")]
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Run options")]
     pub hold: Option<Hold>,
 
     /// The command and its arguments
@@ -92,19 +93,19 @@ pub struct Lock {
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub file: Vec<PathBuf>,
 
-    /// The locks directory
+    /// The locks directory [env: LOCKRUN_DIR]
     ///
     /// Several users exclude each other by giving the same one. By default
     /// /run/lockrun for root, ~/.local/state/lockrun for others.
-    #[arg(short, long, value_name = "DIR", env = "LOCKRUN_DIR", hide_env_values = true)]
+    #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
-    /// How long to wait; 0: not at all [default: forever]
+    /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]
     ///
     /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 and
-    /// forever mean no limit. Exit code 124 when the time is over, 75 if it
+    /// forever, the default, mean no limit. Exit code 124 when the time is over, 75 if it
     /// was 0.
-    #[arg(short, long, value_name = "DUR", env = "LOCKRUN_TIMEOUT", hide_env_values = true,
+    #[arg(short, long, value_name = "DUR",
         short_alias = 'w', alias = "wait", value_parser = duration::parse_limit,
         allow_hyphen_values = true, overrides_with = "nonblock")]
     pub timeout: Option<Limit>,
@@ -129,14 +130,14 @@ pub struct Lock {
     #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true)]
     pub conflict_exit_code: Option<u8>,
 
-    /// Say nothing about waiting or not getting the lock
+    /// Say nothing about waiting or not getting it
     ///
     /// Everything that went wrong is still told: exit codes 122, 123, 125,
     /// 126 and 127.
     #[arg(short, long, overrides_with = "verbose")]
     pub quiet: bool,
 
-    /// Say which file is locked, and waiting and holding times
+    /// Tell the path, waiting and holding times
     #[arg(short, long, overrides_with = "quiet")]
     pub verbose: bool,
 }
@@ -173,6 +174,12 @@ Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too)
   125  lockrun itself failed: usage, permission, disk, a foreign file
   126  COMMAND cannot be executed
   127  COMMAND was not found";
+
+/// The whole command line, for the manual and the completions. A call itself
+/// builds only the part that it needs.
+pub fn tree() -> clap::Command {
+    Run::command()
+}
 
 /// Reads the command line.
 ///

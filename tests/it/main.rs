@@ -1,1 +1,66 @@
+//! The product's promise as tests: real processes, real locks, one behaviour
+//! a file. Each test owns a [`support::Sandbox`]; whatever takes time is waited
+//! for as a condition, never slept for.
+//!
+//! Run them with `cargo test`. As root they also cover what needs a second user
+//! or a mount; without root those tests say so and pass (with `CI` set they
+//! fail instead).
 
+/// Sandboxes, processes under test, and ways to watch them.
+mod support;
+
+/// The harness itself: what the other tests lean on does what it says.
+mod harness;
+
+// What can be said on the command line.
+
+/// What is refused, and how.
+mod bad_input;
+/// `--dir`, `LOCKRUN_DIR`.
+mod directory_option;
+/// `--exec`.
+mod exec;
+/// `--file PATH` and flock(1) on the same path.
+mod file_option;
+/// flock(1)'s options that mean nothing here.
+mod flock_options;
+/// `--version`, `-h`, `--help`.
+mod help;
+/// `--name`, `-c`, and the command line as the name.
+mod names;
+/// Any bytes make a name, and each name one file.
+mod odd_names;
+/// `--shared`.
+mod shared;
+/// `--timeout` in every form, `-n`, `LOCKRUN_TIMEOUT`.
+mod timeout;
+
+// What comes of it.
+
+/// Two loops and a counter: the main job, with and without the lock.
+mod counter;
+/// What COMMAND finds: input, arguments, environment.
+mod environment;
+/// Every exit code and signal that one lock can give.
+mod exit_codes;
+/// The numbers of the grants.
+mod fence;
+/// What people read without a terminal.
+mod messages;
+
+// Files.
+
+/// Where locks live by default: root, users, users that nobody knows.
+mod default_directory;
+/// Symlinks, FIFOs, devices, other people's text where a lock file belongs.
+mod foreign_files;
+/// Disks that are full or read-only.
+mod full_disk;
+/// Modes that follow the directory under any umask.
+mod modes;
+/// What stands in a lock file.
+mod record;
+/// Lock files removed or replaced while held or waited for.
+mod replaced_file;
+/// Two users in a directory like /tmp.
+mod sticky_directory;

@@ -174,7 +174,8 @@ impl Contender {
         let now = SystemTime::now();
         let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let last = if let Text::Record(record) = text { record.fence } else { 0 };
-        let fence = clock.max(last.saturating_add(1));
+        let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
+        let fence = clock.max(next);
         if let Some(queue) = &self.queue {
             let pid = getpid().as_raw_nonzero().get();
             let record = Record::new(claim, self.target.name(), fence, pid, now);

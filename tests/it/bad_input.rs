@@ -1,0 +1,152 @@
+//! Bad input of every kind: 125, one line, nothing created, COMMAND not run.
+
+use crate::support::{Outcome, Sandbox};
+
+/// Runs lockrun with arguments it must refuse. COMMAND, where there is one, is
+/// `touch ran`.
+#[track_caller]
+fn refused(args: &[&str], words: &[&str]) -> Outcome {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.lockrun(args).run();
+    outcome.assert_code(125).assert_one_line(words);
+    outcome.assert_stdout("");
+    let created = sandbox.locks().exists() || sandbox.path("work/ran").exists();
+    assert!(!created, "something was created by {outcome:?}");
+    outcome
+}
+
+/// The same with `-l calc -- touch ran` behind the bad options.
+#[track_caller]
+fn refused_options(options: &[&str], words: &[&str]) {
+    refused(&[options, &["-l", "calc", "--", "touch", "ran"]].concat(), words);
+}
+
+#[test]
+fn nothing_to_run() {
+    refused(&[], &["COMMAND"]);
+    refused(&["-l", "calc"], &["COMMAND"]);
+    refused(&["-l", "calc", "--"], &["COMMAND"]);
+}
+
+#[test]
+fn a_command_without_the_dashes_before_it() {
+    refused(&["-l", "calc", "touch", "ran"], &["-- touch"]);
+    refused(&["touch", "ran"], &["-- touch"]);
+    refused(&["-l", "calc", "touch", "--", "ran"], &["--", "touch"]);
+}
+
+#[test]
+fn unknown_options() {
+    refused_options(&["--frobnicate"], &["--frobnicate"]);
+    refused_options(&["--timeuot", "3"], &["--timeuot", "--timeout"]);
+    refused_options(&["-Z"], &["-Z"]);
+}
+
+#[test]
+fn options_without_their_value() {
+    refused(&["-l"], &["name"]);
+    refused(&["-l", "calc", "-t"], &["timeout"]);
+    refused(&["-l", "calc", "-c"], &["-c"]);
+}
+
+#[test]
+fn an_empty_name_directory_or_file() {
+    refused(&["-l", "", "--", "touch", "ran"], &["name", "empty"]);
+    refused(&["--file", "", "--", "touch", "ran"], &["file"]);
+    refused_options(&["--dir", ""], &["dir"]);
+}
+
+#[test]
+fn durations_that_are_none() {
+    for duration in [
+        "abc",
+        "1e400",
+        "-5",
+        "-0.5",
+        "",
+        " ",
+        "nan",
+        "inf",
+        "-inf",
+        "infinity",
+        "10x",
+        "1,5",
+        "1.2.3",
+        ".",
+        "-",
+        "--",
+        "5 5",
+        "0x10",
+        "١",
+        "-1s",
+        "99999999999999999999999",
+    ] {
+        refused_options(&["--timeout", duration], &["timeout"]);
+        refused_options(&[&format!("-t{duration}x")], &["timeout"]);
+        let sandbox = Sandbox::new();
+        let attempt = sandbox.lockrun(&["-l", "calc", "--", "touch", "ran"]);
+        if !duration.is_empty() {
+            let outcome = attempt.env("LOCKRUN_TIMEOUT", duration).run();
+            outcome.assert_code(125).assert_one_line(&["LOCKRUN_TIMEOUT"]);
+            assert!(!sandbox.locks().exists());
+        }
+    }
+}
+
+#[test]
+fn expiry_and_grace_that_are_none() {
+    for option in ["--expires", "--kill-after"] {
+        for duration in ["abc", "-5", "", "1e400"] {
+            refused_options(&[option, duration], &[option]);
+        }
+    }
+    refused_options(&["--hold", "maybe"], &["--hold", "command", "tree"]);
+}
+
+#[test]
+fn exit_codes_that_are_none() {
+    for code in ["256", "-1", "abc", "", "1.5", "99999999999999999999"] {
+        refused_options(&["-E", code], &["conflict-exit-code"]);
+    }
+}
+
+#[test]
+fn becoming_the_command_and_watching_it() {
+    for options in [&["--expires", "5"] as &[&str], &["--kill-after", "5"], &["--hold", "tree"], &["--hold", "command"]]
+    {
+        refused_options(&[&["--exec"], options].concat(), &["--exec", options[0]]);
+    }
+}
+
+#[test]
+fn a_string_and_a_command() {
+    refused(&["-l", "calc", "-c", "touch ran", "--", "touch", "ran"], &["-c"]);
+    refused(&["-l", "calc", "-c", "touch ran", "ran"], &["ran"]);
+}
+
+#[test]
+fn slots_and_what_does_not_go_with_them() {
+    refused_options(&["--slot", "1"], &["--slot"]);
+    refused_options(&["--slots", "2", "--shared"], &["--slots"]);
+    refused(&["--slots", "2", "--file", "file", "--", "touch", "ran"], &["--slots"]);
+    refused_options(&["--slots", "0"], &["--slots"]);
+}
+
+#[test]
+fn replacing_and_what_does_not_go_with_it() {
+    for options in [&["--timeout", "0"] as &[&str], &["-n"], &["--shared"], &["--slots", "2"]] {
+        refused_options(&[&["--replace"], options].concat(), &["--replace"]);
+    }
+}
+
+#[test]
+fn quiet_does_not_hide_it() {
+    refused_options(&["-q", "-t", "abc"], &["abc"]);
+    refused_options(&["-n", "-q", "-E", "999"], &["999"]);
+}
+
+#[test]
+fn control_characters_in_it_are_shown_escaped() {
+    let timeout = "a\u{1b}[31m\nb\u{7}";
+    refused(&["-t", timeout, "-l", "calc", "--", "touch", "ran"], &["timeout"]).assert_printable();
+}

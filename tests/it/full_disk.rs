@@ -1,0 +1,74 @@
+//! A locks directory that cannot be written: the text in a lock file is a hint,
+//! the lock is the kernel's.
+
+use crate::support::{Outcome, Sandbox, with_mounts};
+
+/// Runs `script` where `$LOCKRUN_DIR` is a small file system of its own.
+fn on_small_disk(script: &str) -> Option<Outcome> {
+    let sandbox = Sandbox::new();
+    sandbox.make_dir("locks", 0o700);
+    let script = format!(
+        "mount -t tmpfs -o size=64k,nr_inodes=9,mode=700 none \"$LOCKRUN_DIR\"
+        fill() {{ cat /dev/zero >\"$LOCKRUN_DIR/big\" 2>/dev/null || true; }}
+        exhaust() {{ for i in $(seq 20); do touch \"$LOCKRUN_DIR/$i\" 2>/dev/null || true; done; }}
+        {script}"
+    );
+    Some(with_mounts(&sandbox, &script)?.run())
+}
+
+#[test]
+fn a_full_disk_does_not_keep_a_lock_from_being_taken() {
+    let script = "fill; lockrun -l calc -- lockrun -l other -- echo ran";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    outcome.assert_code(0).assert_stdout("ran\n").assert_silent();
+}
+
+#[test]
+fn on_a_full_disk_holders_exclude_each_other() {
+    let script = "fill
+        lockrun -l calc -- flock -n $LOCKRUN_DIR/calc.lock true || echo excluded $?
+        flock $LOCKRUN_DIR/calc.lock lockrun -n -l calc -- true || echo excluded $?";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    outcome.assert_stdout("excluded 1\nexcluded 75\n");
+}
+
+#[test]
+fn on_a_full_disk_fences_rise() {
+    let script = "fill; for i in 1 2 3 4 5; do lockrun -l calc -c 'echo $LOCKRUN_FENCE'; done";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    outcome.assert_code(0).assert_silent();
+    let fences: Vec<u64> = outcome.stdout.lines().flat_map(str::parse).collect();
+    assert_eq!(fences.len(), 5, "{outcome:?}");
+    assert!(fences.is_sorted_by(|one, next| one < next), "{fences:?}");
+}
+
+#[test]
+fn a_read_only_disk_does_not_either() {
+    let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
+        lockrun -l calc -- flock -n $LOCKRUN_DIR/calc.lock true || echo excluded $?
+        flock $LOCKRUN_DIR/calc.lock lockrun -n -q -l calc -- true || echo excluded $?
+        flock $LOCKRUN_DIR/calc.lock lockrun -t 0.01 -q -l calc -- true || echo excluded $?
+        lockrun -l calc -- echo ran";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    let expected = "excluded 1\nexcluded 75\nexcluded 124\nran\n";
+    outcome.assert_code(0).assert_stdout(expected).assert_silent();
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_told_even_to_cron() {
+    for make in ["exhaust", "mount -o remount,bind,ro \"$LOCKRUN_DIR\""] {
+        let script = format!("{make}; lockrun -n -E 0 -q -l calc -- echo ran");
+        let Some(outcome) = on_small_disk(&script) else {
+            return;
+        };
+        outcome.assert_code(125).assert_stdout("").assert_one_line(&["calc"]);
+    }
+}

@@ -1,0 +1,72 @@
+//! `--version`, `-h` and `--help`.
+
+use crate::support::Sandbox;
+
+fn shown(option: &str) -> String {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.lockrun(&[option]).run();
+    outcome.assert_code(0).assert_silent();
+    assert!(!sandbox.locks().exists());
+    outcome.stdout
+}
+
+#[test]
+fn version_is_one_line() {
+    let expected = concat!("lockrun ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(shown("--version"), expected);
+    assert_eq!(shown("-V"), expected);
+}
+
+#[test]
+fn short_help_fits_one_screen() {
+    let text = shown("-h");
+    assert!(text.lines().count() <= 40, "too long:\n{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "too wide: {line}");
+    }
+    assert!(text.contains("lockrun [") && text.contains("-- COMMAND"), "{text}");
+}
+
+#[test]
+fn both_helps_name_every_option() {
+    for text in [shown("-h"), shown("--help")] {
+        for option in [
+            "--name",
+            "--file",
+            "--dir",
+            "--timeout",
+            "--nonblock",
+            "--shared",
+            "--conflict-exit-code",
+            "--quiet",
+            "--verbose",
+            "--exec",
+            "--expires",
+            "--kill-after",
+            "--hold",
+            "--help",
+            "--version",
+        ] {
+            assert!(text.contains(option), "{option} is not in\n{text}");
+        }
+    }
+}
+
+#[test]
+fn long_help_has_examples_and_the_exit_codes() {
+    let text = shown("--help");
+    for code in ["75", "123", "124", "125", "126", "127"] {
+        let listed = text.lines().any(|line| line.trim().starts_with(code));
+        assert!(listed, "no line on {code} in\n{text}");
+    }
+    assert!(text.to_lowercase().contains("examples"), "{text}");
+    assert!(text.contains("LOCKRUN_DIR") && text.contains("LOCKRUN_TIMEOUT"));
+}
+
+#[test]
+fn help_after_the_dashes_is_the_commands() {
+    let sandbox = Sandbox::new();
+    let command = ["-l", "calc", "--", "sh", "-c", "echo $1", "sh", "--help"];
+    let outcome = sandbox.lockrun(&command).run();
+    outcome.assert_code(0).assert_stdout("--help\n");
+}

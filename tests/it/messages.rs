@@ -1,0 +1,144 @@
+//! What people read, without a terminal: one line or none, never on stdout.
+
+use crate::support::{Outcome, Sandbox, eventually};
+
+/// An attempt at `calc`, which somebody else holds, by pid.
+fn attempt_while_held(options: &[&str]) -> (Outcome, String) {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let args = [options, &["-l", "calc", "--", "true"]].concat();
+    let outcome = sandbox.lockrun(&args).run();
+    outcome.assert_stdout("");
+    (outcome, holder.pid().to_string())
+}
+
+#[test]
+fn busy_says_who_holds_the_lock() {
+    let (outcome, pid) = attempt_while_held(&["-n"]);
+    outcome.assert_code(75);
+    outcome.assert_one_line(&["lockrun: calc: ", "held by pid ", &pid, "exec cat", "user ", " for "]);
+}
+
+#[test]
+fn timed_out_says_how_long_it_tried() {
+    let (outcome, pid) = attempt_while_held(&["-t", "50ms"]);
+    outcome.assert_code(124);
+    outcome.assert_one_line(&["lockrun: calc: ", "timed out", "50ms", "held by pid", &pid]);
+}
+
+#[test]
+fn held_by_flock_is_told_as_far_as_it_is_known() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("work/file", "");
+    let holder = sandbox.hold_by_flock(&[], &file);
+    let attempt = sandbox.lockrun(&["-n", "--file", "file", "--", "true"]);
+    let outcome = attempt.run();
+    let pid = holder.pid().to_string();
+    outcome.assert_code(75).assert_one_line(&["file", &pid]);
+}
+
+#[test]
+fn the_last_holder_is_not_taken_for_the_present_one() {
+    let sandbox = Sandbox::new();
+    let before = sandbox.hold(&["-l", "calc"]);
+    let pid = before.pid();
+    before.release();
+    let _holder = sandbox.hold_by_flock(&[], &sandbox.lock_file("calc"));
+    let outcome = sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run();
+    outcome.assert_code(75).assert_one_line(&["calc"]);
+    let wrong = outcome.stderr.contains(&format!("pid {pid} "));
+    assert!(!wrong, "names pid {pid}, which has let go: {outcome:?}");
+}
+
+#[test]
+fn quiet_means_nothing_about_the_lock() {
+    for options in [&["-q", "-n"] as &[&str], &["--quiet", "-t", "0.01"]] {
+        attempt_while_held(options).0.assert_silent();
+    }
+}
+
+#[test]
+fn cron_skips_quietly() {
+    let (outcome, _) = attempt_while_held(&["-n", "-E", "0", "-q"]);
+    outcome.assert_code(0).assert_silent();
+}
+
+#[test]
+fn quiet_hides_no_failure() {
+    let sandbox = Sandbox::new();
+    sandbox.write("work/plain", "");
+    let cron = |dir: &str, command: &str| {
+        let args = ["-n", "-E", "0", "-q", "--dir", dir, "-l", "calc", "--", command];
+        sandbox.lockrun(&args).run()
+    };
+    cron("plain", "true").assert_code(125).assert_one_line(&["plain"]);
+    cron("dir", "./plain").assert_code(126).assert_one_line(&["plain"]);
+    cron("dir", "./no").assert_code(127).assert_one_line(&["./no"]);
+}
+
+#[test]
+fn a_short_wait_is_not_worth_a_line() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = sandbox.lockrun(&["-l", "calc", "--", "true"]);
+    let waiter = waiter.start().until_waiting();
+    holder.release().assert_silent();
+    waiter.wait().assert_code(0).assert_silent();
+}
+
+#[test]
+#[ignore = "takes more than a minute"]
+fn a_wait_of_a_minute_is_worth_one_line() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let attempt = |options: &[&str]| {
+        let args = [options, &["-t", "61", "-E", "0", "-l", "calc", "--", "true"]].concat();
+        sandbox.lockrun(&args).start()
+    };
+    let (told, quiet) = (attempt(&[]), attempt(&["-q"]));
+    eventually("it says that it waits", || told.stderr().contains("wait"));
+    let (told, quiet) = (told.wait(), quiet.wait());
+    told.assert_code(0).assert_stderr_has(&["calc", "held by pid", &holder.pid().to_string()]);
+    assert_eq!(told.stderr.lines().count(), 2, "one for the wait, one for its end: {told:?}");
+    quiet.assert_code(0).assert_silent();
+}
+
+#[test]
+fn verbose_tells_of_a_wait_at_once_and_of_the_times_after_it() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = sandbox.lockrun(&["-v", "-l", "calc", "--", "echo", "ran"]);
+    let waiter = waiter.start();
+    let pid = holder.pid().to_string();
+    eventually("it says that it waits", || {
+        let said = waiter.stderr();
+        said.ends_with('\n') && said.contains("wait") && said.contains(&pid)
+    });
+    holder.release();
+    let outcome = waiter.wait();
+    outcome.assert_code(0).assert_stdout("ran\n");
+    let file = sandbox.lock_file("calc");
+    outcome.assert_stderr_has(&["lockrun: calc: ", file.to_str().unwrap(), "waited", "held"]);
+    let ours = outcome.stderr.lines().all(|line| line.starts_with("lockrun: "));
+    assert!(ours, "{outcome:?}");
+}
+
+#[test]
+fn a_name_that_looks_like_a_path_works_and_a_line_points_to_file() {
+    let sandbox = Sandbox::new();
+    for name in ["/tmp/calc", "./calc", "../calc"] {
+        let outcome = sandbox.lockrun(&["-l", name, "--", "true"]).run();
+        outcome.assert_code(0).assert_one_line(&[name, "--file"]);
+    }
+    assert_eq!(sandbox.files_in_locks().len(), 3);
+}
+
+#[test]
+fn names_in_messages_are_escaped() {
+    let sandbox = Sandbox::new();
+    let name = "a\u{1b}[31m\nb";
+    let _holder = sandbox.hold(&["-l", name]);
+    let outcome = sandbox.lockrun(&["-n", "-l", name, "--", "true"]).run();
+    outcome.assert_code(75).assert_one_line(&["[31m"]);
+    outcome.assert_printable();
+}

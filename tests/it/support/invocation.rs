@@ -1,0 +1,98 @@
+//! A command before it runs.
+
+use super::{Outcome, Running};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A command to be run; options first, then [`run`](Self::run) or
+/// [`start`](Self::start).
+///
+/// Its output goes to files: one that is left behind by the command and keeps
+/// them open holds nobody up, and they can be read while it runs.
+pub struct Invocation {
+    command: Command,
+    output: PathBuf,
+    input: Option<Vec<u8>>,
+}
+
+impl Invocation {
+    pub(super) fn new(command: Command, output: PathBuf) -> Self {
+        Self { command, output, input: None }
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn current_dir(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// Text for its standard input, which is /dev/null otherwise.
+    pub fn input(mut self, text: &str) -> Self {
+        self.input = Some(text.into());
+        self
+    }
+
+    /// Runs it as this user and group, without others; needs root.
+    pub fn by_user(mut self, uid: u32, gid: u32) -> Self {
+        self.command.uid(uid).gid(gid);
+        self
+    }
+
+    pub fn umask(self, mask: u32) -> Self {
+        self.before_exec(move || {
+            // SAFETY: umask always succeeds and is async-signal-safe.
+            unsafe { libc::umask(mask) };
+        })
+    }
+
+    /// Calls `prepare` in the child between fork and exec: only
+    /// async-signal-safe calls, no allocation.
+    pub fn before_exec(mut self, prepare: impl Fn() + Send + Sync + 'static) -> Self {
+        let prepare = move || {
+            prepare();
+            Ok(())
+        };
+        // SAFETY: the callers keep to what the doc comment asks for.
+        unsafe { self.command.pre_exec(prepare) };
+        self
+    }
+
+    /// Runs it to its end.
+    #[track_caller]
+    pub fn run(self) -> Outcome {
+        self.start().wait()
+    }
+
+    /// Starts it in a process group of its own. Its standard input is a pipe
+    /// that [`Running`] holds open if [`input`](Self::input) was called.
+    #[track_caller]
+    pub fn start(mut self) -> Running {
+        let (stdout, stderr) = (self.output.with_extension("out"), self.output.with_extension("err"));
+        let text = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
+        let text = format!("{:?} {text}", self.command.get_program());
+        let stdin = match self.input {
+            Some(_) => Stdio::piped(),
+            None => Stdio::null(),
+        };
+        let mut child = self
+            .command
+            .stdin(stdin)
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
+        if let (Some(text), Some(pipe)) = (self.input, child.stdin.as_mut()) {
+            pipe.write_all(&text).expect("writing to its stdin");
+        }
+        Running::new(child, text, stdout, stderr)
+    }
+}

@@ -1,0 +1,24 @@
+//! What every test builds on.
+//!
+//! - [`Sandbox`]: directories and a clean environment that nobody else sees.
+//! - [`Invocation`] -> [`Outcome`]: a command run to its end, and what it did.
+//! - [`Running`], [`Holder`]: a command in the background, one that holds a lock.
+//! - [`Timeline`]: who was under the lock when.
+//! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
+//! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
+
+mod invocation;
+mod observe;
+mod outcome;
+mod privilege;
+mod running;
+mod sandbox;
+mod timeline;
+
+pub use invocation::Invocation;
+pub use observe::{LIMIT, eventually, is_alive, is_held, sleeps_in_a_lock_call};
+pub use outcome::Outcome;
+pub use privilege::{am_root, may_act_as_root, with_mounts};
+pub use running::{Holder, Running};
+pub use sandbox::Sandbox;
+pub use timeline::Timeline;

@@ -1,0 +1,47 @@
+//! Looking at what is, and waiting until it is so.
+
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// Returns once `holds` does; fails the test after [`LIMIT`]. The only place in
+/// these tests that sleeps.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether anybody holds a flock(2) lock, exclusive or shared, on this file.
+/// Takes the lock for a moment if nobody does.
+pub fn is_held(path: &Path) -> bool {
+    let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+/// Whether this process, or one that it started, sleeps in flock(2) or fcntl(2).
+pub fn sleeps_in_a_lock_call(pid: i32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|word| word.parse().ok());
+    matches!(number, Some(libc::SYS_flock | libc::SYS_fcntl)) || children(pid).into_iter().any(sleeps_in_a_lock_call)
+}
+
+/// Whether this process runs still; one that nobody has waited for yet does not.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().flat_map(str::parse).collect()
+}

@@ -1,0 +1,46 @@
+//! What needs root, or a namespace of its own.
+
+use super::{Invocation, Sandbox};
+use std::process::{Command, Stdio};
+
+pub fn am_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether the test may do what only root can. If not, says so, and fails where
+/// nothing may be left out (`CI` is set).
+#[track_caller]
+pub fn may_act_as_root(for_what: &str) -> bool {
+    am_root() || left_out(&format!("{for_what} needs root"))
+}
+
+/// Shell text to be run in a mount namespace of its own, as root of at least
+/// that namespace: what it mounts, nobody else sees. None where the system has
+/// no such thing to give.
+#[track_caller]
+pub fn with_mounts(sandbox: &Sandbox, script: &str) -> Option<Invocation> {
+    let namespaces: &[&str] = match am_root() {
+        true => &["--mount"],
+        false => &["--user", "--map-root-user", "--mount"],
+    };
+    let works = Command::new("unshare")
+        .args(namespaces)
+        .args(["mount", "-t", "tmpfs", "none", "/mnt"])
+        .stderr(Stdio::null())
+        .status();
+    if !works.is_ok_and(|status| status.success()) {
+        left_out("a mount namespace needs privileges that are not here");
+        return None;
+    }
+    // A step that fails must not let the rest run on the real directories.
+    let script = format!("set -e; {script}");
+    let args = [namespaces, &["sh", "-c", &script]].concat();
+    Some(sandbox.command("unshare", &args))
+}
+
+#[track_caller]
+fn left_out(reason: &str) -> bool {
+    assert!(std::env::var_os("CI").is_none(), "not tested: {reason}");
+    eprintln!("not tested: {reason}");
+    false
+}

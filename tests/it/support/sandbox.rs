@@ -1,0 +1,162 @@
+//! A place of its own for one test.
+
+use super::{Holder, Invocation};
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Marks every process of a sandbox, so that none outlives it.
+const MARKER: &str = "LOCKRUN_TEST_SANDBOX";
+
+/// Directories that only one test uses:
+///
+/// ```text
+/// bin/lockrun   the program under test, also runnable by other users
+/// locks/        $LOCKRUN_DIR; not there until lockrun makes it
+/// home/         $HOME
+/// work/         the directory that commands run in
+/// ```
+///
+/// Dropping it kills what still runs in it and removes the files.
+pub struct Sandbox {
+    root: PathBuf,
+    outputs: AtomicU32,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        static SANDBOXES: AtomicU32 = AtomicU32::new(0);
+        let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lockrun-test-{}-{number}", std::process::id());
+        let sandbox =
+            Self { root: fs::canonicalize(std::env::temp_dir()).unwrap().join(name), outputs: AtomicU32::new(0) };
+        for directory in ["", "bin", "home", "work", "output"] {
+            sandbox.make_dir(directory, 0o755);
+        }
+        install(&sandbox.path("bin/lockrun"));
+        sandbox
+    }
+
+    /// A path inside the sandbox, whether it exists or not.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.root.join(inside)
+    }
+
+    /// The locks directory.
+    pub fn locks(&self) -> PathBuf {
+        self.path("locks")
+    }
+
+    /// The file behind a plain NAME (one whose bytes need no encoding).
+    pub fn lock_file(&self, name: &str) -> PathBuf {
+        self.locks().join(format!("{name}.lock"))
+    }
+
+    /// The names in the locks directory, sorted; none when it is missing.
+    pub fn files_in_locks(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.locks()) else {
+            return Vec::new();
+        };
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Makes a directory with exactly this mode, whatever the umask.
+    pub fn make_dir(&self, inside: &str, mode: u32) -> PathBuf {
+        let path = self.path(inside);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// Writes a file, in the sandbox's own user's name, mode 0644.
+    pub fn write(&self, inside: &str, text: &str) -> PathBuf {
+        let path = self.path(inside);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        path
+    }
+
+    /// `lockrun ARGS...` with `LOCKRUN_DIR` set to [`Self::locks`].
+    pub fn lockrun<A: AsRef<OsStr>>(&self, args: &[A]) -> Invocation {
+        self.command(self.path("bin/lockrun"), args)
+    }
+
+    /// `sh -c SCRIPT`; `lockrun` is on its PATH.
+    pub fn sh(&self, script: &str) -> Invocation {
+        self.command("/bin/sh", &["-c", script])
+    }
+
+    /// Any program, in the sandbox's clean environment.
+    pub fn command<A: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, args: &[A]) -> Invocation {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .current_dir(self.path("work"))
+            .env_clear()
+            .env("PATH", self.search_path())
+            .env("HOME", self.path("home"))
+            .env("LOCKRUN_DIR", self.locks())
+            .env(MARKER, &self.root);
+        let number = self.outputs.fetch_add(1, Ordering::Relaxed);
+        Invocation::new(command, self.path(&format!("output/{number}")))
+    }
+
+    /// A lockrun with these lock options that holds until told to end.
+    pub fn hold<A: AsRef<OsStr>>(&self, options: &[A]) -> Holder {
+        let args = options.iter().map(AsRef::as_ref);
+        let args: Vec<_> = args.chain(["--", "sh", "-c", Holder::COMMAND].map(OsStr::new)).collect();
+        Holder::start(self.lockrun(&args))
+    }
+
+    /// flock(1) with these options that holds `path` until told to end.
+    pub fn hold_by_flock(&self, options: &[&str], path: &Path) -> Holder {
+        let mut args: Vec<_> = options.iter().map(OsStr::new).collect();
+        args.push(path.as_os_str());
+        args.extend(["sh", "-c", Holder::COMMAND].map(OsStr::new));
+        Holder::start(self.command("flock", &args))
+    }
+
+    fn search_path(&self) -> String {
+        let own = self.path("bin");
+        let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        format!("{}:{system}", own.display())
+    }
+
+    fn kill_leftovers(&self) {
+        let mark = format!("{MARKER}={}\0", self.root.display());
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+                continue;
+            };
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environment.windows(mark.len()).any(|part| part == mark.as_bytes()) {
+                // SAFETY: kill has no memory effects; a pid that is gone is ESRCH.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.kill_leftovers();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// Puts the program where other users can reach it. A copy is made by cp(1): a
+/// file that this process had open for writing could not be executed (ETXTBSY)
+/// while a child forked by another test still has the descriptor.
+fn install(program: &Path) {
+    let built = env!("CARGO_BIN_EXE_lockrun");
+    if fs::hard_link(built, program).is_err() {
+        let copied = Command::new("cp").arg(built).arg(program).status().unwrap();
+        assert!(copied.success(), "cannot copy {built}");
+    }
+}
