@@ -102,7 +102,7 @@ impl Asked {
         self.tell_verbose(|| {
             let paths = self.store.paths();
             let paths: Vec<_> = paths.iter().map(|path| printable(path.as_os_str().as_bytes())).collect();
-            format!("locked {} after {}", paths.join(", "), duration::display(self.started.elapsed()))
+            format!("locked {}, waited {}", paths.join(", "), duration::display(self.started.elapsed()))
         });
     }
 

@@ -208,7 +208,7 @@ impl Job {
     }
 
     /// From COMMAND's start to ours end.
-    fn finish(&self, running: Running) -> Result<Exit> {
+    fn finish(&self, mut running: Running) -> Result<Exit> {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
         running.held.release()?;

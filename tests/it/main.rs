@@ -64,3 +64,25 @@ mod record;
 mod replaced_file;
 /// Two users in a directory like /tmp.
 mod sticky_directory;
+
+// Lifetime and signals.
+
+/// COMMAND killed: lockrun ends the same way.
+mod command_killed;
+/// Who keeps the lock when whom is killed.
+mod lifetime;
+/// From whoever sends them to COMMAND.
+mod signals;
+/// Ctrl-C, Ctrl-\\, Ctrl-Z, fg, bg, hang-ups.
+mod terminal;
+/// The line that is shown while lockrun waits at a terminal.
+mod waiting_line;
+
+// What is written about it.
+
+/// The completions in bash, zsh and fish.
+mod completion;
+/// The manual and the completions are those of the command line.
+mod documentation;
+/// The examples do what their texts say.
+mod examples;

@@ -71,13 +71,29 @@ impl Invocation {
         self.start().wait()
     }
 
+    /// Starts it as the leader of a new session on this terminal.
+    #[track_caller]
+    pub(super) fn start_on(self, terminal: File) -> Running {
+        let mut invocation = self.before_exec(|| {
+            // SAFETY: both calls are async-signal-safe and touch no memory.
+            unsafe {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+            }
+        });
+        let text = invocation.text();
+        let [stdin, stdout] = [(); 2].map(|()| terminal.try_clone().unwrap());
+        let command = invocation.command.stdin(stdin).stdout(stdout).stderr(terminal);
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
+        Running::new(child, text, invocation.output.with_extension("out"), invocation.output.with_extension("err"))
+    }
+
     /// Starts it in a process group of its own. Its standard input is a pipe
     /// that [`Running`] holds open if [`input`](Self::input) was called.
     #[track_caller]
     pub fn start(mut self) -> Running {
         let (stdout, stderr) = (self.output.with_extension("out"), self.output.with_extension("err"));
-        let text = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
-        let text = format!("{:?} {text}", self.command.get_program());
+        let text = self.text();
         let stdin = match self.input {
             Some(_) => Stdio::piped(),
             None => Stdio::null(),
@@ -94,5 +110,10 @@ impl Invocation {
             pipe.write_all(&text).expect("writing to its stdin");
         }
         Running::new(child, text, stdout, stderr)
+    }
+
+    fn text(&self) -> String {
+        let args = self.command.get_args().collect::<Vec<_>>();
+        format!("{:?} {args:?}", self.command.get_program())
     }
 }

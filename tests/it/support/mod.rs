@@ -4,6 +4,8 @@
 //! - [`Invocation`] -> [`Outcome`]: a command run to its end, and what it did.
 //! - [`Running`], [`Holder`]: a command in the background, one that holds a lock.
 //! - [`Timeline`]: who was under the lock when.
+//! - [`Terminal`]: a command on a terminal, and somebody who types.
+//! - [`SignalReporter`]: a command that says which signals reach it.
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
@@ -13,12 +15,16 @@ mod outcome;
 mod privilege;
 mod running;
 mod sandbox;
+mod signal_reporter;
+mod terminal;
 mod timeline;
 
 pub use invocation::Invocation;
-pub use observe::{LIMIT, eventually, is_alive, is_held, sleeps_in_a_lock_call};
+pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
-pub use privilege::{am_root, may_act_as_root, with_mounts};
+pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use running::{Holder, Running};
 pub use sandbox::Sandbox;
+pub use signal_reporter::SignalReporter;
+pub use terminal::Terminal;
 pub use timeline::Timeline;

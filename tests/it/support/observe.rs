@@ -41,7 +41,15 @@ pub fn is_alive(pid: i32) -> bool {
     !matches!(state, None | Some('Z' | 'X'))
 }
 
-fn children(pid: i32) -> Vec<i32> {
+/// The processes that this one started and that are its children still.
+pub fn children(pid: i32) -> Vec<i32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().flat_map(str::parse).collect()
+}
+
+/// A line of /proc/PID/status, without its name.
+pub fn status_field(pid: i32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
 }

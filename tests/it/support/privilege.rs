@@ -14,6 +14,22 @@ pub fn may_act_as_root(for_what: &str) -> bool {
     am_root() || left_out(&format!("{for_what} needs root"))
 }
 
+/// A command as the first process of a pid namespace of its own; it ends with
+/// the process that is started, unshare(1).
+#[track_caller]
+pub fn in_pid_namespace(sandbox: &Sandbox, command: &[&str]) -> Option<Invocation> {
+    let namespaces: &[&str] = match am_root() {
+        true => &["--pid", "--fork", "--kill-child", "--mount-proc"],
+        false => &["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"],
+    };
+    let works = Command::new("unshare").args(namespaces).arg("true").stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        left_out("a pid namespace needs privileges that are not here");
+        return None;
+    }
+    Some(sandbox.command("unshare", &[namespaces, command].concat()))
+}
+
 /// Shell text to be run in a mount namespace of its own, as root of at least
 /// that namespace: what it mounts, nobody else sees. None where the system has
 /// no such thing to give.

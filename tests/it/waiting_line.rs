@@ -1,0 +1,125 @@
+//! The living line that people see while lockrun waits at a terminal.
+
+use crate::support::{Sandbox, Terminal, eventually};
+
+/// A lockrun that waits for `calc` at a terminal, with these options.
+fn waiter(sandbox: &Sandbox, options: &[&str]) -> Terminal {
+    let args = [options, &["-l", "calc", "--", "echo", "ran"]].concat();
+    let terminal = Terminal::start(sandbox.lockrun(&args).env("TERM", "xterm"));
+    eventually("it waits", || terminal.is_waiting());
+    terminal
+}
+
+#[test]
+fn it_names_the_lock_the_holder_and_its_command() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut terminal = waiter(&sandbox, &["-t", "100"]);
+    let pid = holder.pid().to_string();
+    terminal.until_shows("calc: waiting");
+    eventually("the line is whole", || {
+        let lines = terminal.visible_lines();
+        let line = lines.last().unwrap();
+        let words = ["calc", &pid, "left"];
+        line.starts_with("lockrun: ") && words.iter().all(|word| line.contains(word))
+    });
+}
+
+#[test]
+fn on_a_wide_terminal_it_names_the_holders_command() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    let script = "stty cols 300; exec lockrun -l calc -- echo ran";
+    let mut terminal = Terminal::start(sandbox.sh(script).env("TERM", "xterm"));
+    terminal.until_shows("exec cat");
+    let line = terminal.visible_lines().pop().unwrap();
+    assert!(line.contains("user "), "{line:?}");
+}
+
+#[test]
+fn it_vanishes_when_the_wait_ends() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut terminal = waiter(&sandbox, &[]);
+    terminal.until_shows("calc: waiting");
+    holder.release();
+    terminal.until_shows("ran");
+    eventually("only the command's output is left", || terminal.visible_lines() == ["ran", ""]);
+    terminal.wait().assert_code(0);
+}
+
+#[test]
+fn it_makes_room_for_the_failure() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    let mut terminal = waiter(&sandbox, &["-t", "0.8"]);
+    terminal.until_shows("calc: waiting");
+    terminal.until_shows("timed out");
+    eventually("one line is left", || {
+        let lines = terminal.visible_lines();
+        lines.len() == 2 && lines[0].starts_with("lockrun: calc: timed out") && lines[1].is_empty()
+    });
+    terminal.wait().assert_code(124);
+}
+
+#[test]
+fn a_short_wait_shows_nothing() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let terminal = waiter(&sandbox, &["-t", "0.1"]);
+    let outcome = terminal.wait();
+    outcome.assert_code(124);
+    assert!(!outcome.stdout.contains("waiting"), "{outcome:?}");
+    holder.release();
+}
+
+#[test]
+fn quiet_waits_show_nothing() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    // Longer than what shows the line in the tests above.
+    waiter(&sandbox, &["-q", "-t", "2"]).wait().assert_code(124).assert_stdout("");
+}
+
+#[test]
+fn where_stderr_is_no_terminal_nothing_is_shown() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    let script = "lockrun -t 2 -l calc -- echo ran 2>messages; cat messages";
+    let outcome = Terminal::start(sandbox.sh(script).env("TERM", "xterm")).wait();
+    assert!(!outcome.stdout.contains("waiting"), "{outcome:?}");
+    assert!(!outcome.stdout.contains('\x1b'), "{outcome:?}");
+}
+
+#[test]
+fn ctrl_c_leaves_a_clean_line() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    let mut terminal = waiter(&sandbox, &[]);
+    terminal.until_shows("calc: waiting");
+    terminal.press("\x03");
+    eventually("it has ended", || terminal.has_ended());
+    let lines = terminal.visible_lines();
+    assert!(lines.iter().all(|line| ["", "^C"].contains(&line.as_str())), "{lines:?}");
+    terminal.wait().assert_signal(libc::SIGINT);
+}
+
+#[test]
+fn ctrl_z_leaves_a_clean_line_and_fg_shows_it_again() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let bash = sandbox.command("bash", &["--norc", "--noprofile", "--noediting", "-i"]);
+    let mut shell = Terminal::start(bash.env("PS1", "ready> ").env("TERM", "xterm"));
+    shell.until_shows("ready> ");
+    shell.press("lockrun -l calc -- echo ran\n");
+    shell.until_shows("calc: waiting");
+    shell.press("\x1a");
+    shell.until_shows("Stopped");
+    shell.until_shows("ready> ");
+    let lines = shell.visible_lines();
+    assert!(!lines.iter().any(|line| line.contains("waiting")), "{lines:?}");
+    shell.press("fg\n");
+    shell.until_shows("calc: waiting");
+    holder.release();
+    shell.until_shows("ran\r\n");
+}
