@@ -43,8 +43,19 @@ pub enum Early {
 pub struct Outcome {
     /// COMMAND's own end.
     pub ended: Ended,
-    /// Whether we ended it because its time was over.
-    pub expired: bool,
+    /// Why we ended it, if we did.
+    pub cause: Option<Cause>,
+}
+
+/// Why COMMAND is ended before it wants to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its time was over.
+    Expired,
+    /// This process takes its place.
+    Replaced(i32),
+    /// This process said so.
+    Broken(i32),
 }
 
 /// After KILL, a process that forks all the time may have left a child; so
@@ -71,7 +82,7 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
             sys::stop_by(libc::SIGSTOP);
         }
         match sys::next_signal(state.pause()) {
-            Arrived::Timer => state.end_tree(&plan),
+            Arrived::Timer => state.end_tree(&plan, Cause::Expired),
             Arrived::Nothing => state.kill_if_due(&plan),
             Arrived::Child => {}
             Arrived::Signal { number, from_kernel, sender } => {
@@ -99,12 +110,20 @@ struct State {
     /// COMMAND went on, and we have not yet read a CONT of our own for it.
     continued_with_us: bool,
     phase: Phase,
+    cause: Option<Cause>,
     told_refused: bool,
 }
 
 impl State {
     fn new() -> Self {
-        Self { ended: None, stopped: false, continued_with_us: false, phase: Phase::Running, told_refused: false }
+        Self {
+            ended: None,
+            stopped: false,
+            continued_with_us: false,
+            phase: Phase::Running,
+            cause: None,
+            told_refused: false,
+        }
     }
 
     /// Reads what the kernel says about our children, before every sleep, so
@@ -142,8 +161,8 @@ impl State {
 
     fn outcome(&self, plan: &Supervision) -> Option<Outcome> {
         let ended = self.ended?;
-        let expired = self.phase != Phase::Running;
-        ((!plan.hold_tree && !expired) || plan.tree.is_empty()).then_some(Outcome { ended, expired })
+        let waits_for_tree = plan.hold_tree || self.cause.is_some();
+        (!waits_for_tree || plan.tree.is_empty()).then_some(Outcome { ended, cause: self.cause })
     }
 
     /// How long to sleep at most.
@@ -156,10 +175,15 @@ impl State {
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    fn end_tree(&mut self, plan: &Supervision) {
-        if self.phase != Phase::Running {
+    fn end_tree(&mut self, plan: &Supervision, cause: Cause) {
+        if self.cause.is_some() {
+            if let (Cause::Broken(_), Phase::Terminated { .. }) = (cause, self.phase) {
+                self.phase = Phase::Terminated { kill_at: Instant::now() };
+                self.kill_if_due(plan);
+            }
             return;
         }
+        self.cause = Some(cause);
         let signalled = plan.tree.signal(libc::SIGTERM);
         // What is stopped cannot end.
         plan.tree.signal(libc::SIGCONT);
@@ -215,6 +239,8 @@ impl State {
             return;
         }
         match signal {
+            _ if signal == sys::REPLACE() => self.end_tree(plan, Cause::Replaced(sender)),
+            _ if signal == sys::BREAK() => self.end_tree(plan, Cause::Broken(sender)),
             // The kernel tells the whole foreground group, COMMAND included;
             // but on a hang-up, and with the CONT that follows it, the
             // session's leader alone, if that is us.

@@ -11,6 +11,7 @@ use std::fs;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, waitid};
 
+use crate::process;
 use crate::sys;
 
 /// The processes that descend from us.
@@ -36,8 +37,11 @@ impl Tree {
         let _ = set_child_subreaper(Some(getpid()));
         let root = getpid().as_raw_nonzero().get();
         let nobody = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
-        let spared =
-            if matches!(nobody, Err(Errno::CHILD)) { HashSet::new() } else { children(root).into_iter().collect() };
+        let spared = if matches!(nobody, Err(Errno::CHILD)) {
+            HashSet::new()
+        } else {
+            process::children(root).into_iter().collect()
+        };
         Self { root, spared }
     }
 
@@ -81,7 +85,7 @@ impl Tree {
     fn signal_one(&self, pid: i32, parent: i32, signal: i32) -> rustix::io::Result<()> {
         let process = pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
         // Orphaned meanwhile, it is our own child.
-        if parent_of(pid).is_none_or(|now| now != parent && now != self.root) {
+        if process::parent(pid).is_none_or(|now| now != parent && now != self.root) {
             return Err(Errno::SRCH);
         }
         sys::send_by_pidfd(&process, signal)
@@ -92,11 +96,11 @@ impl Tree {
         let mut members = Vec::new();
         let mut parents = vec![self.root];
         while let Some(parent) = parents.pop() {
-            for pid in children(parent) {
+            for pid in process::children(parent) {
                 if parent == self.root && self.spared.contains(&pid) || is_token_holder(pid) {
                     continue;
                 }
-                if state_of(pid) != Some('Z') {
+                if !process::is_zombie(pid) {
                     members.push((pid, parent));
                 }
                 parents.push(pid);
@@ -110,27 +114,4 @@ impl Tree {
 /// token, wherever it was acquired.
 fn is_token_holder(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == sys::HOLDER_NAME)
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    threads
-        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok())
-        .flat_map(|children| children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
-}
-
-fn parent_of(pid: i32) -> Option<i32> {
-    stat_fields(pid)?.split(' ').nth(1)?.parse().ok()
-}
-
-fn state_of(pid: i32) -> Option<char> {
-    stat_fields(pid)?.chars().next()
-}
-
-/// `/proc/PID/stat` from the state on, behind a name that may contain
-/// anything.
-fn stat_fields(pid: i32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())
 }

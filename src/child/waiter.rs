@@ -15,7 +15,7 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
 };
 
-use crate::lock::Patience;
+use crate::lock::{Patience, Refusal};
 use crate::message;
 use crate::sys::{self, Arrived, Forked, Shared};
 
@@ -25,7 +25,9 @@ const CANCELLED: u32 = 1;
 const GRANTED: u32 = 2;
 const AGAIN: u32 = 3;
 const FAILED: u32 = 4;
-const BUSY: u32 = 5;
+/// And above: refused, see [`Refusal`].
+const REFUSED: u32 = 5;
+const REFUSALS: [Refusal; 3] = [Refusal::Busy, Refusal::QueueFull, Refusal::Deadlock];
 
 /// What the child tells the parent. Fits into one page.
 struct Cell {
@@ -119,7 +121,7 @@ pub enum Verdict<H> {
     /// What was waited for is gone: ask anew.
     Again,
     /// It is not ours, and we do not wait.
-    Busy,
+    Refused(Refusal),
 }
 
 /// How waiting ended.
@@ -133,13 +135,18 @@ pub enum Waited {
     },
     /// The deadline passed.
     TimedOut,
-    /// The child did not get it and was not to wait.
-    Busy,
+    /// The child did not get it and does not wait.
+    Refused(Refusal),
     /// The queue has to be joined anew: the lock file was replaced, or we
     /// were stopped and gave up our place.
     Again,
-    /// This signal ended the wait.
-    Ended(i32),
+    /// This signal of this sender ended the wait.
+    Ended {
+        /// Its number.
+        signal: i32,
+        /// Who sent it, 0 if that is not known.
+        sender: i32,
+    },
 }
 
 /// The parent's side of a child that waits.
@@ -178,7 +185,9 @@ impl Waiter {
         let held = match wait(place) {
             Ok(Verdict::Granted(held)) => held,
             Ok(Verdict::Again) => cell.end(AGAIN),
-            Ok(Verdict::Busy) => cell.end(BUSY),
+            Ok(Verdict::Refused(refusal)) => {
+                cell.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
+            }
             Err(error) => cell.fail(&error),
         };
         cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
@@ -216,8 +225,9 @@ impl Waiter {
                         return Ok(waited);
                     }
                 }
-                Arrived::Signal { number, .. } if is_deadly(number) => {
-                    return Ok(if self.cancel() { Waited::Ended(number) } else { self.granted(Some(arrived)) });
+                Arrived::Signal { number: signal, sender, .. } if is_deadly(signal) => {
+                    let ended = Waited::Ended { signal, sender };
+                    return Ok(if self.cancel() { ended } else { self.granted(Some(arrived)) });
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
                     if !self.cancel() {
@@ -269,12 +279,15 @@ impl Waiter {
             // Its end, if it is that, is for the supervisor to see.
             GRANTED => return Ok(Some(self.granted(None))),
             AGAIN => return Ok(Some(self.over(Waited::Again))),
-            BUSY => return Ok(Some(self.over(Waited::Busy))),
             FAILED => {
                 self.over(());
                 return Err(self.cell.failure());
             }
-            _ => {}
+            state => {
+                if let Some(refusal) = state.checked_sub(REFUSED).and_then(|i| REFUSALS.get(i as usize)) {
+                    return Ok(Some(self.over(Waited::Refused(*refusal))));
+                }
+            }
         }
         // A look first: between our look at the word and now it may have been
         // granted, executed, and already ended.

@@ -21,6 +21,19 @@ pub fn NOTIFY() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
+/// By this signal a lockrun is asked to let go for one that takes its place.
+#[allow(non_snake_case)]
+pub fn REPLACE() -> i32 {
+    libc::SIGRTMAX() - 4
+}
+
+/// By this signal a lockrun is asked to let go because somebody said so; by a
+/// second one, without any more patience.
+#[allow(non_snake_case)]
+pub fn BREAK() -> i32 {
+    libc::SIGRTMAX() - 5
+}
+
 /// By this signal a [`Timer`](super::Timer) reports.
 #[allow(non_snake_case)]
 pub(super) fn TIMER() -> i32 {
