@@ -25,29 +25,11 @@ _lockrun() {
             lockrun,check)
                 cmd="lockrun__subcmd__check"
                 ;;
-            lockrun,help)
-                cmd="lockrun__subcmd__help"
-                ;;
             lockrun,release)
                 cmd="lockrun__subcmd__release"
                 ;;
             lockrun,renew)
                 cmd="lockrun__subcmd__renew"
-                ;;
-            lockrun__subcmd__help,acquire)
-                cmd="lockrun__subcmd__help__subcmd__acquire"
-                ;;
-            lockrun__subcmd__help,check)
-                cmd="lockrun__subcmd__help__subcmd__check"
-                ;;
-            lockrun__subcmd__help,help)
-                cmd="lockrun__subcmd__help__subcmd__help"
-                ;;
-            lockrun__subcmd__help,release)
-                cmd="lockrun__subcmd__help__subcmd__release"
-                ;;
-            lockrun__subcmd__help,renew)
-                cmd="lockrun__subcmd__help__subcmd__renew"
                 ;;
             *)
                 ;;
@@ -56,7 +38,7 @@ _lockrun() {
 
     case "${cmd}" in
         lockrun)
-            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --timeout --nonblock --shared --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --help acquire release renew check help"
+            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --timeout --nonblock --shared --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --help acquire release renew check"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -245,90 +227,6 @@ _lockrun() {
         lockrun__subcmd__check)
             opts="-h --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        lockrun__subcmd__help)
-            opts="acquire release renew check help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        lockrun__subcmd__help__subcmd__acquire)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        lockrun__subcmd__help__subcmd__check)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        lockrun__subcmd__help__subcmd__help)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        lockrun__subcmd__help__subcmd__release)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        lockrun__subcmd__help__subcmd__renew)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

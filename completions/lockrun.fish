@@ -10,7 +10,7 @@ function __fish_lockrun_needs_command
     set -l cmd (commandline -opc)
     set -e cmd[1]
     argparse -s (__fish_lockrun_global_optspecs) -- $cmd 2>/dev/null
-    or return
+    or return 0
     if set -q argv[1]
         # Also print the command, so this can be used to figure out what it is.
         echo $argv[1]
@@ -26,7 +26,7 @@ function __fish_lockrun_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -d 'The lock\'s name [default: the command line]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
@@ -42,12 +42,11 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Say noth
 complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Tell the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no process of lockrun stays'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c lockrun -n "__fish_lockrun_needs_command" -a "acquire" -d 'Take a lock, print a token for it, and return'
-complete -c lockrun -n "__fish_lockrun_needs_command" -a "release" -d 'Give the locks of tokens back'
-complete -c lockrun -n "__fish_lockrun_needs_command" -a "renew" -d 'Push a token\'s expiry out'
-complete -c lockrun -n "__fish_lockrun_needs_command" -a "check" -d 'Is the token\'s lock still held?'
-complete -c lockrun -n "__fish_lockrun_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -d 'The lock\'s name [default: the command line]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock, print a token for it, and return'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Give the locks of tokens back'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Push a token\'s expiry out'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Is the token\'s lock still held?'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
@@ -64,11 +63,6 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Ex
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
-complete -c lockrun -n "__fish_lockrun_using_subcommand help; and not __fish_seen_subcommand_from acquire release renew check help" -f -a "acquire" -d 'Take a lock, print a token for it, and return'
-complete -c lockrun -n "__fish_lockrun_using_subcommand help; and not __fish_seen_subcommand_from acquire release renew check help" -f -a "release" -d 'Give the locks of tokens back'
-complete -c lockrun -n "__fish_lockrun_using_subcommand help; and not __fish_seen_subcommand_from acquire release renew check help" -f -a "renew" -d 'Push a token\'s expiry out'
-complete -c lockrun -n "__fish_lockrun_using_subcommand help; and not __fish_seen_subcommand_from acquire release renew check help" -f -a "check" -d 'Is the token\'s lock still held?'
-complete -c lockrun -n "__fish_lockrun_using_subcommand help; and not __fish_seen_subcommand_from acquire release renew check help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 
 # The names of the locks in the directory that the line is about.
 function __fish_lockrun_names
@@ -110,5 +104,4 @@ function __fish_lockrun_command
 end
 
 complete -c lockrun -f
-complete -c lockrun -n 'not __fish_lockrun_in_command' -s l -l name -r -f -a '(__fish_lockrun_names)'
 complete -c lockrun -n __fish_lockrun_in_command -f -a '(__fish_lockrun_command)'

@@ -33,6 +33,14 @@ fn options() {
 }
 
 #[test]
+fn subcommands() {
+    let sandbox = Sandbox::new();
+    offers(&sandbox, &["lockrun", "acq"], &["acquire"], false);
+    offers(&sandbox, &["lockrun", "acquire", "--ow"], &["--owner"], false);
+    offers(&sandbox, &["lockrun", "check", "--"], &["--help", "--json"], false);
+}
+
+#[test]
 fn values() {
     let sandbox = Sandbox::new();
     offers(&sandbox, &["lockrun", "--hold", ""], &["command", "tree"], false);
