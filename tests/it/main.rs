@@ -80,9 +80,13 @@ mod waiting_line;
 
 // What is written about it.
 
+/// Imports in `src/` only go down.
+mod architecture;
 /// The completions in bash, zsh and fish.
 mod completion;
 /// The manual and the completions are those of the command line.
 mod documentation;
 /// The examples do what their texts say.
 mod examples;
+/// `make install`.
+mod installation;
