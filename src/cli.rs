@@ -18,9 +18,10 @@ use crate::message;
     name = "lockrun",
     version,
     override_usage = "lockrun [OPTIONS] -- COMMAND [ARG]...\n       lockrun [OPTIONS] -c STRING",
-    after_help = "See 'lockrun --help' or lockrun(1) for more.",
+    after_help = AFTER_SHORT_HELP,
     after_long_help = AFTER_HELP,
     max_term_width = 80,
+    args_override_self = true,
 )]
 pub struct Run {
     /// Which lock, and how to get it.
@@ -61,11 +62,11 @@ pub struct Run {
         help_heading = "Run options")]
     pub kill_after: Option<Duration>,
 
-    /// Hold the lock until the command or its whole tree has ended
+    /// Hold until the `command` or its whole `tree` ends
     ///
     /// With `tree` a daemon that COMMAND leaves behind keeps the lock as long
     /// as it lives.
-    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Run options")]
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Run options")]
     pub hold: Option<Hold>,
 
     /// The command and its arguments
@@ -92,19 +93,19 @@ pub struct Lock {
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub file: Vec<PathBuf>,
 
-    /// The locks directory
+    /// The locks directory [env: LOCKRUN_DIR]
     ///
     /// Several users exclude each other by giving the same one. By default
     /// /run/lockrun for root, ~/.local/state/lockrun for others.
-    #[arg(short, long, value_name = "DIR", env = "LOCKRUN_DIR", hide_env_values = true)]
+    #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
-    /// How long to wait; 0: not at all [default: forever]
+    /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]
     ///
     /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 and
-    /// forever mean no limit. Exit code 124 when the time is over, 75 if it
+    /// forever, the default, mean no limit. Exit code 124 when the time is over, 75 if it
     /// was 0.
-    #[arg(short, long, value_name = "DUR", env = "LOCKRUN_TIMEOUT", hide_env_values = true,
+    #[arg(short, long, value_name = "DUR",
         short_alias = 'w', alias = "wait", value_parser = duration::parse_limit,
         allow_hyphen_values = true, overrides_with = "nonblock")]
     pub timeout: Option<Limit>,
@@ -129,14 +130,14 @@ pub struct Lock {
     #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true)]
     pub conflict_exit_code: Option<u8>,
 
-    /// Say nothing about waiting or not getting the lock
+    /// Say nothing about waiting or not getting it
     ///
     /// Everything that went wrong is still told: exit codes 122, 123, 125,
     /// 126 and 127.
     #[arg(short, long, overrides_with = "verbose")]
     pub quiet: bool,
 
-    /// Say which file is locked, and waiting and holding times
+    /// Tell the path, waiting and holding times
     #[arg(short, long, overrides_with = "quiet")]
     pub verbose: bool,
 }
@@ -150,13 +151,121 @@ pub enum Hold {
     Tree,
 }
 
+/// Take a lock, print a token for it, and return.
+///
+/// The token is one word on stdout; 'lockrun release TOKEN' gives the lock
+/// back. A small process in the background holds it meanwhile.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun acquire",
+    override_usage = "TOKEN=$(lockrun acquire --name NAME [OPTIONS]) || exit $?",
+    after_long_help = AFTER_ACQUIRE_HELP,
+    max_term_width = 80,
+    args_override_self = true,
+)]
+pub struct Acquire {
+    /// Which lock, and how to get it.
+    #[command(flatten)]
+    pub lock: Lock,
+
+    /// Let go when the process PID has ended
+    ///
+    /// However it ended. In a script, --owner $$ is the script itself.
+    #[arg(long, value_name = "PID", allow_hyphen_values = true, help_heading = "Token options")]
+    pub owner: Option<i32>,
+
+    /// Let go after DUR, or never: forever
+    ///
+    /// Counted from the grant, on a clock that runs through suspend. Without
+    /// --owner and --expires, after one hour.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
+        help_heading = "Token options")]
+    pub expires: Option<Limit>,
+}
+
+/// Give the locks of tokens back.
+///
+/// Returns when they are really free. Exit code 123 if a lock was lost
+/// before: what was done under it was not protected to the end.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun release", max_term_width = 80)]
+pub struct Release {
+    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    #[arg(value_name = "TOKEN", allow_hyphen_values = true)]
+    pub token: Vec<OsString>,
+}
+
+/// Push a token's expiry out.
+///
+/// Exit code 123 if the lock was lost before.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun renew", max_term_width = 80, args_override_self = true)]
+pub struct Renew {
+    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    #[arg(value_name = "TOKEN")]
+    pub token: Option<OsString>,
+
+    /// Expire after DUR from now, or never: forever
+    ///
+    /// Without it, as long as it was taken for.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true)]
+    pub expires: Option<Limit>,
+}
+
+/// Is the token's lock still held?
+///
+/// Exit code 0 if it is, 123 if it was lost.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun check", max_term_width = 80)]
+pub struct Check {
+    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    #[arg(value_name = "TOKEN")]
+    pub token: Option<OsString>,
+
+    /// Print name, slot, fence, expires and remaining seconds as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What was asked for.
 pub enum Command {
     /// The main job.
     Run(Box<Run>),
+    /// Take a lock for a token.
+    Acquire(Box<Acquire>),
+    /// Give it back.
+    Release(Release),
+    /// Keep it longer.
+    Renew(Renew),
+    /// See whether it is still held.
+    Check(Check),
 }
 
+const AFTER_ACQUIRE_HELP: &str = "\
+Examples:
+  TOKEN=$(lockrun acquire --name deploy --timeout 10 --owner $$) || exit $?
+  ...
+  lockrun release \"$TOKEN\"
+
+Exit codes:
+    0  the lock is held, the token is printed
+   75  busy: --timeout 0, and it is held or others wait
+  124  timed out: waited the whole --timeout
+  125  lockrun itself failed: usage, permission, disk, a foreign file";
+
+const AFTER_SHORT_HELP: &str = "\
+Other commands, each with its own --help:
+  acquire, release, renew, check   locks that outlive one command, by token
+
+See 'lockrun --help' or lockrun(1) for more.";
+
 const AFTER_HELP: &str = "\
+Other commands, each with its own --help:
+  lockrun acquire --name NAME    take the lock, print a token, return
+  lockrun release [TOKEN]...     give it back
+  lockrun renew [TOKEN]          push its expiry out
+  lockrun check [TOKEN]          is it still held?
+
 Examples:
   lockrun -- backup.sh --all               the same command line never twice at once
   lockrun --name calc --timeout 10 -- cmd  wait 10 s at most, then exit with 124
@@ -177,7 +286,12 @@ Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too)
 /// The whole command line, for the manual and the completions. A call itself
 /// builds only the part that it needs.
 pub fn tree() -> clap::Command {
+    let named = |command: clap::Command, name: &'static str| command.name(name).bin_name(format!("lockrun {name}"));
     Run::command()
+        .subcommand(named(Acquire::command(), "acquire"))
+        .subcommand(named(Release::command(), "release"))
+        .subcommand(named(Renew::command(), "renew"))
+        .subcommand(named(Check::command(), "check"))
 }
 
 /// Reads the command line.
@@ -187,10 +301,16 @@ pub fn tree() -> clap::Command {
 /// after one line on stderr for what cannot be understood.
 pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
     let words: Vec<OsString> = words.collect();
-    match Run::try_parse_from(&words) {
-        Ok(run) => Ok(Command::Run(Box::new(run))),
-        Err(error) => Err(refuse(&error, &words)),
-    }
+    let subcommand = words.get(1).and_then(|word| word.to_str());
+    let rest = || words.iter().skip(1);
+    let parsed = match subcommand {
+        Some("acquire") => Acquire::try_parse_from(rest()).map(|options| Command::Acquire(Box::new(options))),
+        Some("release") => Release::try_parse_from(rest()).map(Command::Release),
+        Some("renew") => Renew::try_parse_from(rest()).map(Command::Renew),
+        Some("check") => Check::try_parse_from(rest()).map(Command::Check),
+        _ => Run::try_parse_from(&words).map(|options| Command::Run(Box::new(options))),
+    };
+    parsed.map_err(|error| refuse(&error, &words))
 }
 
 fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {

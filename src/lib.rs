@@ -6,8 +6,9 @@
 //! - [`command`]: what it means, one file per subcommand
 //! - [`lock`]: engines that grant locks
 //! - [`child`]: COMMAND, from waiting for its turn to its end
+//! - [`holder`]: the process behind a token, and how it is spoken to
 //! - [`waiting`], [`message`]: what people see
-//! - [`name`], [`record`], [`duration`], [`escape`], [`users`], [`exit`]:
+//! - [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
 //! - [`sys`]: the system calls that need `unsafe`
 //!
@@ -22,11 +23,13 @@ pub mod command;
 pub mod duration;
 pub mod escape;
 pub mod exit;
+pub mod holder;
 pub mod lock;
 pub mod message;
 pub mod name;
 pub mod record;
 pub mod sys;
+pub mod token;
 pub mod users;
 pub mod waiting;
 
@@ -35,6 +38,10 @@ pub mod waiting;
 pub fn main() -> u8 {
     let exit = match cli::parse(std::env::args_os()) {
         Ok(cli::Command::Run(options)) => command::run::run(*options),
+        Ok(cli::Command::Acquire(options)) => command::acquire::acquire(*options),
+        Ok(cli::Command::Release(options)) => command::release::release(&options),
+        Ok(cli::Command::Renew(options)) => command::renew::renew(&options),
+        Ok(cli::Command::Check(options)) => command::check::check(&options),
         Err(exit) => exit,
     };
     exit.finish()

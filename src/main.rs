@@ -7,11 +7,14 @@
 
 #![no_main]
 
+use std::ffi::{c_char, c_int};
+
 /// Called by the C runtime.
 #[allow(unsafe_code)]
 // SAFETY: `main` is defined nowhere else in this program, and has the type
 // that the C runtime calls it with.
 #[unsafe(no_mangle)]
-extern "C" fn main(_argc: i32, _argv: *const *const u8) -> i32 {
+extern "C" fn main(count: c_int, arguments: *mut *mut c_char) -> c_int {
+    lockrun::sys::remember_arguments(count, arguments);
     lockrun::main().into()
 }

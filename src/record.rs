@@ -3,6 +3,8 @@
 //! It is a hint for people and the memory of the fencing number. Nothing is
 //! decided by it: whether a lock is held, only the kernel knows.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,20 @@ pub fn parse(text: &[u8]) -> Text {
     }
     let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
     serde_json::from_slice(line).map_or(Text::Damaged, |record| Text::Record(Box::new(record)))
+}
+
+/// Reads what a lock file contains; what cannot be read is [`Text::Empty`].
+pub fn read(file: &File) -> Text {
+    let mut text = [0; SIZE];
+    let length = file.read_at(&mut text, 0).unwrap_or(0);
+    parse(&text[..length])
+}
+
+impl Text {
+    /// The record, if it is one.
+    pub fn record(self) -> Option<Record> {
+        if let Text::Record(record) = self { Some(*record) } else { None }
+    }
 }
 
 /// RFC 3339 in UTC, to the millisecond.

@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 
 pub use supervise::{Early, Outcome, Supervision, supervise};
 pub use tree::Tree;
-pub use waiter::{Granted, Waited, Waiter, Watch};
+pub use waiter::{Granted, Verdict, Waited, Waiter, Watch};
 
 use crate::sys::{Exec, Mask};
 

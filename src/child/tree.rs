@@ -93,7 +93,7 @@ impl Tree {
         let mut parents = vec![self.root];
         while let Some(parent) = parents.pop() {
             for pid in children(parent) {
-                if parent == self.root && self.spared.contains(&pid) {
+                if parent == self.root && self.spared.contains(&pid) || is_token_holder(pid) {
                     continue;
                 }
                 if state_of(pid) != Some('Z') {
@@ -104,6 +104,12 @@ impl Tree {
         }
         members
     }
+}
+
+/// Whether this is the process behind a token: it belongs to whoever has the
+/// token, wherever it was acquired.
+fn is_token_holder(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == sys::HOLDER_NAME)
 }
 
 fn children(pid: i32) -> Vec<i32> {

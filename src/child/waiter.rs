@@ -15,7 +15,7 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
 };
 
-use crate::lock::{Patience, Place, Turn};
+use crate::lock::Patience;
 use crate::message;
 use crate::sys::{self, Arrived, Forked, Shared};
 
@@ -25,6 +25,7 @@ const CANCELLED: u32 = 1;
 const GRANTED: u32 = 2;
 const AGAIN: u32 = 3;
 const FAILED: u32 = 4;
+const BUSY: u32 = 5;
 
 /// What the child tells the parent. Fits into one page.
 struct Cell {
@@ -74,6 +75,11 @@ impl Granted<'_> {
 }
 
 impl Cell {
+    fn end(&self, state: u32) -> ! {
+        self.change(WAITING, state);
+        sys::exit_now(0)
+    }
+
     fn fail(&self, error: &anyhow::Error) -> ! {
         let text = message::describe(error);
         let text = &text.as_bytes()[..text.len().min(self.text.len())];
@@ -106,6 +112,16 @@ pub trait Watch {
     fn hide(&mut self);
 }
 
+/// What the child found.
+pub enum Verdict<H> {
+    /// The lock is ours.
+    Granted(H),
+    /// What was waited for is gone: ask anew.
+    Again,
+    /// It is not ours, and we do not wait.
+    Busy,
+}
+
 /// How waiting ended.
 pub enum Waited {
     /// The child holds the lock and is becoming COMMAND.
@@ -117,6 +133,8 @@ pub enum Waited {
     },
     /// The deadline passed.
     TimedOut,
+    /// The child did not get it and was not to wait.
+    Busy,
     /// The queue has to be joined anew: the lock file was replaced, or we
     /// were stopped and gave up our place.
     Again,
@@ -131,9 +149,10 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Forks a process that waits for `place`, calls `then`, and ends unless
-    /// that has made something else of it. With `notify` the parent is woken by the
-    /// grant, which costs the hand-over some microseconds.
+    /// Forks a process that takes `place`, calls `wait`, and when that got
+    /// the lock, `then`, and ends unless it has become something else in it.
+    /// The parent has `place` back. With `notify` it is woken by the grant,
+    /// which costs the hand-over some microseconds.
     ///
     /// # Errors
     /// No memory, or no process left of those that are allowed.
@@ -141,46 +160,33 @@ impl Waiter {
     /// # Crash
     /// If the parent is killed, so is the waiting child. If the child is
     /// killed, the parent sees its end.
-    pub fn start<P: Place>(
-        mut place: P,
-        patience: &Patience,
+    pub fn start<P, H>(
+        place: P,
         notify: bool,
-        then: impl FnOnce(P::Held, &Granted),
+        wait: impl FnOnce(P) -> Result<Verdict<H>>,
+        then: impl FnOnce(H, &Granted),
     ) -> Result<(Self, P)> {
         let cell = Shared::<Cell>::zeroed()?;
         let parent = getpid();
-        match sys::fork()? {
-            Forked::Parent(child) => {
-                place.leave_to_child();
-                Ok((Self { cell, child }, place))
-            }
-            Forked::Child => {
-                let _ = set_parent_process_death_signal(Some(Signal::KILL));
-                if getppid() != Some(parent) {
-                    sys::exit_now(125);
-                }
-                let cell = &*cell;
-                // Nothing can interrupt us, all signals are blocked; the
-                // parent keeps the time.
-                let patience = Patience { deadline: None, ..*patience };
-                match place.wait(&patience) {
-                    Ok(Turn::Granted) => {}
-                    Ok(Turn::Again | Turn::TimedOut) => {
-                        cell.change(WAITING, AGAIN);
-                        sys::exit_now(0);
-                    }
-                    Err(error) => cell.fail(&error),
-                }
-                cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
-                if !cell.change(WAITING, GRANTED) {
-                    sys::exit_now(0);
-                }
-                let held = place.into_held();
-                let granted = Granted { cell, parent, notify };
-                then(held, &granted);
-                sys::exit_now(0);
-            }
+        if let Forked::Parent(child) = sys::fork()? {
+            return Ok((Self { cell, child }, place));
         }
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        if getppid() != Some(parent) {
+            sys::exit_now(125);
+        }
+        let held = match wait(place) {
+            Ok(Verdict::Granted(held)) => held,
+            Ok(Verdict::Again) => cell.end(AGAIN),
+            Ok(Verdict::Busy) => cell.end(BUSY),
+            Err(error) => cell.fail(&error),
+        };
+        cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
+        if !cell.change(WAITING, GRANTED) {
+            sys::exit_now(0);
+        }
+        then(held, &Granted { cell: &cell, parent, notify });
+        sys::exit_now(0)
     }
 
     /// Watches the child until the wait is over, one way or another.
@@ -237,12 +243,17 @@ impl Waiter {
         Waited::Granted { child: self.child, arrived }
     }
 
+    fn over<T>(&self, result: T) -> T {
+        let _ = waitpid(Some(self.child), WaitOptions::empty());
+        result
+    }
+
     /// Takes the decision away from the child; `false` if it was faster.
     fn cancel(&self) -> bool {
         let cancelled = self.cell.change(WAITING, CANCELLED);
         if cancelled {
             let _ = sys::send(self.child, libc::SIGKILL);
-            let _ = waitpid(Some(self.child), WaitOptions::empty());
+            self.over(());
         }
         cancelled
     }
@@ -251,12 +262,10 @@ impl Waiter {
         match self.cell.state.load(Ordering::SeqCst) {
             // Its end, if it is that, is for the supervisor to see.
             GRANTED => return Ok(Some(self.granted(None))),
-            AGAIN => {
-                let _ = waitpid(Some(self.child), WaitOptions::empty());
-                return Ok(Some(Waited::Again));
-            }
+            AGAIN => return Ok(Some(self.over(Waited::Again))),
+            BUSY => return Ok(Some(self.over(Waited::Busy))),
             FAILED => {
-                let _ = waitpid(Some(self.child), WaitOptions::empty());
+                self.over(());
                 return Err(self.cell.failure());
             }
             _ => {}

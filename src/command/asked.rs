@@ -3,12 +3,14 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::cli;
 use crate::duration::{self, Limit};
+use crate::escape::printable;
 use crate::exit::Exit;
 use crate::lock::file::{Dir, FileStore, Target};
 use crate::lock::{Holder, Mode, Patience, Store};
@@ -17,6 +19,9 @@ use crate::record::Claim;
 use crate::sys::Mask;
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
+
+const DIR: &str = "LOCKRUN_DIR";
+const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
 /// A lock that is asked for.
 pub struct Asked {
@@ -46,8 +51,11 @@ impl Asked {
             (_, true) => Verbosity::Verbose,
             _ => Verbosity::Normal,
         };
-        let limit =
-            if options.nonblock { Limit::After(Duration::ZERO) } else { options.timeout.unwrap_or(Limit::Never) };
+        let limit = match (options.nonblock, options.timeout) {
+            (true, _) => Limit::After(Duration::ZERO),
+            (false, Some(limit)) => limit,
+            (false, None) => limit_of_environment()?.unwrap_or(Limit::Never),
+        };
         let patience = Patience {
             deadline: limit.finite().and_then(|limit| started.checked_add(limit)),
             queue: limit != Limit::After(Duration::ZERO),
@@ -55,8 +63,8 @@ impl Asked {
         };
         let mode = if options.shared { Mode::Shared } else { Mode::Exclusive };
         let targets = targets(options.name, options.file, default_name)?;
-        let dir = match &options.dir {
-            Some(dir) => Dir::given(dir)?,
+        let dir = match options.dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from)) {
+            Some(dir) => Dir::given(&dir)?,
             None => Dir::default_of_user()?,
         };
         let name = targets.iter().map(|target| message::shown_name(target.name())).collect::<Vec<_>>().join(", ");
@@ -89,9 +97,13 @@ impl Asked {
         }
     }
 
-    /// How long we have been at it.
-    pub fn waited(&self) -> Duration {
-        self.started.elapsed()
+    /// For `-v`: which files are locked, after how long.
+    pub fn tell_granted(&self) {
+        self.tell_verbose(|| {
+            let paths = self.store.paths();
+            let paths: Vec<_> = paths.iter().map(|path| printable(path.as_os_str().as_bytes())).collect();
+            format!("locked {}, waited {}", paths.join(", "), duration::display(self.started.elapsed()))
+        });
     }
 
     /// Says something that only `-v` wants to know.
@@ -139,11 +151,21 @@ impl Asked {
     }
 }
 
-fn targets(
-    names: Vec<OsString>,
-    files: Vec<std::path::PathBuf>,
-    default_name: impl FnOnce() -> Vec<u8>,
-) -> Result<Vec<Target>> {
+/// A timeout for every call, where none is given.
+///
+/// # Errors
+/// It is set, but to something that is no time: better no lock than one that
+/// waits as long as nobody asked for.
+fn limit_of_environment() -> Result<Option<Limit>> {
+    let Some(value) = std::env::var_os(TIMEOUT) else { return Ok(None) };
+    match value.to_str().map(duration::parse_limit) {
+        Some(Ok(limit)) => Ok(Some(limit)),
+        Some(Err(why)) => bail!("invalid {TIMEOUT} '{}': {why}", value.display()),
+        None => bail!("invalid {TIMEOUT}: not a time"),
+    }
+}
+
+fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce() -> Vec<u8>) -> Result<Vec<Target>> {
     if names.iter().any(|name| name.is_empty()) {
         bail!("the lock's name is empty: give --name at least one character");
     }

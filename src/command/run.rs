@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::asked::Asked;
-use crate::child::{self, Early, Ended, Granted, Outcome, Supervision, Tree, Waited, Waiter};
+use crate::child::{self, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::lock::file::{FileHeld, FilePlace};
-use crate::lock::{Answer, Grant, Held, Place, Store, Turn};
+use crate::lock::{Answer, Grant, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
 use crate::record::Claim;
@@ -98,7 +98,7 @@ impl Job {
         let granted_at = sys::suspend_aware_now();
         self.settle(&mut held)?;
         held.step_aside();
-        self.tell_granted();
+        self.asked.tell_granted();
         match sys::spawn(&self.exec).context("cannot start a process")? {
             Ok(command) => {
                 let supervision = self.supervision(command, tree, granted_at, Early::Pending);
@@ -114,7 +114,7 @@ impl Job {
     /// `--exec`, and the lock was free.
     fn become_command(mut self, mut held: FileHeld) -> Result<Exit> {
         self.settle(&mut held)?;
-        self.tell_granted();
+        self.asked.tell_granted();
         let errno = self.exec.exec();
         Ok(self.not_executed(errno))
     }
@@ -126,6 +126,14 @@ impl Job {
         let mut waiting = self.asked.waiting();
         let notify = self.expires.is_some() || waiting.is_living() || self.asked.verbosity == Verbosity::Verbose;
         let (exec, claim) = (&mut self.exec, &self.claim);
+        // Nothing interrupts the child, and we keep the time for it.
+        let patience = Patience { deadline: None, ..self.asked.patience };
+        let wait = |mut place: FilePlace| {
+            Ok(match place.wait(&patience)? {
+                Turn::Granted => Verdict::Granted(place.into_held()),
+                Turn::Again | Turn::TimedOut => Verdict::Again,
+            })
+        };
         let become_command = |mut held: FileHeld, granted: &Granted| {
             match settle(&mut held, claim, exec) {
                 Ok(grants) => granted.set_fence(grants[0].fence),
@@ -134,14 +142,16 @@ impl Job {
             granted.let_go_of_parent();
             granted.exec_failed(exec.exec())
         };
-        let (waiter, place) = Waiter::start(place, &self.asked.patience, notify, become_command)
-            .context("cannot start a process that waits")?;
+        let (waiter, mut place) =
+            Waiter::start(place, notify, wait, become_command).context("cannot start a process that waits")?;
+        place.leave_to_child();
         match waiter.watch(&self.asked.patience, &mut waiting)? {
             Waited::Again => Ok(None),
             Waited::TimedOut => Ok(Some(self.asked.timed_out())),
+            Waited::Busy => Ok(Some(self.asked.busy())),
             Waited::Ended(signal) => Ok(Some(Exit::Signal(signal))),
             Waited::Granted { child, arrived } => {
-                self.tell_granted();
+                self.asked.tell_granted();
                 let granted_at = waiter.granted_at();
                 let supervision = self.supervision(child, tree, granted_at, Early::Read(arrived));
                 let exit = self.finish(Running { held: place.into_held(), supervision, granted_at })?;
@@ -168,7 +178,7 @@ impl Job {
             Turn::Granted => {
                 let mut held = place.into_held();
                 settle(&mut held, &self.claim, &mut self.exec)?;
-                self.tell_granted();
+                self.asked.tell_granted();
                 let errno = self.exec.exec();
                 Ok(Some(self.not_executed(errno)))
             }
@@ -198,7 +208,7 @@ impl Job {
     }
 
     /// From COMMAND's start to ours end.
-    fn finish(&self, running: Running) -> Result<Exit> {
+    fn finish(&self, mut running: Running) -> Result<Exit> {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
         running.held.release()?;
@@ -228,14 +238,6 @@ impl Job {
             },
         };
         message::tell_about(&self.asked.name, &format!("{what}; the command ended with {ended}"));
-    }
-
-    fn tell_granted(&self) {
-        self.asked.tell_verbose(|| {
-            let dir = message::shown_name(self.asked.store.dir().path().as_os_str().as_bytes());
-            let waited = duration::display(self.asked.waited());
-            format!("got it after {waited}, locks directory {dir}")
-        });
     }
 
     fn not_executed(&self, errno: i32) -> Exit {

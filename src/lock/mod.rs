@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::record::Claim;
+use crate::record::{Claim, Record};
 use crate::sys::Mask;
 
 /// Who may hold a lock beside us.
@@ -71,6 +71,8 @@ pub enum Turn {
 pub struct Grant {
     /// The lock's name as it was given.
     pub name: Vec<u8>,
+    /// The file in the locks directory that remembers this grant.
+    pub file: String,
     /// Rises with every grant of this name, so that a store can refuse a
     /// holder that was paused past its expiry.
     pub fence: u64,
@@ -146,6 +148,11 @@ pub trait Held {
     /// COMMAND lives even if we are killed.
     fn descriptors(&self) -> Vec<RawFd>;
 
+    /// Changes what is recorded about the grant that [`settle`](Self::settle)
+    /// made, as long as nobody else has written there since. A text that
+    /// cannot be written changes nothing.
+    fn amend(&self, change: &dyn Fn(&mut Record));
+
     /// Whether the lock has been lost meanwhile.
     fn lost(&self) -> Option<Lost>;
 
@@ -153,7 +160,7 @@ pub trait Held {
     ///
     /// # Errors
     /// Where the lock could not be given back.
-    fn release(self) -> Result<()>;
+    fn release(&mut self) -> Result<()>;
 }
 
 /// Somebody who holds a lock, for messages. Nothing is decided by it.

@@ -20,5 +20,5 @@ pub use signal::{
     Arrived, Mask, NOTIFY, block_all, default_on_child_death, end_by, is_ignored, next_signal, restore, send,
     send_by_pidfd, stop_self,
 };
-pub use start::above_stdio;
+pub use start::{HOLDER_NAME, above_stdio, detach, remember_arguments, retitle};
 pub use timer::{Interrupter, Timer, suspend_aware_now};

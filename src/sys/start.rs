@@ -1,6 +1,9 @@
-//! What std's start-up would do for us if `main` were not our own.
+//! What std's start-up would do for us if `main` were not our own, and the
+//! memory that the kernel shows to ps(1).
 
-use std::os::fd::OwnedFd;
+use std::ffi::c_char;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::io::fcntl_dupfd_cloexec;
 
@@ -13,6 +16,103 @@ use rustix::io::fcntl_dupfd_cloexec;
 /// # Errors
 /// `EMFILE` when the process has no descriptor left.
 pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(fd, 3) }
+}
+
+/// What the process behind a token is called in the kernel's short form,
+/// which ps(1) shows without options.
+pub const HOLDER_NAME: &str = "lockrun-holder";
+
+/// Makes this process one that nobody who called it can be held up by: of a
+/// session of its own, in no directory, with none of the descriptors that it
+/// inherited, and named [`HOLDER_NAME`].
+///
+/// Ours are told from inherited ones by their close-on-exec flag.
+pub fn detach() {
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::chdir("/");
+    let _ = rustix::thread::set_name(c"lockrun-holder");
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    for fd in numbers.collect::<Vec<_>>().into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: fcntl and close on numbers; only what came to us through
+        // exec lacks the flag, and no object of ours owns that.
+        unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFD);
+            if flags != -1 && flags & libc::FD_CLOEXEC == 0 {
+                libc::close(fd);
+            }
+        }
+    }
+}
+
+static ARGUMENTS: AtomicPtr<*mut c_char> = AtomicPtr::new(std::ptr::null_mut());
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// To be called first in `main`, with its arguments, and with nothing else.
+pub fn remember_arguments(count: i32, arguments: *mut *mut c_char) {
+    ARGUMENTS.store(arguments, Ordering::Relaxed);
+    COUNT.store(count.try_into().unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Replaces what ps(1) shows of this process: its command line by `title`,
+/// cut to the room that there is, and its environment by those variables
+/// alone whose names `keep` has.
+///
+/// Afterwards neither can be read in this process any more.
+pub fn retitle(title: &[u8], keep: &[&str]) {
+    let arguments = ARGUMENTS.load(Ordering::Relaxed);
+    let count = COUNT.load(Ordering::Relaxed);
+    if arguments.is_null() || count == 0 {
+        return;
+    }
+    // SAFETY: the C runtime passed `arguments`: `count` strings, a null, and
+    // behind it the environment's strings and a null. The kernel laid out the
+    // strings of each of the two one after the other in memory of this
+    // process that is writable and lives as long as it does. Nobody else
+    // reads them meanwhile: there is one thread, std copies what it returns
+    // of them, and our caller has promised not to ask again.
+    unsafe {
+        let environment = arguments.add(count + 1);
+        let mut variables = 0;
+        while !(*environment.add(variables)).is_null() {
+            variables += 1;
+        }
+        overwrite(arguments, count, title);
+        let kept: Vec<Vec<u8>> = (0..variables)
+            .map(|i| std::ffi::CStr::from_ptr(*environment.add(i)).to_bytes_with_nul().to_vec())
+            .filter(|variable| {
+                keep.iter()
+                    .any(|name| variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
+            })
+            .collect();
+        overwrite(environment, variables, &kept.concat());
+    }
+}
+
+/// Overwrites `count` consecutive strings with `text` and zeros.
+///
+/// # Safety
+/// `strings` points to `count` pointers to strings, which lie one after the
+/// other in writable memory.
+unsafe fn overwrite(strings: *mut *mut c_char, count: usize, text: &[u8]) {
+    if count == 0 {
+        return;
+    }
+    // SAFETY: the caller's promise; the length reaches from the first string
+    // to the terminating zero of the last one.
+    unsafe {
+        let first = *strings;
+        let last = *strings.add(count - 1);
+        let length = last.offset_from(first) as usize + libc::strlen(last);
+        let area = std::slice::from_raw_parts_mut(first.cast::<u8>(), length);
+        area.fill(0);
+        let fits = text.len().min(length);
+        area[..fits].copy_from_slice(&text[..fits]);
+    }
 }

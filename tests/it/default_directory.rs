@@ -159,11 +159,11 @@ fn one_that_is_not_fit_is_named_and_not_used() {
 }
 
 #[test]
-fn one_of_another_user_is_named_and_not_used() {
+fn one_of_another_user_is_named_even_to_cron() {
     if !may_act_as_root("chown") {
         return;
     }
-    let script = "mkdir -m 700 /run/lockrun; chown 54321 /run/lockrun; lockrun -l calc -- echo ran";
+    let script = "mkdir -m 700 /run/lockrun; chown 54321 /run/lockrun; lockrun -n -E 0 -q -l calc -- echo ran";
     let Some(outcome) = as_root(script) else {
         return;
     };

@@ -54,6 +54,19 @@ fn users_who_give_the_same_directory_exclude_each_other() {
 }
 
 #[test]
+fn a_lock_that_is_closed_to_us_is_named_even_to_cron() {
+    if !may_act_as_root("acting as two users") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.make_dir("locks", 0o755);
+    sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
+    let cron = ["-n", "-E", "0", "-q", "-l", "calc", "--", "echo", "ran"];
+    let outcome = sandbox.lockrun(&cron).by_user(54321, 54321).run();
+    outcome.assert_code(125).assert_stdout("").assert_one_line(&["calc.lock"]);
+}
+
+#[test]
 fn what_cannot_be_the_directory_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("work/file", "");

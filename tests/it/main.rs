@@ -94,3 +94,12 @@ mod nonblock;
 mod queue;
 /// Thousands of grants under an independent witness.
 mod witness;
+
+// What is written about it.
+
+/// The completions in bash, zsh and fish.
+mod completion;
+/// The manual and the completions are those of the command line.
+mod documentation;
+/// The examples do what their texts say.
+mod examples;

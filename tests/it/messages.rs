@@ -87,6 +87,23 @@ fn a_short_wait_is_not_worth_a_line() {
 }
 
 #[test]
+#[ignore = "takes more than a minute"]
+fn a_wait_of_a_minute_is_worth_one_line() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let attempt = |options: &[&str]| {
+        let args = [options, &["-t", "61", "-E", "0", "-l", "calc", "--", "true"]].concat();
+        sandbox.lockrun(&args).start()
+    };
+    let (told, quiet) = (attempt(&[]), attempt(&["-q"]));
+    eventually("it says that it waits", || told.stderr().contains("wait"));
+    let (told, quiet) = (told.wait(), quiet.wait());
+    told.assert_code(0).assert_stderr_has(&["calc", "held by pid", &holder.pid().to_string()]);
+    assert_eq!(told.stderr.lines().count(), 2, "one for the wait, one for its end: {told:?}");
+    quiet.assert_code(0).assert_silent();
+}
+
+#[test]
 fn verbose_tells_of_a_wait_at_once_and_of_the_times_after_it() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
@@ -123,6 +140,5 @@ fn names_in_messages_are_escaped() {
     let _holder = sandbox.hold(&["-l", name]);
     let outcome = sandbox.lockrun(&["-n", "-l", name, "--", "true"]).run();
     outcome.assert_code(75).assert_one_line(&["[31m"]);
-    let control = outcome.stderr.trim_end().chars().any(char::is_control);
-    assert!(!control, "{outcome:?}");
+    outcome.assert_printable();
 }

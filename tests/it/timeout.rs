@@ -84,6 +84,12 @@ fn the_environment_gives_a_timeout_and_the_option_beats_it() {
 }
 
 #[test]
+fn of_an_option_given_twice_the_last_one_counts() {
+    attempt_while_held(&["-t", "50", "--timeout", "0.01"]).assert_code(124);
+    attempt_while_held(&["-n", "-n", "-E", "3", "-E", "4"]).assert_code(4);
+}
+
+#[test]
 fn the_timeout_does_not_limit_the_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc", "-t", "0.001"]);

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
@@ -12,7 +12,7 @@ use super::Target;
 use super::dir::{Dir, open_at};
 use crate::lock::Holder;
 use crate::name;
-use crate::record::{self, Record, Text};
+use crate::record::{self, Record};
 use crate::users;
 
 /// Everybody who is seen to hold a lock by flock(2). Nothing is made or
@@ -37,13 +37,7 @@ pub fn of(dir: &Dir, target: &Target) -> Vec<Holder> {
     };
     let Ok(lock) = lock.map(File::from) else { return Vec::new() };
     let text = text.map(File::from);
-    find(&lock, read_record(text.as_ref().unwrap_or(&lock)))
-}
-
-fn read_record(file: &File) -> Option<Record> {
-    let mut text = [0; record::SIZE];
-    let length = file.read_at(&mut text, 0).ok()?;
-    if let Text::Record(record) = record::parse(&text[..length]) { Some(*record) } else { None }
+    find(&lock, record::read(text.as_ref().unwrap_or(&lock)).record())
 }
 
 fn find(file: &File, record: Option<Record>) -> Vec<Holder> {

@@ -32,6 +32,8 @@ pub struct Contender {
     queue_identity: Identity,
     in_door: bool,
     ticket: Option<Ticket>,
+    /// The number of our grant.
+    fence: Option<u64>,
 }
 
 impl Contender {
@@ -64,6 +66,7 @@ impl Contender {
             queue_identity: queue.identity,
             in_door: false,
             ticket: None,
+            fence: None,
         })
     }
 
@@ -152,13 +155,11 @@ impl Contender {
     }
 
     fn read_text(&self) -> Text {
-        let mut text = [0; record::SIZE];
-        let length = match &self.queue {
-            Some(queue) => queue.file().read_at(&mut text, 0),
-            None if matches!(self.target, Target::Name(_)) => self.lock.file.read_at(&mut text, 0),
-            None => Ok(0),
-        };
-        record::parse(&text[..length.unwrap_or(0)])
+        match &self.queue {
+            Some(queue) => record::read(queue.file()),
+            None if matches!(self.target, Target::Name(_)) => record::read(&self.lock.file),
+            None => Text::Empty,
+        }
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
@@ -173,8 +174,9 @@ impl Contender {
         let text = self.read_own_text()?;
         let now = SystemTime::now();
         let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let last = if let Text::Record(record) = text { record.fence } else { 0 };
-        let fence = clock.max(last.saturating_add(1));
+        let last = text.record().map_or(0, |record| record.fence);
+        let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
+        let fence = clock.max(next);
         if let Some(queue) = &self.queue {
             let pid = getpid().as_raw_nonzero().get();
             let record = Record::new(claim, self.target.name(), fence, pid, now);
@@ -182,7 +184,21 @@ impl Contender {
             // hint, and the clock goes on without it.
             let _ = queue.file().write_all_at(&record.to_text(), 0);
         }
-        Ok(Grant { name: self.target.name().to_vec(), fence })
+        self.fence = Some(fence);
+        Ok(Grant { name: self.target.name().to_vec(), file: self.queue_name.clone(), fence })
+    }
+
+    /// Changes the record of our grant, if it is still there.
+    fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
+        let Ok(opened) = open::lock_file(dir, &self.queue_name) else { return };
+        if opened.identity != self.queue_identity {
+            return;
+        }
+        let Some(mut record) = record::read(&opened.file).record() else { return };
+        if Some(record.fence) == self.fence {
+            change(&mut record);
+            let _ = opened.file.write_all_at(&record.to_text(), 0);
+        }
     }
 
     fn try_flock(&self) -> io::Result<()> {
@@ -336,6 +352,12 @@ impl Held for FileHeld {
         self.contenders.iter().map(|contender| contender.lock.file.as_raw_fd()).collect()
     }
 
+    fn amend(&self, change: &dyn Fn(&mut Record)) {
+        for contender in &self.contenders {
+            contender.amend(&self.dir, change);
+        }
+    }
+
     fn lost(&self) -> Option<Lost> {
         let gone = |contender: &&Contender| {
             let now = match &contender.target {
@@ -349,7 +371,7 @@ impl Held for FileHeld {
         Some(Lost { name: contender.target.name().to_vec(), how: contender.removed() })
     }
 
-    fn release(self) -> Result<()> {
+    fn release(&mut self) -> Result<()> {
         for contender in self.contenders.iter().rev() {
             fs2::FileExt::unlock(&contender.lock.file)
                 .with_context(|| format!("cannot unlock {}", contender.path(&self.dir).display()))?;

@@ -42,6 +42,7 @@ use locked::Contender;
 pub use locked::{FileHeld, FilePlace};
 
 use super::{Answer, Holder, Mode, Patience, Store};
+use crate::name;
 
 /// Which lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,15 @@ impl FileStore {
     /// Which locks, in the order given.
     pub fn targets(&self) -> &[Target] {
         &self.targets
+    }
+
+    /// The files that are locked.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let path = |target: &Target| match target {
+            Target::Name(name) => self.dir.path().join(name::stem(name) + ".lock"),
+            Target::Path(path) => path.clone(),
+        };
+        self.targets.iter().map(path).collect()
     }
 
     /// Opens every target, in the one order in which everybody takes them:

@@ -159,6 +159,14 @@ impl Queue {
             let range = (Ticket(from).start(), (to - from) * STRIDE);
             Ok(self.bytes().conflict(kind, range.0, range.1)?.map(|found| Ticket::of(found.start).0.max(from)))
         };
+        // For fcntl(2), zero bytes mean all there are.
+        if from >= to {
+            return Ok(None);
+        }
+        // For fcntl(2), a length of zero means all there is.
+        if from >= to {
+            return Ok(None);
+        }
         let Some(mut highest) = found(from.0, to.0)? else { return Ok(None) };
         // Something is at `highest`, nothing at or above `end`.
         let mut end = to.0;

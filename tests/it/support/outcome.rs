@@ -54,6 +54,13 @@ impl Outcome {
         self
     }
 
+    /// Nothing on stderr that a terminal would obey.
+    #[track_caller]
+    pub fn assert_printable(&self) -> &Self {
+        let printable = |line: &str| !line.chars().any(char::is_control);
+        self.check(self.stderr.lines().all(printable), "no control characters on stderr")
+    }
+
     #[track_caller]
     fn check(&self, holds: bool, expected: &str) -> &Self {
         assert!(holds, "expected {expected} from {self:?}");

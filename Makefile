@@ -1,0 +1,98 @@
+# make            build the program
+# make install    program, manual and completions below $(DESTDIR)$(PREFIX)
+# make check      everything that must hold before a change is taken
+# make setup      the tools that check uses, on Debian and its relatives
+# make help       the rest
+
+PREFIX = /usr/local
+DESTDIR =
+BINDIR = $(PREFIX)/bin
+MANDIR = $(PREFIX)/share/man
+BASH_COMPLETIONS = $(PREFIX)/share/bash-completion/completions
+ZSH_COMPLETIONS = $(PREFIX)/share/zsh/site-functions
+FISH_COMPLETIONS = $(PREFIX)/share/fish/vendor_completions.d
+
+CARGO = cargo
+CARGO_TARGET_DIR ?= target
+# The program to install; made if it is not given.
+BINARY =
+
+# For shells that have not read what rustup wrote into the profile.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+SHELL_SCRIPTS = .ci/run $(wildcard completions/*.bash)
+PAGES = $(wildcard man/*.1)
+
+all: build
+
+help:
+	@echo 'build    the program, optimised (the default)'
+	@echo 'install  program, manual, completions; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'test     the tests'
+	@echo 'check    format, lints, tests, manual, shell scripts'
+	@echo 'docs     write man/ and completions/ anew from the command line'
+	@echo 'bench    lockrun beside flock, setlock and s6-setlock'
+	@echo 'setup    install what check needs, with apt-get'
+	@echo 'clean    remove what was built'
+
+build:
+	$(CARGO) build --release --locked
+
+# Under sudo there may be no cargo: then what was built before is installed.
+install:
+	@binary='$(BINARY)'; \
+	if [ -z "$$binary" ]; then \
+		if command -v $(CARGO) >/dev/null; then $(CARGO) build --release --locked || exit; fi; \
+		binary=$$(ls -t $(CARGO_TARGET_DIR)/*/release/lockrun 2>/dev/null | head -n 1); \
+	fi; \
+	if [ -z "$$binary" ]; then echo "nothing to install: run 'make build' first" >&2; exit 1; fi; \
+	set -x; install -D -m 755 "$$binary" '$(DESTDIR)$(BINDIR)/lockrun'
+	install -d '$(DESTDIR)$(MANDIR)/man1'
+	install -m 644 $(PAGES) '$(DESTDIR)$(MANDIR)/man1'
+	install -D -m 644 completions/lockrun.bash '$(DESTDIR)$(BASH_COMPLETIONS)/lockrun'
+	install -D -m 644 completions/_lockrun '$(DESTDIR)$(ZSH_COMPLETIONS)/_lockrun'
+	install -D -m 644 completions/lockrun.fish '$(DESTDIR)$(FISH_COMPLETIONS)/lockrun.fish'
+
+test:
+	$(CARGO) test --locked
+
+check: tools
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked
+	mandoc -T lint -W warning $(PAGES)
+	shellcheck $(SHELL_SCRIPTS)
+
+docs:
+	UPDATE=1 $(CARGO) test --locked --test it as_the_command_line
+
+bench:
+	$(CARGO) bench --locked
+
+clean:
+	$(CARGO) clean
+
+# What the tests call, and the package that it comes in.
+TOOLS = cc:gcc fish:fish flock:util-linux getent:libc-bin mandoc:mandoc script:bsdutils setlock:daemontools \
+	shellcheck:shellcheck strace:strace zsh:zsh
+tool = $(firstword $(subst :, ,$(1)))
+package = $(lastword $(subst :, ,$(1)))
+missing = $(strip $(foreach pair,$(TOOLS),$(if $(shell command -v $(call tool,$(pair))),,$(pair))))
+
+tools:
+	@missing='$(foreach pair,$(missing),$(call tool,$(pair)))'; \
+	if [ -n "$$missing" ]; then \
+		echo "missing: $$missing (on Debian, 'make setup' installs what is missing)" >&2; exit 1; \
+	fi
+
+setup:
+ifneq ($(missing),)
+	$(as_root) apt-get update
+	$(as_root) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+		libc6-dev $(foreach pair,$(missing),$(call package,$(pair)))
+endif
+	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
+
+as_root = $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: all help build install test check docs bench clean tools setup

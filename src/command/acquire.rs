@@ -1,0 +1,229 @@
+//! `lockrun acquire`: take a lock, print a token, return. A process of its
+//! own holds the lock from then on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::asked::Asked;
+use crate::child::{Granted, Verdict, Waited, Waiter};
+use crate::cli;
+use crate::duration::{self, Limit};
+use crate::exit::Exit;
+use crate::holder::{self, Holder};
+use crate::lock::file::FileHeld;
+use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
+use crate::message;
+use crate::record::Claim;
+use crate::sys::{self, Arrived};
+use crate::token::Token;
+
+/// Nobody's lock is forgotten for longer.
+const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
+
+/// By these variables CI systems find what a cancelled job left running:
+/// GitHub Actions' runner, Jenkins.
+const KEPT_ENVIRONMENT: [&str; 3] = ["RUNNER_TRACKING_ID", "BUILD_ID", "JENKINS_NODE_COOKIE"];
+
+/// A stop in the moment of the grant comes too late to give up our place.
+const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Takes the lock and prints its token.
+pub fn acquire(options: cli::Acquire) -> Exit {
+    Acquisition::new(options).and_then(Acquisition::run).unwrap_or_else(|error| {
+        message::tell_error(&error);
+        Exit::Failed
+    })
+}
+
+struct Acquisition {
+    asked: Asked,
+    claim: Claim,
+    owner: Option<OwnedFd>,
+    lease: Option<Duration>,
+    lease_by_default: bool,
+}
+
+/// What goes to the new process.
+struct Kit {
+    owner: Option<OwnedFd>,
+    id: String,
+    listener: UnixListener,
+    line: UnixStream,
+    /// Our end of the line, for the new process to close: if it kept it, it
+    /// would not see us end.
+    callers_line: UnixStream,
+}
+
+impl Acquisition {
+    fn new(options: cli::Acquire) -> Result<Self> {
+        rustix::io::fcntl_getfd(rustix::stdio::stdout())
+            .map_err(|_| anyhow!("stdout is closed, so the token could not be printed; nothing was locked"))?;
+        if options.lock.name.is_empty() && options.lock.file.is_empty() {
+            bail!("which lock? lockrun acquire --name NAME (or --file PATH); see 'lockrun acquire --help'");
+        }
+        if options.lock.conflict_exit_code == Some(0) {
+            bail!("-E 0 with acquire would let a script go on without the lock: give another code");
+        }
+        let owner = options.owner.map(open_owner).transpose()?;
+        let lease_by_default = owner.is_none() && options.expires.is_none();
+        let lease = if lease_by_default { Some(DEFAULT_LEASE) } else { options.expires.and_then(Limit::finite) };
+        let mask = sys::block_all();
+        sys::default_on_child_death();
+        let asked = Asked::new(options.lock, Vec::new, mask)?;
+        let for_whom = options.owner.or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
+        let mut claim = asked.claim(described(for_whom), lease);
+        claim.owner = options.owner;
+        Ok(Self { asked, claim, owner, lease, lease_by_default })
+    }
+
+    fn run(mut self) -> Result<Exit> {
+        loop {
+            let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
+            let id = Token::random().context("no random numbers")?;
+            let kit = Kit {
+                listener: holder::listen(&id).context("cannot make a socket")?,
+                owner: self.owner.as_ref().map(OwnedFd::try_clone).transpose()?,
+                line: above_stdio(theirs)?,
+                callers_line: above_stdio(ours)?,
+                id,
+            };
+            if let Some(exit) = self.attempt(kit)? {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// `None`: ask anew.
+    fn attempt(&mut self, kit: Kit) -> Result<Option<Exit>> {
+        let mut waiting = self.asked.waiting();
+        // The parent keeps the time.
+        let patience = Patience { deadline: None, ..self.asked.patience };
+        let store = &self.asked.store;
+        let wait = |kit: Kit| {
+            Ok(match store.request(&patience)? {
+                Answer::Granted(held) => Verdict::Granted((held, kit)),
+                Answer::Busy => Verdict::Busy,
+                Answer::TimedOut => Verdict::Again,
+                Answer::Queued(mut place) => match place.wait(&patience)? {
+                    Turn::Granted => Verdict::Granted((place.into_held(), kit)),
+                    Turn::Again | Turn::TimedOut => Verdict::Again,
+                },
+            })
+        };
+        let hold = |(held, kit): (FileHeld, Kit), granted: &Granted| {
+            if let Err(error) = self.become_holder(held, kit, granted) {
+                granted.failed(&error);
+            }
+        };
+        let (waiter, kit) =
+            Waiter::start(kit, true, wait, hold).context("cannot start the process that holds the lock")?;
+        // The new process's ends stay open only there: its end is ours.
+        let Kit { callers_line: line, .. } = kit;
+        match waiter.watch(&self.asked.patience, &mut waiting)? {
+            Waited::Again => Ok(None),
+            Waited::TimedOut => Ok(Some(self.asked.timed_out())),
+            Waited::Busy => Ok(Some(self.asked.busy())),
+            Waited::Ended(signal) => Ok(Some(Exit::Signal(signal))),
+            // The signal will find nothing to end any more but this process;
+            // the holder sees that and lets go.
+            Waited::Granted { arrived: Some(Arrived::Signal { number, .. }), .. } if !STOPPING.contains(&number) => {
+                Ok(Some(Exit::Signal(number)))
+            }
+            Waited::Granted { .. } => match waiter.failure() {
+                Some(failure) => Err(failure),
+                None => self.hand_out(line).map(Some),
+            },
+        }
+    }
+
+    /// In the new process: from now on the holder.
+    fn become_holder(&self, mut held: FileHeld, kit: Kit, granted: &Granted) -> Result<()> {
+        let granted_at = sys::suspend_aware_now();
+        let grants = held.settle(&self.claim)?;
+        held.step_aside();
+        let dir = std::path::absolute(self.asked.store.dir().path()).context("cannot tell where we are")?;
+        let token = Token {
+            id: kit.id,
+            secret: Token::random()?,
+            uid: rustix::process::geteuid().as_raw(),
+            name: self.asked.name.clone(),
+            fence: grants[0].fence,
+            dir: dir.as_os_str().as_bytes().to_vec(),
+            file: grants[0].file.clone(),
+        };
+        sys::detach();
+        sys::retitle(format!("lockrun: holds {}", self.asked.name).as_bytes(), &KEPT_ENVIRONMENT);
+        drop(kit.callers_line);
+        let mut line = kit.line;
+        line.write_all((token.to_word() + "\n").as_bytes())?;
+        granted.let_go_of_parent();
+        sys::restore(&self.asked.patience.mask);
+        let (owner, lease) = (kit.owner, self.lease);
+        Holder { held, token, listener: kit.listener, owner, lease, printed: line }.hold(granted_at)
+    }
+
+    /// Prints the token, and only then lets the holder keep the lock.
+    fn hand_out(&self, mut line: UnixStream) -> Result<Exit> {
+        let mut word = String::new();
+        BufReader::new(&line).read_line(&mut word).context("the process that holds the lock does not answer")?;
+        if !word.ends_with('\n') {
+            bail!("the process that holds the lock was ended before the token could be printed");
+        }
+        self.asked.tell_granted();
+        if self.lease_by_default {
+            let lease = duration::display(DEFAULT_LEASE);
+            message::tell_about(
+                &self.asked.name,
+                &format!("without --owner and --expires, the lock is let go after {lease} at the latest"),
+            );
+        }
+        // Not std's stdout, which takes a closed one for a full success.
+        let mut rest = word.as_bytes();
+        while !rest.is_empty() {
+            let written = rustix::io::write(rustix::stdio::stdout(), rest)
+                .context("cannot print the token to stdout, so the lock was let go")?;
+            rest = &rest[written..];
+        }
+        line.write_all(b"!").context("the process that holds the lock has ended")?;
+        Ok(Exit::Ok)
+    }
+}
+
+fn above_stdio(stream: UnixStream) -> Result<UnixStream> {
+    Ok(sys::above_stdio(OwnedFd::from(stream)).context("cannot make a socket")?.into())
+}
+
+/// A descriptor for the owner, which is the process itself and not a number
+/// that may be given to another one.
+fn open_owner(pid: i32) -> Result<OwnedFd> {
+    let refused = |why: &str| anyhow!("--owner {pid}: {why}");
+    let process =
+        Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| refused("not a process id")).and_then(|pid| {
+            pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
+                rustix::io::Errno::SRCH => refused("there is no such process"),
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => refused("is a thread, not a process"),
+                other => refused(&message::os_error(other.raw_os_error())),
+            })
+        })?;
+    let process = sys::above_stdio(process)?;
+    // A zombie has ended, whoever has not yet been told.
+    let mut polled = [PollFd::new(&process, PollFlags::IN)];
+    if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+        return Err(refused("has already ended"));
+    }
+    Ok(process)
+}
+
+/// For whom a token is held, as people know it.
+fn described(pid: Option<i32>) -> Vec<u8> {
+    let words = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok()).unwrap_or_default();
+    let words: Vec<_> = words.split(|b| *b == 0).filter(|word| !word.is_empty()).collect();
+    [&b"token for "[..], &words.join(&b' ')].concat()
+}

@@ -1,0 +1,25 @@
+//! `lockrun renew`: push a token's expiry out.
+
+use crate::cli;
+use crate::exit::Exit;
+use crate::holder::{Answer, Ask};
+
+use super::tokens;
+
+/// Counts from now: for as long as given, or as it was taken for.
+pub fn renew(options: &cli::Renew) -> Exit {
+    tokens::for_each(options.token.as_slice(), |token| {
+        let lease = options.expires.map(crate::duration::Limit::finite);
+        Ok(match tokens::ask(token, Ask::Renew { lease })? {
+            Ok(Answer::State(state)) => match state.lost {
+                Some(how) => {
+                    tokens::tell_lost(token, &how);
+                    Exit::Lost
+                }
+                None => Exit::Ok,
+            },
+            Ok(_) => Exit::Ok,
+            Err(exit) => exit,
+        })
+    })
+}

@@ -1,0 +1,266 @@
+//! The process behind a token: it holds the kernel lock between `acquire` and
+//! `release`, and lets go when it is asked to by whoever has the token, when
+//! its owner ends, or when its time is over.
+//!
+//! It listens on a socket in the abstract namespace (unix(7)), which leaves
+//! no file behind and vanishes with the process.
+
+mod protocol;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use crate::lock::Held;
+use crate::record::timestamp;
+use crate::sys;
+use crate::token::Token;
+
+pub use protocol::{Answer, Ask, State, ask, listen};
+use protocol::{Reply, Request};
+
+/// So many may speak to a holder at once; the first of more is dropped. Its
+/// own user's processes only: others are refused before they say a word.
+const CLIENTS: usize = 16;
+
+/// What the holder has to know.
+pub struct Holder<H> {
+    /// The lock.
+    pub held: H,
+    /// Its token.
+    pub token: Token,
+    /// Where it is spoken to.
+    pub listener: UnixListener,
+    /// On whose end it lets go.
+    pub owner: Option<OwnedFd>,
+    /// For how long it was taken; `None`: until released.
+    pub lease: Option<Duration>,
+    /// One byte comes when the token has been printed; an end without it
+    /// means that nobody will ever have the token.
+    pub printed: UnixStream,
+}
+
+impl<H: Held> Holder<H> {
+    /// Holds the lock until there is a reason to let go. `granted_at` is on
+    /// the clock of [`sys::suspend_aware_now`].
+    pub fn hold(self, granted_at: Duration) -> ! {
+        let Self { held, token, listener, owner, lease, printed } = self;
+        let mut holding = Holding {
+            held,
+            token,
+            lease,
+            expires_at: lease.map(|lease| granted_at.saturating_add(lease)),
+            timer: None,
+            clients: VecDeque::new(),
+        };
+        // Anything that fails here fails for want of memory or descriptors:
+        // then nobody could release the lock, so it is not kept.
+        let why = holding.serve(&listener, owner.as_ref(), printed).unwrap_or_else(|error| format!("failed: {error}"));
+        holding.let_go(&why);
+        sys::exit_now(0)
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    said: Vec<u8>,
+}
+
+struct Holding<H> {
+    held: H,
+    token: Token,
+    lease: Option<Duration>,
+    expires_at: Option<Duration>,
+    timer: Option<OwnedFd>,
+    clients: VecDeque<Client>,
+}
+
+impl<H: Held> Holding<H> {
+    /// Returns why to let go.
+    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>, printed: UnixStream) -> io::Result<String> {
+        listener.set_nonblocking(true)?;
+        printed.set_nonblocking(true)?;
+        let mut printed = Some(printed);
+        self.arm()?;
+        loop {
+            let ready = {
+                let sources = [
+                    Some(listener.as_fd()),
+                    self.timer.as_ref().map(AsFd::as_fd),
+                    owner.map(AsFd::as_fd),
+                    printed.as_ref().map(AsFd::as_fd),
+                ];
+                let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
+                let sources: Vec<_> = sources.into_iter().chain(clients).collect();
+                wait_for_any(&sources)?
+            };
+            if ready[2] {
+                return Ok("its owner ended".into());
+            }
+            if ready[1] && self.expires_at.is_some_and(|at| at <= sys::suspend_aware_now()) {
+                return Ok("expired".into());
+            }
+            if ready[3]
+                && let Some(stream) = &mut printed
+            {
+                match stream.read(&mut [0]) {
+                    Ok(1..) => printed = None,
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    _ => return Ok("its token was never printed".into()),
+                }
+            }
+            let readable: Vec<bool> = ready[4..].to_vec();
+            if self.hear(&readable)? {
+                sys::exit_now(0);
+            }
+            if ready[0] {
+                self.accept(listener);
+            }
+        }
+    }
+
+    fn accept(&mut self, listener: &UnixListener) {
+        let Ok((stream, _)) = listener.accept() else { return };
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let mut client = Client { stream, said: Vec::new() };
+        let us = rustix::process::geteuid();
+        let allowed = rustix::net::sockopt::socket_peercred(&client.stream)
+            .is_ok_and(|peer| peer.uid == us || peer.uid.is_root());
+        if !allowed {
+            client.answer(&Reply::NotYours);
+            return;
+        }
+        if self.clients.len() == CLIENTS {
+            self.clients.pop_front();
+        }
+        self.clients.push_back(client);
+    }
+
+    /// Reads what clients say. Returns whether the lock was released.
+    fn hear(&mut self, readable: &[bool]) -> io::Result<bool> {
+        let mut released = false;
+        let clients = std::mem::take(&mut self.clients);
+        for (position, mut client) in clients.into_iter().enumerate() {
+            if !readable.get(position).copied().unwrap_or(false) {
+                self.clients.push_back(client);
+                continue;
+            }
+            match client.read_request() {
+                Ok(Some(request)) => released |= self.obey(&mut client, &request)?,
+                Ok(None) => self.clients.push_back(client),
+                // Went away, or talks nonsense.
+                Err(_) => {}
+            }
+        }
+        Ok(released)
+    }
+
+    fn obey(&mut self, client: &mut Client, request: &Request) -> io::Result<bool> {
+        if request.secret != self.token.secret {
+            client.answer(&Reply::WrongSecret);
+            return Ok(false);
+        }
+        match &request.ask {
+            Ask::Release => {
+                let lost = self.held.lost().map(|lost| lost.how);
+                self.let_go("released");
+                client.answer(&Reply::Released { lost });
+                return Ok(true);
+            }
+            Ask::Renew { lease } => {
+                let lease = lease.map_or(self.lease, |lease| lease);
+                self.lease = lease;
+                self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
+                self.arm()?;
+                let expires = self.expires();
+                self.held.amend(&|record| record.expires.clone_from(&expires));
+                client.answer(&Reply::State(self.state()));
+            }
+            Ask::Check => client.answer(&Reply::State(self.state())),
+        }
+        Ok(false)
+    }
+
+    fn state(&self) -> State {
+        State { expires: self.expires(), remaining: self.remaining(), lost: self.held.lost().map(|lost| lost.how) }
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        self.expires_at.map(|at| at.saturating_sub(sys::suspend_aware_now()))
+    }
+
+    fn expires(&self) -> Option<String> {
+        self.remaining().and_then(|left| SystemTime::now().checked_add(left)).map(timestamp)
+    }
+
+    /// Sets the timer, which runs through suspend, to the expiry.
+    fn arm(&mut self) -> io::Result<()> {
+        self.timer = None;
+        let Some(at) = self.expires_at else { return Ok(()) };
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let at = Timespec { tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: at.subsec_nanos().into() };
+        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value: at })?;
+        self.timer = Some(timer);
+        Ok(())
+    }
+
+    /// Free again; what is said about it afterwards is only for people.
+    fn let_go(&mut self, why: &str) {
+        let ended = format!("{why} at {}", timestamp(SystemTime::now()));
+        self.held.amend(&|record| record.ended = Some(ended.clone()));
+        // If this fails, the end of this process does it.
+        let _ = self.held.release();
+    }
+}
+
+impl Client {
+    /// A request, once all of it has come.
+    fn read_request(&mut self) -> io::Result<Option<Request>> {
+        let mut buffer = [0; 512];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => self.said.extend_from_slice(&buffer[..length]),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        if self.said.len() > 4 * buffer.len() {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        match self.said.strip_suffix(b"\n") {
+            Some(line) => Ok(Some(serde_json::from_slice(line)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn answer(&mut self, reply: &Reply) {
+        let mut line = serde_json::to_vec(reply).unwrap_or_default();
+        line.push(b'\n');
+        // Small enough for the socket's buffer; who has gone does not care.
+        let _ = self.stream.write_all(&line);
+    }
+}
+
+/// Sleeps until one of the descriptors has something to say; which, in the
+/// order given.
+fn wait_for_any(sources: &[Option<std::os::fd::BorrowedFd<'_>>]) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = sources.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    loop {
+        match poll(&mut polled, None) {
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let mut events = polled.iter().map(|fd| !fd.revents().is_empty());
+    Ok(sources.iter().map(|source| source.is_some() && events.next().unwrap_or(false)).collect())
+}

@@ -1,0 +1,137 @@
+//! What is said to the process behind a token: one line of JSON each way.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+use crate::token::Token;
+
+/// What can be asked of a holder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Let go.
+    Release,
+    /// Expire so long from now.
+    Renew {
+        /// `None`: as long as it was taken for; `Some(None)`: never.
+        #[serde(with = "double_option")]
+        lease: Option<Option<Duration>>,
+    },
+    /// Say how it stands.
+    Check,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Request {
+    pub secret: String,
+    pub ask: Ask,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Reply {
+    Released { lost: Option<String> },
+    State(State),
+    WrongSecret,
+    NotYours,
+}
+
+/// How it stands with a token's lock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// RFC 3339; `None`: never.
+    pub expires: Option<String>,
+    /// Until then.
+    pub remaining: Option<Duration>,
+    /// Why others could take it nevertheless.
+    pub lost: Option<String>,
+}
+
+/// What became of a question.
+pub enum Answer {
+    /// The lock is free. `lost`: others could take it before.
+    Released {
+        /// How it was lost.
+        lost: Option<String>,
+    },
+    /// It is held.
+    State(State),
+    /// There is no such holder any more.
+    Gone,
+}
+
+/// `None`, `Some(None)` and `Some(Some(x))` as absent, null and a value would
+/// be in JSON, written as a list.
+mod double_option {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<Option<Duration>>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Duration>>, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.pop())
+    }
+}
+
+fn address(id: &str) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("lockrun/{id}"))
+}
+
+/// Where the holder with this id will be spoken to.
+///
+/// # Errors
+/// No memory, no descriptor left.
+pub fn listen(id: &str) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind_addr(&address(id)?)?;
+    Ok(sys::above_stdio(OwnedFd::from(listener))?.into())
+}
+
+/// Asks the holder of a token.
+///
+/// # Errors
+/// The holder does not believe us: another user's, or a secret that is not
+/// its own. No message shows a secret.
+pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
+    let mut stream = match UnixStream::connect_addr(&address(&token.id)?) {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(Answer::Gone),
+        Err(e) => return Err(e).context("cannot reach the token's holder"),
+    };
+    // Whoever listens there instead of the holder gets no secret.
+    let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the token's holder is")?;
+    if peer.uid.as_raw() != token.uid {
+        return Ok(Answer::Gone);
+    }
+    let mut request = serde_json::to_vec(&Request { secret: token.secret.clone(), ask })?;
+    request.push(b'\n');
+    let mut line = String::new();
+    // A holder that refuses us has spoken before we have.
+    let said = stream.write_all(&request);
+    let heard = BufReader::new(&stream).read_line(&mut line);
+    if line.is_empty() {
+        // It ended while we spoke.
+        return match (said, heard) {
+            (Ok(()), Ok(_)) => Ok(Answer::Gone),
+            (Err(e), _) | (_, Err(e)) if ended(&e) => Ok(Answer::Gone),
+            (Err(e), _) | (_, Err(e)) => Err(e).context("cannot speak with the token's holder"),
+        };
+    }
+    match serde_json::from_str(&line).map_err(|_| anyhow!("the token's holder answers in words of another version"))? {
+        Reply::Released { lost } => Ok(Answer::Released { lost }),
+        Reply::State(state) => Ok(Answer::State(state)),
+        Reply::WrongSecret => bail!("this is not the token that the lock was acquired with"),
+        Reply::NotYours => bail!("belongs to user {}: only that user and root may use the token", token.uid),
+    }
+}
+
+fn ended(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}

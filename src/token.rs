@@ -1,0 +1,144 @@
+//! The token: one opaque word that finds a holder process and proves that it
+//! may be asked to let go.
+//!
+//! It carries everything that its commands need, so that it works from any
+//! directory and environment: where the holder listens, the secret, and what
+//! to say about the lock when the holder is gone.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Tells a token from other words, and its form from later ones.
+const PREFIX: &str = "lr1.";
+/// Bytes of a hash over the rest: a word with a typing error is no token,
+/// rather than a token that holds nothing.
+const CHECK: usize = 6;
+
+/// What a token says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Where the holder listens: not secret.
+    #[serde(rename = "i")]
+    pub id: String,
+    /// Known to the holder and to whoever has the token.
+    #[serde(rename = "s")]
+    pub secret: String,
+    /// The user that the holder runs as: nobody else is believed.
+    #[serde(rename = "u")]
+    pub uid: u32,
+    /// Names of the locks.
+    #[serde(rename = "n")]
+    pub name: String,
+    /// The grant.
+    #[serde(rename = "f")]
+    pub fence: u64,
+    /// The locks directory, absolute.
+    #[serde(rename = "d", with = "base64")]
+    pub dir: Vec<u8>,
+    /// The file in it that remembers the grant.
+    #[serde(rename = "r")]
+    pub file: String,
+}
+
+impl Token {
+    /// The locks directory.
+    pub fn dir(&self) -> &Path {
+        Path::new(std::ffi::OsStr::from_bytes(&self.dir))
+    }
+
+    /// The word.
+    pub fn to_word(&self) -> String {
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        let check = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&check[..CHECK]);
+        PREFIX.to_owned() + &BASE64URL_NOPAD.encode(&bytes)
+    }
+
+    /// Reads a word; `None` if it is no token.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let bytes = BASE64URL_NOPAD.decode(word.strip_prefix(PREFIX.as_bytes())?).ok()?;
+        let (bytes, check) = bytes.split_at_checked(bytes.len().checked_sub(CHECK)?)?;
+        (Sha256::digest(bytes)[..CHECK] == *check).then(|| serde_json::from_slice(bytes).ok())?
+    }
+
+    /// A random word of 128 bits, for an id or a secret.
+    ///
+    /// # Errors
+    /// The kernel has no random numbers yet.
+    pub fn random() -> rustix::io::Result<String> {
+        let mut bytes = [0; 16];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        Ok(BASE64URL_NOPAD.encode(&bytes))
+    }
+}
+
+/// Bytes of a path, which need not be UTF-8, as text.
+mod base64 {
+    use data_encoding::BASE64URL_NOPAD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64URL_NOPAD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64URL_NOPAD.decode(text.as_bytes()).map_err(D::Error::custom)
+    }
+}
+
+/// Never the secret: what is printed for debugging may end up in a log.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({}, fence {})", self.name, self.fence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> Token {
+        Token {
+            id: Token::random().unwrap(),
+            secret: Token::random().unwrap(),
+            uid: 0,
+            name: "de ploy".into(),
+            fence: u64::MAX,
+            dir: b"/run/lock\xff run".to_vec(),
+            file: "de%20ploy.lock".into(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_plain_word_and_is_read_back() {
+        let word = token().to_word();
+        assert!(word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{word}");
+        let token = token();
+        assert_eq!(Token::parse(token.to_word().as_bytes()), Some(token));
+    }
+
+    #[test]
+    fn a_word_with_any_error_is_no_token() {
+        let word = token().to_word();
+        for position in 0..word.len() {
+            let mut wrong = word.clone().into_bytes();
+            wrong[position] = if wrong[position] == b'A' { b'B' } else { b'A' };
+            assert_eq!(Token::parse(&wrong), None);
+            assert_eq!(Token::parse(&word.as_bytes()[..position]), None);
+        }
+        assert_eq!(Token::parse(b""), None);
+        assert_eq!(Token::parse((word + "A").as_bytes()), None);
+    }
+
+    #[test]
+    fn the_secret_is_not_printed() {
+        let token = token();
+        assert!(!format!("{token:?}").contains(&token.secret));
+    }
+}

@@ -1,0 +1,152 @@
+//! The completions, asked in the shells that they are for.
+
+use crate::support::Sandbox;
+use std::path::{Path, PathBuf};
+
+/// What a shell offers for the last of these words of a command line.
+type Ask = fn(&Sandbox, &[&str]) -> Vec<String>;
+
+const SHELLS: [(&str, Ask); 3] = [("bash", in_bash), ("zsh", in_zsh), ("fish", in_fish)];
+
+/// Asserts that every shell offers `expected`, and nothing else unless `among`.
+#[track_caller]
+fn offers(sandbox: &Sandbox, words: &[&str], expected: &[&str], among: bool) {
+    for (shell, ask) in SHELLS {
+        let mut offered = ask(sandbox, words);
+        offered.sort();
+        offered.dedup();
+        match among {
+            true => {
+                let missing = expected.iter().find(|word| !offered.iter().any(|offer| offer == *word));
+                assert!(missing.is_none(), "{shell} offers {offered:?} for {words:?}, not {missing:?}");
+            }
+            false => assert_eq!(offered, expected, "{shell}, {words:?}"),
+        }
+    }
+}
+
+#[test]
+fn options() {
+    let sandbox = Sandbox::new();
+    offers(&sandbox, &["lockrun", "--ti"], &["--timeout"], false);
+    offers(&sandbox, &["lockrun", "-n", "--"], &["--name", "--file", "--exec", "--expires"], true);
+}
+
+#[test]
+fn values() {
+    let sandbox = Sandbox::new();
+    offers(&sandbox, &["lockrun", "--hold", ""], &["command", "tree"], false);
+    offers(&sandbox, &["lockrun", "--hold", "t"], &["tree"], false);
+}
+
+#[test]
+fn names_of_locks() {
+    let sandbox = Sandbox::new();
+    for name in ["calc", "calendar", "backup", "a/b c"] {
+        sandbox.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
+    }
+    offers(&sandbox, &["lockrun", "--name", "cal"], &["calc", "calendar"], false);
+    offers(&sandbox, &["lockrun", "-n", "-l", "b"], &["backup"], false);
+    offers(&sandbox, &["lockrun", "--name", "a"], &["a/b\\ c"], false);
+    let directory = sandbox.path("other").display().to_string();
+    sandbox.lockrun(&["-d", &directory, "-l", "cafe", "--", "true"]).run().assert_code(0);
+    offers(&sandbox, &["lockrun", "-d", &directory, "-l", "ca"], &["cafe"], false);
+}
+
+#[test]
+fn command_after_the_dashes() {
+    let sandbox = Sandbox::new();
+    let script = sandbox.write("bin/zz-a-command", "#!/bin/sh\n");
+    std::process::Command::new("chmod").arg("+x").arg(script).status().unwrap();
+    offers(&sandbox, &["lockrun", "-l", "calc", "--", "zz-a"], &["zz-a-command"], false);
+}
+
+/// As bash does without a completion for that command: files. zsh and fish know
+/// the options of ls.
+#[test]
+fn the_commands_own_words() {
+    let sandbox = Sandbox::new();
+    sandbox.write("work/some-file", "");
+    let words = ["lockrun", "-l", "calc", "--", "cat", "some-"];
+    for ask in [in_zsh, in_fish] {
+        assert_eq!(ask(&sandbox, &words), ["some-file"]);
+    }
+    assert_eq!(in_bash(&sandbox, &words), [""; 0]);
+    let offered = in_fish(&sandbox, &["lockrun", "--", "ls", "--rev"]);
+    assert_eq!(offered, ["--reverse"]);
+    let offered = in_zsh(&sandbox, &["lockrun", "--", "ls", "--rev"]);
+    assert_eq!(offered, ["--reverse"]);
+}
+
+/// Calls what is registered, with the words as readline splits them. What it
+/// leaves empty, readline completes as file names.
+fn in_bash(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    let script = r#"
+        source "$1"; shift
+        [[ $(complete -p lockrun) == *"-F _lockrun_line"*"-o default"* ||
+           $(complete -p lockrun) == *"-o default"*"-F _lockrun_line"* ]] || exit 1
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=${#COMP_LINE}
+        _lockrun_line lockrun "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>/dev/null
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let file = completions().join("lockrun.bash");
+    let args = [&["--norc", "-c", script, "bash", file.to_str().unwrap()], words].concat();
+    offered(sandbox, "bash", &args)
+}
+
+/// Types the words and a tab into an interactive zsh, and notes all that it
+/// adds to the matches.
+fn in_zsh(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    let set_up = format!(
+        r#"
+        PS1= PS2= fpath=({} $fpath)
+        autoload -Uz compinit; compinit -u -D
+        compadd() {{
+            if [[ ${{@[1,(i)(-|--)]}} == *-(O|A|D)\ * ]]; then builtin compadd "$@"; return; fi
+            local -a matches
+            builtin compadd -O matches "$@"
+            (( $#matches )) && print -rl -- ${{(q)matches}} >>matches
+            builtin compadd "$@"
+        }}
+        finish() {{ print FINISHED; exit }}
+        comppostfuncs=(finish)
+        print READY
+        "#,
+        completions().display()
+    );
+    let set_up = sandbox.write("work/.set-up", &set_up);
+    let script = r#"
+        zmodload zsh/zpty
+        zpty shell zsh -f -i
+        zpty -w shell "stty rows 200 cols 200; . $1"
+        zpty -r shell seen '*READY*'
+        shift
+        zpty -w -n shell "$*"$'\t'
+        zpty -r shell seen '*FINISHED*'
+        cat matches
+    "#;
+    let args = [&["-f", "-c", script, "zsh", set_up.to_str().unwrap()], words].concat();
+    let _ = std::fs::remove_file(sandbox.path("work/matches"));
+    sandbox.write("work/matches", "");
+    offered(sandbox, "zsh", &args)
+}
+
+fn in_fish(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    let script = "source $argv[1]; complete -C (string join ' ' -- $argv[2..])";
+    let file = completions().join("lockrun.fish");
+    let args = [&["-c", script, file.to_str().unwrap()], words].concat();
+    let offered = offered(sandbox, "fish", &args);
+    // Behind a tab stands what it means.
+    offered.iter().map(|line| line.split('\t').next().unwrap_or_default().replace(' ', "\\ ")).collect()
+}
+
+#[track_caller]
+fn offered(sandbox: &Sandbox, shell: &str, args: &[&str]) -> Vec<String> {
+    let outcome = sandbox.command(shell, args).env("TERM", "xterm").run();
+    outcome.assert_code(0);
+    outcome.stdout.lines().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+fn completions() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("completions")
+}

@@ -1,0 +1,262 @@
+//! `man/` and `completions/` are made from the command line, and stay as it is.
+//!
+//! `make docs` (`UPDATE=1` in the environment of these tests) writes them anew.
+//! What the command line does not say stands in `man/parts/` and
+//! `completions/parts/`.
+
+use clap::builder::Resettable;
+use clap::{Arg, Command, ValueHint};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// In the footer of the pages: when they were last read against the program.
+const DATE: &str = "2026-11-22";
+
+#[test]
+fn pages_are_as_the_command_line() {
+    for command in commands() {
+        let file = format!("{}.1", name_of(&command));
+        let part = read(&format!("man/parts/{file}"));
+        assert_committed(&format!("man/{file}"), &page(&command, &part));
+    }
+}
+
+#[test]
+fn no_page_is_left_over() {
+    let named = |command: &Command| format!("{}.1", name_of(command));
+    let expected: BTreeSet<_> = commands().iter().map(named).collect();
+    for directory in ["man", "man/parts"] {
+        assert_eq!(files_in(directory), expected, "{directory}");
+    }
+}
+
+#[test]
+fn completions_are_as_the_command_line() {
+    for (shell, file) in [(Shell::Bash, "lockrun.bash"), (Shell::Zsh, "_lockrun"), (Shell::Fish, "lockrun.fish")] {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut tree_to_complete(), "lockrun", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        let part = read(&format!("completions/parts/{file}"));
+        assert_committed(&format!("completions/{file}"), &completed(shell, &script, &part));
+    }
+}
+
+/// Also those that only scripts written for flock(1) use.
+#[test]
+fn every_option_is_in_the_manual() {
+    for command in commands() {
+        let page = plain(&read(&format!("man/{}.1", name_of(&command))));
+        for option in spellings(&command) {
+            assert!(mentioned(&page).contains(&option), "{option} is not in the page of {}", name_of(&command));
+        }
+    }
+}
+
+/// Short ones are held by the examples, which run.
+#[test]
+fn every_long_option_that_a_text_names_exists() {
+    let all: BTreeSet<_> = commands().iter().flat_map(spellings).collect();
+    let pages = files_in("man").into_iter().map(|file| format!("man/{file}"));
+    for file in pages.chain(["README.md".to_owned()]) {
+        for option in mentioned(&plain(&read(&file))).iter().filter(|option| option.starts_with("--")) {
+            assert!(all.contains(option), "{file}: there is no {option}");
+        }
+    }
+}
+
+/// `lockrun` and its subcommands.
+fn commands() -> Vec<Command> {
+    let mut tree = lockrun::cli::tree();
+    tree.build();
+    let subcommands = tree.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    let subcommands: Vec<_> = subcommands.cloned().collect();
+    [vec![tree], subcommands].concat()
+}
+
+/// `lockrun`, `lockrun-acquire`.
+fn name_of(command: &Command) -> &str {
+    command.get_display_name().unwrap_or(command.get_name())
+}
+
+/// A page: its part, with `@NAME@`, `@SYNOPSIS@` and `@OPTIONS@` filled in.
+fn page(command: &Command, part: &str) -> String {
+    let name = name_of(command);
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut page = String::new();
+    page += &format!(".\\\" Made by 'make docs' from src/cli.rs and man/parts/{name}.1: edit those.\n");
+    page += &format!(".TH {} 1 {DATE} \"lockrun {}\"\n", name.to_uppercase(), env!("CARGO_PKG_VERSION"));
+    for line in part.lines() {
+        match line {
+            "@NAME@" => page += &format!(".SH NAME\n{} \\- {}\n", escaped(name), escaped(&about)),
+            "@SYNOPSIS@" => page += &synopsis(command),
+            "@OPTIONS@" => page += &options(command),
+            _ => page += &format!("{line}\n"),
+        }
+    }
+    page
+}
+
+/// What `--help` says behind `Usage:`.
+fn synopsis(command: &Command) -> String {
+    let usage = command.clone().render_usage().to_string();
+    let lines = usage.trim_start_matches("Usage:").lines();
+    let mut text = String::from(".SH SYNOPSIS\n");
+    for (number, line) in lines.enumerate() {
+        let words: Vec<_> = line.split_whitespace().map(usage_word).collect();
+        text += if number == 0 { "" } else { ".br\n" };
+        text += &format!("{}\n", words.join(" "));
+    }
+    text
+}
+
+/// What is typed as it stands is bold, what is replaced is italic.
+fn usage_word(word: &str) -> String {
+    let is_placeholder = |c: char| c.is_uppercase() || c == '_';
+    let inner = word.trim_matches(|c| "[]<>.".contains(c));
+    let (before, after) = word.split_once(inner).unwrap_or(("", ""));
+    let font = if !inner.is_empty() && inner.chars().all(is_placeholder) { "I" } else { "B" };
+    format!("{}\\f{font}{}\\fR{}", before.replace('<', ""), escaped(inner), after.replace('>', ""))
+}
+
+/// clap_mangen's sections of options as parts of one, without what mandoc's
+/// lint and a reader stumble over: blank lines, `<>` around what is italic
+/// anyway, a preamble in the middle of the page.
+fn options(command: &Command) -> String {
+    let mut raw = Vec::new();
+    Man::new(command.clone()).render_options_section(&mut raw).unwrap();
+    let raw = String::from_utf8(raw).unwrap();
+    let (_preamble, sections) = raw.split_at(raw.find(".SH").unwrap());
+    let sections = [("\\*(Aq", "\\(aq"), ("\\fI<", "\\fI"), (">\\fR", "\\fR"), (".br\n\n.br\n", ".sp\n")]
+        .iter()
+        .fold(sections.to_owned(), |text, (from, to)| text.replace(from, to));
+    let mut text = String::from(".SH OPTIONS\n");
+    for line in sections.lines() {
+        match line {
+            "" => text += ".sp\n",
+            ".SH OPTIONS" => {}
+            _ => text += &format!("{}\n", sentence_case(line).trim_end()),
+        }
+    }
+    text
+}
+
+/// `.SH "LOCK OPTIONS"` becomes `.SS Lock options`; other lines stay.
+fn sentence_case(line: &str) -> String {
+    let Some(heading) = line.strip_prefix(".SH ") else { return line.to_owned() };
+    let (first, rest) = heading.trim_matches('"').split_at(1);
+    format!(".SS {first}{}", rest.to_lowercase())
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq")
+}
+
+/// Roff without fonts and escapes.
+fn plain(page: &str) -> String {
+    let lines = page.lines().filter(|line| !line.starts_with(".\\\""));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    ["\\fB", "\\fI", "\\fR", "\\&"].iter().fold(text, |text, code| text.replace(code, "")).replace("\\-", "-")
+}
+
+/// Every `-x` and `--word` that a text names.
+fn mentioned(text: &str) -> BTreeSet<String> {
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '-');
+    let words = text.split(ends).filter(|word| word.starts_with('-'));
+    let words = words.filter(|word| word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_alphabetic()));
+    words.filter(|word| word.starts_with("--") || word.len() == 2).map(str::to_owned).collect()
+}
+
+/// Every way to write an option, hidden ones too.
+fn spellings(command: &Command) -> BTreeSet<String> {
+    let of = |arg: &Arg| {
+        let longs = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+        let shorts = arg.get_short().into_iter().chain(arg.get_all_short_aliases().unwrap_or_default());
+        let longs = longs.map(|long| format!("--{long}"));
+        longs.chain(shorts.map(|short| format!("-{short}"))).collect::<Vec<_>>()
+    };
+    command.get_arguments().filter(|arg| !arg.is_positional()).flat_map(of).collect()
+}
+
+/// The tree without what is hidden, and with what kind of word follows an
+/// option.
+fn tree_to_complete() -> Command {
+    hinted(lockrun::cli::tree())
+}
+
+fn hinted(command: Command) -> Command {
+    let hint = |arg: &Arg| {
+        let hint = match arg.get_id().as_str() {
+            "dir" => ValueHint::DirPath,
+            "file" | "report" => ValueHint::AnyPath,
+            "shell" => ValueHint::CommandString,
+            "command" => ValueHint::CommandWithArguments,
+            _ => ValueHint::Other,
+        };
+        // It may name a hidden option, which is left out.
+        let arg = arg.clone().overrides_with(Resettable::Reset);
+        if arg.get_action().takes_values() { arg.value_hint(hint) } else { arg }
+    };
+    let visible = |arg: &&Arg| arg.is_positional() || !arg.is_hide_set();
+    let args = command.get_arguments().filter(visible).map(hint);
+    let subcommands = command.get_subcommands().filter(|command| !command.is_hide_set()).cloned().map(hinted);
+    let about = command.get_about().cloned().unwrap_or_default();
+    Command::new(&*command.get_name().to_owned().leak()).about(about).args(args).subcommands(subcommands)
+}
+
+/// clap_complete's script and the hand-written part: names of locks, and
+/// COMMAND as the shell itself would complete it.
+fn completed(shell: Shell, script: &str, part: &str) -> String {
+    let note = "# Made by 'make docs' from src/cli.rs and completions/parts: edit those.\n";
+    match shell {
+        // The part's function is called first, and calls clap_complete's.
+        Shell::Bash => {
+            let registration = script.rfind("\nif [[").expect("clap_complete registers its function at the end");
+            format!("# shellcheck shell=bash disable=SC2034,SC2207\n{note}\n{}{part}", script[..registration].trim())
+        }
+        // The script calls its function at the end, when all others are there.
+        Shell::Zsh => {
+            let (first, rest) = script.split_once("\n\n").expect("#compdef stands alone");
+            let rest = replaced(rest, ":NAME:'", ":NAME:_lockrun_names'");
+            let start = "_lockrun() {\n";
+            let in_command = "    if (( ${words[(i)--]} < CURRENT )); then _lockrun_command; return; fi\n";
+            let rest = replaced(&rest, start, &format!("{start}{in_command}"));
+            format!("{first}\n{note}\n{part}{rest}")
+        }
+        _ => format!("{note}\n{script}{part}"),
+    }
+}
+
+fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "clap_complete writes something else than {from}");
+    text.replace(from, to)
+}
+
+/// The committed file is `expected`, or becomes so with `UPDATE`.
+#[track_caller]
+fn assert_committed(file: &str, expected: &str) {
+    let path = root().join(file);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path, expected).unwrap();
+        return;
+    }
+    let committed = fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == expected, "{file} is not what the command line makes of it; run 'make docs'");
+}
+
+fn files_in(directory: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap());
+    let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+    files.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+#[track_caller]
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
