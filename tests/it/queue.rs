@@ -16,6 +16,15 @@ fn visitor(sandbox: &Sandbox, timeline: &Timeline, options: &[&str], id: &str) -
     sandbox.lockrun(&[options, &["-l", "calc", "-c", &visit]].concat()).start().until_waiting()
 }
 
+/// All of these wait still, after what has just happened.
+#[track_caller]
+fn assert_wait(waiters: &[&Running]) {
+    for waiter in waiters {
+        eventually("it sleeps again, if it was woken", || waiter.is_waiting());
+        assert_eq!(waiter.stdout(), "");
+    }
+}
+
 #[track_caller]
 fn try_now(sandbox: &Sandbox, options: &[&str]) -> i32 {
     let outcome = sandbox.lockrun(&[options, &["-n", "-l", "calc", "--", "true"]].concat()).run();
@@ -86,7 +95,7 @@ fn readers_who_come_later_do_not_pass_a_writer() {
     }
     reader.release();
     let writer = writer.until_says("holding");
-    assert!(late.iter().all(Running::is_waiting));
+    assert_wait(&late.iter().collect::<Vec<_>>());
     writer.wait().assert_code(0);
     // Now all of them together.
     late = late.into_iter().map(|reader| reader.until_says("holding")).collect();
@@ -114,15 +123,15 @@ fn readers_between_writers_run_together_and_in_their_turn() {
         [&[] as &[&str], &["-s"], &["-s"], &[], &["-s"]].map(|options| waiter(&sandbox, options));
     holder.release();
     let w1 = w1.until_says("holding");
-    assert!([&r1, &r2, &w2, &r3].into_iter().all(Running::is_waiting));
+    assert_wait(&[&r1, &r2, &w2, &r3]);
     w1.wait().assert_code(0);
     let (r1, r2) = (r1.until_says("holding"), r2.until_says("holding"));
-    assert!(w2.is_waiting() && r3.is_waiting());
+    assert_wait(&[&w2, &r3]);
     r2.wait().assert_code(0);
-    assert!(w2.is_waiting() && r3.is_waiting());
+    assert_wait(&[&w2, &r3]);
     r1.wait().assert_code(0);
     let w2 = w2.until_says("holding");
-    assert!(r3.is_waiting());
+    assert_wait(&[&r3]);
     w2.wait().assert_code(0);
     r3.until_says("holding").wait().assert_code(0);
 }
