@@ -1,6 +1,6 @@
 //! How long a lock is held: as long as COMMAND lives, whoever is killed.
 
-use crate::support::{Running, Sandbox, children, eventually, is_alive, is_held};
+use crate::support::{Running, Sandbox, children, eventually, in_pid_namespace, is_alive, is_held};
 
 /// Shell text that leaves a daemon with every descriptor it inherited, and says
 /// its pid.
@@ -118,4 +118,20 @@ fn a_child_that_existed_before_is_not_taken_for_the_command() {
     let earlier_ended = || children(holder.pid()).len() == 1;
     eventually("the earlier child is reaped", earlier_ended);
     holder.wait().assert_code(5).assert_silent();
+}
+
+#[test]
+fn a_waiting_child_in_a_pid_namespace_of_its_own_does_not_take_us_for_dead() {
+    let sandbox = Sandbox::new();
+    // Without --fork, unshare(1) itself stays outside: lockrun's child is the
+    // first process of the namespace, and sees no parent.
+    let Some(invocation) =
+        in_pid_namespace(&sandbox, &["unshare", "--pid", "lockrun", "-l", "calc", "--", "echo", "ran"])
+    else {
+        return;
+    };
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = invocation.start().until_waiting();
+    holder.release();
+    waiter.wait().assert_code(0).assert_stdout("ran\n");
 }

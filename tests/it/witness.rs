@@ -80,7 +80,8 @@ fn turn(sandbox: &Sandbox, random: &mut Random) -> u32 {
     let patience: &[&str] =
         [&[] as &[&str], &["-t", "100"], &["-t", "0.01"], &["-n"]][[0, 0, 0, 0, 1, 1, 2, 3][random.below(8)]];
     let way: &[&str] = [&[] as &[&str], &["--exec"], &["--expires", "100"], &["--hold", "tree"]][random.below(4)];
-    let args = [&["-q", mode, "-l", "calc"], patience, way, &["--", &program()], &ENTER].concat();
+    let program = program();
+    let args = [&["-q", mode, "-l", "calc"], patience, way, &["--", &program], &ENTER].concat();
     let running = sandbox.lockrun(&args).env(MODE, mode).start();
     let end = [libc::SIGKILL, libc::SIGKILL, libc::SIGTERM][random.below(3)];
     if random.below(5) == 0 {
