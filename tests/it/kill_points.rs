@@ -65,7 +65,7 @@ fn kill_at_each(round: impl Fn(&Sandbox, &[&str], &str) -> Outcome) {
         }
         assert_it_goes_on(&sandbox, &timeline, point);
     }
-    assert!(points.len() > 10 && missed.len() < 5, "missed {missed:?} of {points:?}");
+    assert!(points.len() > 5 && missed.len() < points.len() / 5, "missed {missed:?} of {points:?}");
 }
 
 fn uncontended(options: &[&str]) {

@@ -63,6 +63,8 @@ fn enter() {
         File::create("overlap").unwrap();
     }
     println!("inside");
+    // Until the process has ended.
+    std::mem::forget(witness);
 }
 
 const ENTER: [&str; 4] = ["--exact", "witness::enter", "--ignored", "--nocapture"];
