@@ -51,6 +51,18 @@ fn with_hold_tree_it_does() {
 }
 
 #[test]
+fn with_hold_tree_signals_reach_those_who_are_left() {
+    let sandbox = Sandbox::new();
+    let script = format!("{LEAVE_A_DAEMON}; exit 4").replace("exec sleep 0", "true");
+    let holder = sandbox.lockrun(&["-l", "calc", "--hold", "tree", "-c", &script]).start().until_says("\n");
+    let daemon = number_in(&holder.stdout());
+    eventually("the command has ended", || children(holder.pid()) == [daemon]);
+    holder.signal(libc::SIGTERM);
+    holder.wait().assert_code(4).assert_silent();
+    assert!(!is_alive(daemon));
+}
+
+#[test]
 fn killed_while_the_command_runs_the_lock_stays_until_that_ends() {
     let sandbox = Sandbox::new();
     for after_a_wait in [false, true] {

@@ -39,7 +39,9 @@ fn without_a_lock_the_witness_notices() {
     let sandbox = Sandbox::new();
     let notices = || {
         let running = [(); 4].map(|()| sandbox.command(program(), &ENTER).env(MODE, "-x").start());
-        running.map(Running::wait);
+        for running in running {
+            running.wait().assert_code(0);
+        }
         sandbox.path("work/overlap").exists()
     };
     assert!((0..100).any(|_| notices()), "100 times nobody met anybody");
