@@ -68,7 +68,7 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
             return Ok(outcome);
         }
         if stop {
-            sys::stop_self();
+            sys::stop_by(libc::SIGSTOP);
         }
         match sys::next_signal(state.pause()) {
             Arrived::Timer => state.end_tree(&plan),

@@ -224,15 +224,21 @@ impl Waiter {
                         return Ok(self.granted(Some(arrived)));
                     }
                     watch.hide();
-                    sys::stop_self();
+                    sys::stop_by(number);
                     return Ok(Waited::Again);
                 }
                 Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
                     return Ok(if self.cancel() { Waited::TimedOut } else { self.granted(None) });
                 }
+                // Nothing to us, but perhaps something to COMMAND.
+                Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
                 Arrived::Nothing | Arrived::Timer | Arrived::Signal { .. } => {}
             }
         }
+    }
+
+    fn is_granted(&self) -> bool {
+        self.cell.state.load(Ordering::SeqCst) == GRANTED
     }
 
     fn child_id(&self) -> i32 {

@@ -29,6 +29,23 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 const NAME: &str = "LOCKRUN_NAME";
 const FENCE: &str = "LOCKRUN_FENCE";
 
+/// What Ctrl-Z and a terminal do to a job.
+const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+/// What ends a wait.
+const CAUGHT_AS_INIT: [i32; 11] = [
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGPIPE,
+];
+
 /// Runs the command under its lock and says how lockrun has to end.
 pub fn run(options: cli::Run) -> Exit {
     Job::new(options).and_then(Job::run).unwrap_or_else(|error| {
@@ -168,14 +185,24 @@ impl Job {
     fn wait_and_become(&mut self, mut place: FilePlace) -> Result<Option<Exit>> {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
         let before = sys::restore(&self.asked.patience.mask);
-        let timer = self.asked.patience.left().map(sys::Interrupter::after).transpose()?;
+        // The kernel keeps those from PID 1 that it does not catch.
+        let catch = if rustix::process::getpid().is_init() { &CAUGHT_AS_INIT[..] } else { &STOPPING };
+        let interrupter = sys::Interrupter::new(self.asked.patience.left(), catch)?;
         let turn = place.wait(&self.asked.patience)?;
-        drop(timer);
+        drop(interrupter);
         sys::restore(&before);
-        match turn {
-            Turn::Again => Ok(None),
-            Turn::TimedOut => Ok(Some(self.asked.timed_out())),
-            Turn::Granted => {
+        match (turn, sys::take_caught()) {
+            (Turn::Again, _) => Ok(None),
+            (Turn::TimedOut, Some(signal)) if STOPPING.contains(&signal) => {
+                // Not with our place in the queue: nobody waits for a job
+                // that is stopped.
+                drop(place);
+                sys::stop_by(signal);
+                Ok(None)
+            }
+            (Turn::TimedOut, Some(signal)) => Ok(Some(Exit::Signal(signal))),
+            (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
+            (Turn::Granted, _) => {
                 let mut held = place.into_held();
                 settle(&mut held, &self.claim, &mut self.exec)?;
                 self.asked.tell_granted();

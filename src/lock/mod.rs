@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::record::{Claim, Record};
-use crate::sys::Mask;
+use crate::sys::{self, Mask};
 
 /// Who may hold a lock beside us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,12 @@ impl Patience {
     pub fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
+
+    /// Whether the deadline has passed, or a signal has come that ends or
+    /// interrupts the wait ([`sys::Interrupter`](crate::sys::Interrupter)).
+    pub fn is_over(&self) -> bool {
+        sys::has_caught() || self.left().is_some_and(|left| left.is_zero())
+    }
 }
 
 /// What an engine answers to a request.
@@ -62,7 +68,7 @@ pub enum Turn {
     /// What we waited for is gone (the lock file was removed or replaced):
     /// ask anew.
     Again,
-    /// The deadline passed.
+    /// The deadline passed, or a signal was caught.
     TimedOut,
 }
 

@@ -17,8 +17,8 @@ pub use byte_lock::{ByteLock, Found, Kind};
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, Mask, NOTIFY, block_all, default_on_child_death, end_by, is_ignored, next_signal, restore, send,
-    send_by_pidfd, stop_self,
+    Arrived, Mask, NOTIFY, block_all, default_on_child_death, end_by, has_caught, is_ignored, next_signal, restore,
+    send, send_by_pidfd, stop_by, take_caught,
 };
 pub use start::{HOLDER_NAME, above_stdio, detach, remember_arguments, retitle};
 pub use timer::{Interrupter, Timer, suspend_aware_now};

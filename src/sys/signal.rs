@@ -6,6 +6,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -163,6 +164,10 @@ pub fn default_on_child_death() -> bool {
 /// No core file is written: it would show lockrun where COMMAND failed.
 pub fn end_by(signal: i32) {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    do_by_default(signal);
+}
+
+fn do_by_default(signal: i32) {
     set_action(signal, libc::SIG_DFL);
     let mut only = MaybeUninit::uninit();
     // SAFETY: the set is initialised before it is read; raise and
@@ -175,10 +180,47 @@ pub fn end_by(signal: i32) {
     }
 }
 
-/// Stops this process until somebody continues it.
-pub fn stop_self() {
-    // SAFETY: raise has no memory effects.
-    unsafe { libc::raise(libc::SIGSTOP) };
+/// Stops this process by a signal, as if it had never been blocked, until
+/// somebody continues it. The terminal's signals do not stop where no shell
+/// could continue us (an orphaned process group): then this returns at once.
+pub fn stop_by(signal: i32) {
+    let before = block_all();
+    do_by_default(signal);
+    restore(&before);
+}
+
+/// The signal that was caught by [`catch`], 0 if none was.
+static CAUGHT: AtomicI32 = AtomicI32::new(0);
+
+/// The signal that interrupted us since the last call, if one did.
+pub fn take_caught() -> Option<i32> {
+    Some(CAUGHT.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
+
+/// Whether a signal has been caught that nobody has taken.
+pub fn has_caught() -> bool {
+    CAUGHT.load(Ordering::SeqCst) != 0
+}
+
+/// Lets a signal interrupt system calls instead of doing what it would do by
+/// default, unless it is ignored.
+pub(super) fn catch(signal: i32) {
+    extern "C" fn remember(signal: libc::c_int) {
+        CAUGHT.store(signal, Ordering::SeqCst);
+        // It may have come just before the call that it should interrupt.
+        super::timer::interrupt_from_now_on();
+    }
+    if !is_ignored(signal) {
+        let handler: extern "C" fn(libc::c_int) = remember;
+        set_action(signal, handler as libc::sighandler_t);
+    }
+}
+
+/// What a signal does that was caught, again.
+pub(super) fn uncatch(signal: i32) {
+    if !is_ignored(signal) {
+        set_action(signal, libc::SIG_DFL);
+    }
 }
 
 /// Lets [`WAKE`] interrupt system calls, whatever the caller blocked.

@@ -2,6 +2,7 @@
 //! through suspend.
 
 use std::io;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use super::signal::{TIMER, WAKE};
@@ -42,33 +43,63 @@ impl Drop for Timer {
 }
 
 /// While it lives, a blocked system call returns `EINTR` soon after a
-/// deadline.
+/// deadline, and soon after a signal for which it was made.
 ///
-/// It fires again and again after the deadline, because a signal that comes
-/// just before the call blocks would otherwise be lost, and the caller with
-/// it.
+/// It fires again and again then, because a signal that comes just before
+/// the call blocks would otherwise be lost, and the caller with it.
 pub struct Interrupter {
     id: libc::timer_t,
+    caught: &'static [i32],
 }
 
+/// The timer of the one interrupter that catches signals, for its handler.
+static TIMER_OF_HANDLER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+const AGAIN: Duration = Duration::from_millis(20);
+
 impl Interrupter {
-    /// Interrupts blocking calls from `after` on.
+    /// Interrupts blocking calls from `after` on (`None`: never for that), and
+    /// when one of the `catch` signals comes, see
+    /// [`take_caught`](super::take_caught).
     ///
     /// # Errors
     /// `EAGAIN`: no memory for a timer.
-    pub fn after(after: Duration) -> io::Result<Self> {
+    pub fn new(after: Option<Duration>, catch: &'static [i32]) -> io::Result<Self> {
         super::signal::wake_on_timer()?;
-        let id = create(libc::CLOCK_MONOTONIC, WAKE())?;
-        let interrupter = Self { id };
-        set(interrupter.id, 0, after.max(Duration::from_nanos(1)), Duration::from_millis(20))?;
+        let interrupter = Self { id: create(libc::CLOCK_MONOTONIC, WAKE())?, caught: catch };
+        if let Some(after) = after {
+            set(interrupter.id, 0, after.max(Duration::from_nanos(1)), AGAIN)?;
+        }
+        if !catch.is_empty() {
+            TIMER_OF_HANDLER.store(interrupter.id, Ordering::SeqCst);
+        }
+        for signal in catch {
+            super::signal::catch(*signal);
+        }
         Ok(interrupter)
     }
 }
 
 impl Drop for Interrupter {
     fn drop(&mut self) {
-        // SAFETY: made by timer_create in `after` and deleted once.
+        for signal in self.caught {
+            super::signal::uncatch(*signal);
+        }
+        if !self.caught.is_empty() {
+            TIMER_OF_HANDLER.store(std::ptr::null_mut(), Ordering::SeqCst);
+        }
+        // SAFETY: made by timer_create in `new` and deleted once; no handler
+        // knows it any more.
         unsafe { libc::timer_delete(self.id) };
+    }
+}
+
+/// For a signal handler: makes the interrupter fire at once.
+pub(super) fn interrupt_from_now_on() {
+    let id = TIMER_OF_HANDLER.load(Ordering::SeqCst);
+    if !id.is_null() {
+        // timer_settime is async-signal-safe.
+        let _ = set(id, 0, Duration::from_nanos(1), AGAIN);
     }
 }
 

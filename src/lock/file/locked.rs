@@ -237,7 +237,7 @@ fn interruptibly(
 ) -> io::Result<bool> {
     let deadline = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
     let before = sys::restore(&patience.mask);
-    let timer = limit.map(sys::Interrupter::after).transpose()?;
+    let timer = limit.map(|limit| sys::Interrupter::new(Some(limit), &[])).transpose()?;
     let result = loop {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {
@@ -285,7 +285,7 @@ impl Place for FilePlace {
             match self.wait_for_this() {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                    if patience.left().is_some_and(|left| left.is_zero()) {
+                    if patience.is_over() {
                         return Ok(Turn::TimedOut);
                     }
                     continue;
