@@ -38,7 +38,7 @@ _lockrun() {
 
     case "${cmd}" in
         lockrun)
-            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --timeout --nonblock --shared --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --help acquire release renew check"
+            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --help acquire release renew check"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -84,6 +84,27 @@ _lockrun() {
                     return 0
                     ;;
                 -t)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --slots)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --slot)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-waiters)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -137,7 +158,7 @@ _lockrun() {
             return 0
             ;;
         lockrun__subcmd__acquire)
-            opts="-l -d -t -n -s -E -q -v -h --name --file --dir --timeout --nonblock --shared --conflict-exit-code --quiet --verbose --owner --expires --help"
+            opts="-l -d -t -n -s -E -q -v -h --name --file --dir --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --owner --expires --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -183,6 +204,27 @@ _lockrun() {
                     return 0
                     ;;
                 -t)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --slots)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --slot)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-waiters)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -2,7 +2,7 @@
 
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_lockrun_global_optspecs
-    string join \n l/name= file= d/dir= t/timeout= n/nonblock s/shared E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= h/help
+    string join \n l/name= file= d/dir= t/timeout= n/nonblock s/shared slots= slot= max-waiters= replace reentrant E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= h/help
 end
 
 function __fish_lockrun_needs_command
@@ -30,6 +30,9 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -a '(__fish_l
 complete -c lockrun -n "__fish_lockrun_needs_command" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N places: up to N holders at once' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly place K modulo N' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s c -d 'Run `/bin/sh -c STRING`' -r -f -a "(__fish_complete_command)"
 complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND, and all it started, after DUR' -r -f
@@ -38,6 +41,8 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the
 tree\t'Until everything that it started has ended'"
 complete -c lockrun -n "__fish_lockrun_needs_command" -s n -l nonblock -d 'Do not wait: --timeout 0'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Share the lock with others who share it'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l replace -d 'End the holder, and take one\'s turn'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l reentrant -d 'Under a command that holds it, run at once'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Say nothing about waiting or not getting it'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Tell the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no process of lockrun stays'
@@ -50,11 +55,16 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N places: up to N holders at once' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly place K modulo N' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Let go when the process PID has ended' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Let go after DUR, or never: forever' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s n -l nonblock -d 'Do not wait: --timeout 0'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s s -l shared -d 'Share the lock with others who share it'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l replace -d 'End the holder, and take one\'s turn'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d 'Under a command that holds it, run at once'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -d 'Say nothing about waiting or not getting it'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Tell the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -152,7 +152,7 @@ pub struct Lock {
     #[arg(long, conflicts_with_all = ["shared", "slots"])]
     pub replace: bool,
 
-    /// Under a command that holds this lock, run at once
+    /// Under a command that holds it, run at once
     ///
     /// Instead of failing with exit code 122, if it is held at least as
     /// strongly.

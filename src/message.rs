@@ -6,6 +6,7 @@ use crate::duration;
 use crate::escape::{printable, shorten};
 use crate::lock::Holder;
 use crate::lock::file::Advice;
+use crate::users;
 
 /// How much of a holder's command line is shown.
 const COMMAND_SHOWN: usize = 60;
@@ -72,7 +73,7 @@ pub fn process(pid: i32) -> String {
         text += &format!(" ({})", shorten(&printable(&words), COMMAND_SHOWN));
     }
     if let Ok(process) = std::fs::metadata(format!("/proc/{pid}")) {
-        let user = crate::users::name_of(process.uid()).unwrap_or_else(|| process.uid().to_string());
+        let user = users::name_of(process.uid()).unwrap_or_else(|| process.uid().to_string());
         text += &format!(", user {}", printable(user.as_bytes()));
     }
     text

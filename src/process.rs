@@ -21,6 +21,13 @@ pub fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
     std::iter::successors(parent(pid), |pid| parent(*pid))
 }
 
+/// Whether /proc shows the processes that we know by their ids: it is not
+/// mounted, or is another pid namespace's, in some containers.
+pub fn proc_is_ours() -> bool {
+    let us = rustix::process::getpid().as_raw_nonzero().get().to_string();
+    fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == us.as_str())
+}
+
 /// Whether it has ended without being waited for; `false` for one that is
 /// gone.
 pub fn is_zombie(pid: i32) -> bool {

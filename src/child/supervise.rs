@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, getsid, wait};
 
-use super::{Ended, Tree};
+use super::Ended;
+use super::tree::{Signalled, Tree};
 use crate::message;
-use crate::sys::{self, Arrived, Timer};
+use crate::sys::{self, Arrived, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
 pub struct Supervision {
@@ -27,12 +28,11 @@ pub struct Supervision {
 }
 
 /// Signals from before the supervision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Early {
-    /// COMMAND was started a moment ago. What is pending came, also from the
-    /// terminal, before there was a COMMAND; or it came since, and COMMAND
-    /// had no time to do anything but die of it.
-    Pending,
+    /// COMMAND was started a moment ago. What was pending just before came,
+    /// also from the terminal, when there was no COMMAND to get it.
+    Pending(Mask),
     /// COMMAND's process is older than any signal that we have not read.
     /// This is the one that was read last.
     Read(Option<Arrived>),
@@ -111,6 +111,8 @@ struct State {
     continued_with_us: bool,
     phase: Phase,
     cause: Option<Cause>,
+    /// Early signals that have been passed on.
+    early_taken: Vec<i32>,
     told_refused: bool,
 }
 
@@ -122,6 +124,7 @@ impl State {
             continued_with_us: false,
             phase: Phase::Running,
             cause: None,
+            early_taken: Vec::new(),
             told_refused: false,
         }
     }
@@ -184,12 +187,16 @@ impl State {
             return;
         }
         self.cause = Some(cause);
-        let signalled = plan.tree.signal(libc::SIGTERM);
+        let signalled = self.signal_tree(plan, libc::SIGTERM);
         // What is stopped cannot end.
-        plan.tree.signal(libc::SIGCONT);
+        self.signal_tree(plan, libc::SIGCONT);
         self.tell_refused(plan, &signalled.refused);
         let now = Instant::now();
         self.phase = Phase::Terminated { kill_at: now.checked_add(plan.kill_after).unwrap_or(now + FAR) };
+    }
+
+    fn signal_tree(&self, plan: &Supervision, signal: i32) -> Signalled {
+        plan.tree.signal(signal, Some(plan.command).filter(|_| self.ended.is_none()))
     }
 
     fn kill_if_due(&mut self, plan: &Supervision) {
@@ -201,7 +208,7 @@ impl State {
         if due > Instant::now() {
             return;
         }
-        let signalled = plan.tree.signal(libc::SIGKILL);
+        let signalled = self.signal_tree(plan, libc::SIGKILL);
         self.tell_refused(plan, &signalled.refused);
         let round = if signalled.refused.is_empty() { KILL_ROUND } else { REFUSED_ROUND };
         self.phase = Phase::Killed { again_at: Instant::now() + round };
@@ -216,24 +223,16 @@ impl State {
     }
 
     fn pass_on_early(&mut self, plan: &Supervision) {
-        match plan.early {
-            Early::Pending => loop {
-                match sys::next_signal(Some(Duration::ZERO)) {
-                    Arrived::Nothing => return,
-                    Arrived::Signal { number, sender, .. } => self.pass_on(plan, number, false, sender),
-                    Arrived::Child | Arrived::Timer => {}
-                }
-            },
-            Early::Read(Some(Arrived::Signal { number, from_kernel, sender })) => {
-                self.pass_on(plan, number, from_kernel, sender);
-            }
-            Early::Read(_) => {}
+        if let Early::Read(Some(Arrived::Signal { number, from_kernel, sender })) = plan.early {
+            self.pass_on(plan, number, from_kernel, sender);
         }
     }
 
     fn pass_on(&mut self, plan: &Supervision, signal: i32, from_kernel: bool, sender: i32) {
         let us = getpid().as_raw_nonzero().get();
         let command = plan.command.as_raw_nonzero().get();
+        // Came before COMMAND, so it has not got it from the kernel.
+        let from_kernel = from_kernel && !self.take_early(plan, signal);
         // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
         if sender == us || sender == command {
             return;
@@ -257,10 +256,19 @@ impl State {
         }
     }
 
+    fn take_early(&mut self, plan: &Supervision, signal: i32) -> bool {
+        let Early::Pending(pending) = plan.early else { return false };
+        let is_early = pending.has(signal) && !self.early_taken.contains(&signal);
+        if is_early {
+            self.early_taken.push(signal);
+        }
+        is_early
+    }
+
     fn send(&self, plan: &Supervision, signal: i32) {
         if self.ended.is_some() {
             // --hold tree: those who are left.
-            plan.tree.signal(signal);
+            self.signal_tree(plan, signal);
             return;
         }
         if sys::send(plan.command, signal) == Err(rustix::io::Errno::PERM) {

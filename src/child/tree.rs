@@ -5,7 +5,6 @@
 //! own parent ends, so none can leave the tree. Children that we had before,
 //! from whoever executed us, are not COMMAND's and are spared.
 
-use std::collections::HashSet;
 use std::fs;
 
 use rustix::io::Errno;
@@ -17,7 +16,7 @@ use crate::sys;
 /// The processes that descend from us.
 pub struct Tree {
     root: i32,
-    spared: HashSet<i32>,
+    spared: Vec<i32>,
 }
 
 /// What became of a signal to the tree.
@@ -36,43 +35,41 @@ impl Tree {
         // reached; it does not fail on any Linux that has it.
         let _ = set_child_subreaper(Some(getpid()));
         let root = getpid().as_raw_nonzero().get();
-        let nobody = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
-        let spared = if matches!(nobody, Err(Errno::CHILD)) {
-            HashSet::new()
-        } else {
-            process::children(root).into_iter().collect()
-        };
+        let spared = if has_children() { below(root, |_| true).map(|(pid, _)| pid).collect() } else { Vec::new() };
         Self { root, spared }
     }
 
     /// A child of ours was reaped: its id may soon be somebody else's.
     pub fn forget(&mut self, pid: Pid) {
-        self.spared.remove(&pid.as_raw_nonzero().get());
+        let pid = pid.as_raw_nonzero().get();
+        self.spared.retain(|spared| *spared != pid);
     }
 
     /// Whether nobody is left.
     pub fn is_empty(&self) -> bool {
-        self.members().is_empty()
+        if process::proc_is_ours() { self.members().is_empty() } else { !has_children() }
     }
 
     /// Signals everybody in the tree who has not been, until nobody new is
-    /// found: what was forked meanwhile gets it as well.
-    pub fn signal(&self, signal: i32) -> Signalled {
+    /// found: what was forked meanwhile gets it as well. `command` is among
+    /// them, also where /proc does not show it, until it has been reaped.
+    pub fn signal(&self, signal: i32, command: Option<Pid>) -> Signalled {
         let mut result = Signalled::default();
-        let mut seen = HashSet::new();
+        let mut seen = Vec::new();
+        if let Some(command) = command {
+            // Our own child, not yet waited for: nobody else has its id.
+            result.count(command.as_raw_nonzero().get(), sys::send(command, signal));
+            seen.push(command.as_raw_nonzero().get());
+        }
         loop {
             let mut found_new = false;
             for (pid, parent) in self.members() {
-                if !seen.insert(pid) {
+                if seen.contains(&pid) {
                     continue;
                 }
+                seen.push(pid);
                 found_new = true;
-                match self.signal_one(pid, parent, signal) {
-                    Ok(()) => result.reached += 1,
-                    Err(Errno::PERM) => result.refused.push(pid),
-                    // It has ended meanwhile.
-                    Err(_) => {}
-                }
+                result.count(pid, self.signal_one(pid, parent, signal));
             }
             if !found_new {
                 return result;
@@ -93,21 +90,42 @@ impl Tree {
 
     /// Every process of the tree with its parent.
     fn members(&self) -> Vec<(i32, i32)> {
-        let mut members = Vec::new();
-        let mut parents = vec![self.root];
-        while let Some(parent) = parents.pop() {
-            for pid in process::children(parent) {
-                if parent == self.root && self.spared.contains(&pid) || is_token_holder(pid) {
-                    continue;
-                }
-                if !process::is_zombie(pid) {
-                    members.push((pid, parent));
-                }
-                parents.push(pid);
-            }
+        if !process::proc_is_ours() {
+            return Vec::new();
         }
-        members
+        let belongs = |pid: i32| !self.spared.contains(&pid) && !is_token_holder(pid);
+        below(self.root, belongs).filter(|(pid, _)| !process::is_zombie(*pid)).collect()
     }
+}
+
+impl Signalled {
+    fn count(&mut self, pid: i32, sent: rustix::io::Result<()>) {
+        match sent {
+            Ok(()) => self.reached += 1,
+            Err(Errno::PERM) => self.refused.push(pid),
+            // It has ended meanwhile.
+            Err(_) => {}
+        }
+    }
+}
+
+fn has_children() -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::All, look), Err(Errno::CHILD))
+}
+
+/// Everybody below a process, with the parent; those of whom `goes_on` is
+/// false are left out with all below them.
+fn below(root: i32, goes_on: impl Fn(i32) -> bool) -> impl Iterator<Item = (i32, i32)> {
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    while let Some(parent) = parents.pop() {
+        for pid in process::children(parent).into_iter().filter(|pid| goes_on(*pid)) {
+            found.push((pid, parent));
+            parents.push(pid);
+        }
+    }
+    found.into_iter()
 }
 
 /// Whether this is the process behind a token: it belongs to whoever has the

@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow, bail};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
 };
+use rustix::thread::futex::{self, Timespec};
 
 use crate::lock::{Patience, Refusal};
 use crate::message;
@@ -29,6 +30,14 @@ const FAILED: u32 = 4;
 const REFUSED: u32 = 5;
 const REFUSALS: [Refusal; 3] = [Refusal::Busy, Refusal::QueueFull, Refusal::Deadlock];
 
+/// States of the line that people look at.
+const NOTHING_SHOWN: u32 = 0;
+const SHOWN: u32 = 1;
+const CLEARED: u32 = 2;
+/// A parent that was stopped does not clear its line; COMMAND does not wait
+/// longer for that.
+const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
 /// What the child tells the parent. Fits into one page.
 struct Cell {
     state: AtomicU32,
@@ -38,6 +47,9 @@ struct Cell {
     granted_at: AtomicU64,
     /// The first lock's number, for the parent's own reports.
     fence: AtomicU64,
+    /// Whether the parent shows a line that has to vanish before COMMAND
+    /// writes, see [`NOTHING_SHOWN`].
+    line: AtomicU32,
     text_length: AtomicU32,
     text: [AtomicU8; 2048],
 }
@@ -60,6 +72,9 @@ impl Granted<'_> {
     pub fn let_go_of_parent(&self) {
         if self.notify {
             let _ = sys::send(self.parent, sys::NOTIFY());
+            if self.cell.line.load(Ordering::SeqCst) == SHOWN {
+                let _ = futex::wait(&self.cell.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
+            }
         }
         let _ = set_parent_process_death_signal(None);
     }
@@ -109,6 +124,9 @@ pub trait Watch {
     /// Shows what there is to show now. Returns when it wants to be called
     /// again; `None`: never.
     fn look(&mut self) -> Option<Instant>;
+
+    /// Whether what is shown has to vanish before COMMAND writes.
+    fn is_living(&self) -> bool;
 
     /// The wait is over or interrupted: what was shown has to vanish.
     fn hide(&mut self);
@@ -179,7 +197,8 @@ impl Waiter {
             return Ok((Self { cell, child }, place));
         }
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        if getppid() != Some(parent) {
+        // In a pid namespace of its own, it sees no parent.
+        if getppid().is_some_and(|now| now != parent) {
             sys::exit_now(125);
         }
         let held = match wait(place) {
@@ -205,6 +224,9 @@ impl Waiter {
     pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
         let waited = self.watch_until_over(patience, watch);
         watch.hide();
+        if self.cell.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
+            let _ = futex::wake(&self.cell.line, futex::Flags::empty(), 1);
+        }
         waited
     }
 
@@ -212,6 +234,12 @@ impl Waiter {
         loop {
             // Asleep until the first of: a signal, the deadline, the time to
             // show something.
+            // Said before it is done: whoever is granted the lock after that
+            // waits until the line has vanished.
+            self.cell.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
+            if self.is_granted() {
+                return Ok(self.granted(None));
+            }
             let look = watch.look().map(|at| at.saturating_duration_since(Instant::now()));
             let left = patience.left();
             let limit = [look, left].into_iter().flatten().min();

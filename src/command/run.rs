@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::asked::Asked;
-use crate::child::{self, Cause, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter};
+use crate::child::{self, Cause, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter, Watch};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::escape::printable;
@@ -117,9 +117,10 @@ impl Job {
         self.settle(&mut held)?;
         held.step_aside();
         self.asked.tell_granted();
+        let pending = sys::pending();
         match sys::spawn(&self.exec).context("cannot start a process")? {
             Ok(command) => {
-                let supervision = self.supervision(command, tree, granted_at, Early::Pending);
+                let supervision = self.supervision(command, tree, granted_at, Early::Pending(pending));
                 self.finish(Running { held, supervision, granted_at })
             }
             Err(errno) => {
