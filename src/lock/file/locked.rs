@@ -12,7 +12,7 @@ use rustix::process::getpid;
 use super::dir::Advice;
 use super::open::{self, Identity, Opened};
 use super::queue::{Queue, Ticket};
-use super::{Dir, Target};
+use super::{Dir, Target, floor};
 use crate::lock::{Grant, Held, Lost, Mode, Patience, Place, Turn};
 use crate::name;
 use crate::record::{self, Claim, Record, Text};
@@ -163,7 +163,7 @@ impl Contender {
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
-    fn settle(&mut self, claim: &Claim) -> Result<Grant> {
+    fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<Grant> {
         // Two who share the lock might read the same last number.
         if self.mode == Mode::Shared
             && !self.in_door
@@ -174,7 +174,8 @@ impl Contender {
         let text = self.read_own_text()?;
         let now = SystemTime::now();
         let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let last = text.record().map_or(0, |record| record.fence);
+        // Without a record, the file is new: perhaps an older one was pruned.
+        let last = text.record().map_or_else(|| floor::read(dir), |record| record.fence);
         let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
         let fence = clock.max(next);
         if let Some(queue) = &self.queue {
@@ -339,7 +340,7 @@ impl FileHeld {
 
 impl Held for FileHeld {
     fn settle(&mut self, claim: &Claim) -> Result<Vec<Grant>> {
-        self.contenders.iter_mut().map(|contender| contender.settle(claim)).collect()
+        self.contenders.iter_mut().map(|contender| contender.settle(&self.dir, claim)).collect()
     }
 
     fn step_aside(&mut self) {

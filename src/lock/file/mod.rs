@@ -28,10 +28,14 @@
 //! tickets and text are on a file in DIR that is named by PATH's identity.
 
 mod dir;
+mod floor;
 mod holders;
+mod kernel;
 mod locked;
 mod open;
+pub mod prune;
 mod queue;
+mod survey;
 
 use std::path::PathBuf;
 
@@ -40,6 +44,7 @@ use anyhow::Result;
 pub use dir::{Advice, Dir};
 use locked::Contender;
 pub use locked::{FileHeld, FilePlace};
+pub use survey::Survey;
 
 use super::{Answer, Holder, Mode, Patience, Store};
 use crate::name;

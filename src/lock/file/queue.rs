@@ -109,6 +109,39 @@ impl Queue {
         Ok(self.bytes().conflict(mode.kind(), TICKETS, DOOR - TICKETS)?.is_some())
     }
 
+    /// Keeps everybody out of the door while somebody looks: with `Read` on a
+    /// file that is open only for reading. Not asleep; `false` if somebody is
+    /// in it.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn try_block_door(&self, kind: Kind) -> io::Result<bool> {
+        self.bytes().try_lock(kind, DOOR, 1)
+    }
+
+    /// How many wait, of whatever mode; counted up to `most`.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn waiting(&self, most: usize) -> io::Result<usize> {
+        self.count(TICKETS, DOOR, most)
+    }
+
+    /// The tickets that begin in `from..to`: whichever is found first, those
+    /// below it and those above it.
+    fn count(&self, from: i64, to: i64, most: usize) -> io::Result<usize> {
+        if from >= to || most == 0 {
+            return Ok(0);
+        }
+        let Some(found) = self.bytes().conflict(Kind::Write, from, to - from)? else { return Ok(0) };
+        // Not a ticket, but somebody's sleep on one, which is about to end.
+        let is_ticket = found.start >= from && (found.start - TICKETS) % STRIDE == 0;
+        let mut count = usize::from(is_ticket);
+        count += self.count(from, found.start, most - count)?;
+        count += self.count(found.start.max(from) + found.len.max(1), to, most - count)?;
+        Ok(count)
+    }
+
     /// Joins the queue at its end. Only under the door.
     ///
     /// # Errors
