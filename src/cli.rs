@@ -237,7 +237,7 @@ pub struct Check {
 #[derive(Args, Clone, Debug)]
 pub struct Which {
     /// A lock's name
-    #[arg(value_name = "LOCK", allow_hyphen_values = true)]
+    #[arg(value_name = "LOCK")]
     pub lock: Vec<OsString>,
 
     /// The lock on this file or directory

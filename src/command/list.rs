@@ -157,7 +157,7 @@ fn table(seen: &[Seen]) -> String {
             };
             table.row(
                 vec![
-                    first(&printable(&seen.name)),
+                    first(&message::shown_name(&seen.name)),
                     first(&state),
                     holder.pid.map_or_else(|| if unseen { "?".into() } else { String::new() }, |pid| pid.to_string()),
                     shown(&holder.user),

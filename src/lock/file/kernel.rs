@@ -62,7 +62,8 @@ pub struct Kernel {
     processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
 }
 
-type Locks = Vec<(FileId, Locker)>;
+/// A process's locks.
+type Locks = HashMap<FileId, Vec<Locker>>;
 
 /// `/proc/self/ns/pid` in the first pid namespace: PROC_PID_INIT_INO of
 /// linux/proc_ns.h.
@@ -173,12 +174,12 @@ impl Kernel {
             .filter(|pid| *pid != own)
             .collect();
         pids.sort_unstable();
-        let locked = |pid: i32| {
+        let mut inheritors = Vec::new();
+        for pid in pids {
             let locks = self.locks_of(pid).unwrap_or_default();
-            let lock = locks.iter().find(|(locked, _)| *locked == file)?;
-            Some((pid, lock.1))
-        };
-        pids.into_iter().filter_map(locked).collect()
+            inheritors.extend(locks.get(&file).into_iter().flatten().map(|locker| (pid, *locker)));
+        }
+        inheritors
     }
 }
 
@@ -186,9 +187,9 @@ fn locks_of(pid: i32) -> Option<Locks> {
     let descriptors = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
         Ok(descriptors) => descriptors,
         Err(e) if e.kind() == ErrorKind::PermissionDenied => return None,
-        Err(_) => return Some(Vec::new()),
+        Err(_) => return Some(Locks::new()),
     };
-    let mut locks = Vec::new();
+    let mut locks = Locks::new();
     for descriptor in descriptors {
         let descriptor = match descriptor {
             Ok(descriptor) => descriptor,
@@ -201,7 +202,7 @@ fn locks_of(pid: i32) -> Option<Locks> {
         };
         for line in info.lines().filter_map(|line| line.strip_prefix("lock:")) {
             if let Some(Line::Flock(file, locker)) = parse(line) {
-                locks.push((file, locker));
+                locks.entry(file).or_default().push(locker);
             }
         }
     }

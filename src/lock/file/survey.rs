@@ -6,7 +6,8 @@
 //! piece), the lock is tried, under the door: whoever comes through the door
 //! meanwhile waits for us instead of failing.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -44,6 +45,7 @@ pub struct Survey<'a> {
     /// Whether a name of the directory has the inode that stat(2) returns,
     /// and what the kernel does not show is not locked.
     certain: bool,
+    strangers: RefCell<HashMap<i32, Holder>>,
 }
 
 /// What belongs to one lock.
@@ -54,7 +56,8 @@ struct Subject<'s> {
     queue: Option<FileId>,
     /// Whether the kernel shows all locks of this file.
     certain: bool,
-    open_lock: &'s dyn Fn() -> rustix::io::Result<File>,
+    /// Where it is not the file of the queue.
+    open_lock: Option<&'s dyn Fn() -> rustix::io::Result<File>>,
     open_queue: &'s dyn Fn() -> rustix::io::Result<(File, bool)>,
 }
 
@@ -69,7 +72,14 @@ impl<'a> Survey<'a> {
             // On overlayfs the numbers differ from file to file.
             (as_stat_says && dir.network().is_none() && !dir.is_overlay()).then_some(id)
         });
-        Self { dir, certain: kernel.is_complete() && id.is_some(), now: SystemTime::now(), id, kernel }
+        Self {
+            dir,
+            certain: kernel.is_complete() && id.is_some(),
+            now: SystemTime::now(),
+            id,
+            kernel,
+            strangers: RefCell::default(),
+        }
     }
 
     /// Every lock that has a file in the directory, by name.
@@ -178,7 +188,7 @@ impl<'a> Survey<'a> {
                     lock: Some(FileId::of_device(device, inode)),
                     queue: None,
                     certain: true,
-                    open_lock: &|| Err(Errno::NOENT),
+                    open_lock: Some(&|| Err(Errno::NOENT)),
                     open_queue: &|| self.reading(file_name),
                 });
                 (seen.state != State::Free).then_some(seen)
@@ -213,20 +223,17 @@ impl<'a> Survey<'a> {
     }
 
     fn named(&self, dir: &Dir, name: Vec<u8>, file_name: &str, stat: &rustix::fs::Stat) -> Seen {
-        let file = OnceCell::new();
-        let open = || file.get_or_init(|| self.reading(file_name)).as_ref().map_err(|e| *e);
-        let copy = |(file, writable): &(File, bool)| Ok((file.try_clone().map_err(|_| Errno::MFILE)?, *writable));
         // On other file systems the kernel is asked what it calls this file.
-        let id = self.id.map(|id| id.beside(stat.st_ino)).or_else(|| self.kernel.id_of(&open().ok()?.0));
-        let certain = self.certain;
+        let id = || self.kernel.id_of(&self.reading(file_name).ok()?.0);
+        let id = self.id.map(|id| id.beside(stat.st_ino)).or_else(id);
         self.look(&Subject {
             path: dir.path().join(file_name),
             name,
             lock: id,
             queue: id,
-            certain,
-            open_lock: &|| open().and_then(copy).map(|(file, _)| file),
-            open_queue: &|| open().and_then(copy),
+            certain: self.certain,
+            open_lock: None,
+            open_queue: &|| self.reading(file_name),
         })
     }
 
@@ -242,10 +249,10 @@ impl<'a> Survey<'a> {
             lock,
             queue,
             certain,
-            open_lock: &|| {
+            open_lock: Some(&|| {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
-            },
+            }),
             open_queue: &|| self.reading(&gate),
         }))
     }
@@ -262,16 +269,23 @@ impl<'a> Survey<'a> {
         if shown.is_none() && certainly_idle {
             return seen;
         }
-        let queue = (subject.open_queue)().ok();
-        let records = queue.as_ref().map_or_else(Vec::new, |(file, _)| records(file));
-        let queue = queue.map(|(file, writable)| (Queue::on(file), writable));
+        let queue = match (subject.open_queue)() {
+            Ok((file, writable)) => Some((Queue::on(file), writable)),
+            // Removed meanwhile.
+            Err(Errno::NOENT) if subject.open_lock.is_none() => return seen,
+            Err(_) => None,
+        };
         seen.waiting = queue.as_ref().and_then(|(queue, _)| queue.waiting(usize::MAX).ok()).unwrap_or(0);
-        seen.state = match shown {
-            Some(state) => state,
-            None if subject.certain => State::Free,
-            None => probe(queue.as_ref(), subject.open_lock),
+        seen.state = match (shown, subject.open_lock.map(|open| open())) {
+            (Some(state), _) => state,
+            _ if subject.certain => State::Free,
+            (None, None) => queue.as_ref().map_or(State::Unknown, |queue| probe(queue.0.file(), Some(queue))),
+            (None, Some(Ok(lock))) => probe(&lock, queue.as_ref()),
+            (None, Some(Err(Errno::NOENT))) => State::Free,
+            (None, Some(Err(_))) => State::Unknown,
         };
         if matches!(seen.state, State::Exclusive | State::Shared) {
+            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
         }
         seen
@@ -285,7 +299,7 @@ impl<'a> Survey<'a> {
         for &locker in lockers {
             // A number that the kernel remembers may belong to another
             // process by now.
-            let has_it = self.kernel.locks_of(locker.pid).is_none_or(|locks| locks.iter().any(|(id, _)| *id == lock));
+            let has_it = self.kernel.locks_of(locker.pid).is_none_or(|locks| locks.contains_key(&lock));
             match locker.pid {
                 1.. if has_it => holders.push(self.holder(Some(locker.pid), locker.pid, records)),
                 _ => gone.push(locker),
@@ -329,13 +343,22 @@ impl<'a> Survey<'a> {
                 fence: Some(record.fence),
                 slot: *slot,
             },
-            None => Holder {
-                pid,
-                command: pid.and_then(holders::command_of),
-                user: pid.and_then(holders::user_of),
-                ..Holder::default()
-            },
+            None => pid.map(|pid| self.stranger(pid)).unwrap_or_default(),
         }
+    }
+}
+
+impl Survey<'_> {
+    /// What the kernel says about a process; asked once.
+    fn stranger(&self, pid: i32) -> Holder {
+        let mut strangers = self.strangers.borrow_mut();
+        let stranger = || Holder {
+            pid: Some(pid),
+            command: holders::command_of(pid),
+            user: holders::user_of(pid),
+            ..Holder::default()
+        };
+        strangers.entry(pid).or_insert_with(stranger).clone()
     }
 }
 
@@ -354,12 +377,7 @@ fn records(file: &File) -> Vec<(Option<u32>, Record)> {
 }
 
 /// Tries the lock for a moment, while nobody can come through the door.
-fn probe(queue: Option<&(Queue, bool)>, open: &dyn Fn() -> rustix::io::Result<File>) -> State {
-    let lock = match open() {
-        Ok(lock) => lock,
-        Err(Errno::NOENT) => return State::Free,
-        Err(_) => return State::Unknown,
-    };
+fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
     let start = Instant::now();
     if let Some((queue, writable)) = queue {
         let kind = if *writable { Kind::Write } else { Kind::Read };
@@ -370,16 +388,16 @@ fn probe(queue: Option<&(Queue, bool)>, open: &dyn Fn() -> rustix::io::Result<Fi
             std::thread::sleep(DOOR_PAUSE);
         }
     }
-    let state = match flock(&lock, FlockOperation::NonBlockingLockShared) {
+    let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => State::Exclusive,
         Err(_) => State::Unknown,
-        Ok(()) => match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => match flock(lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => State::Free,
             Err(Errno::WOULDBLOCK) => State::Shared,
             Err(_) => State::Unknown,
         },
     };
-    let _ = flock(&lock, FlockOperation::Unlock);
+    let _ = flock(lock, FlockOperation::Unlock);
     if let Some((queue, _)) = queue {
         let _ = queue.leave_door();
     }
