@@ -31,6 +31,8 @@ use crate::sys::Kind;
 const DOOR_LIMIT: Duration = Duration::from_secs(1);
 /// Between two tries to find the door empty: it is left within microseconds.
 const DOOR_PAUSE: Duration = Duration::from_micros(50);
+/// So many more times a lock is tried that another look may have kept from us.
+const LOOKS: usize = 3;
 /// Records in one file that are read: the last grant's, and one for each
 /// place of a pool.
 const MOST_RECORDS: usize = 1025;
@@ -276,13 +278,15 @@ impl<'a> Survey<'a> {
             Err(_) => None,
         };
         seen.waiting = queue.as_ref().and_then(|(queue, _)| queue.waiting(usize::MAX).ok()).unwrap_or(0);
-        seen.state = match (shown, subject.open_lock.map(|open| open())) {
+        seen.state = match (shown, subject.open_lock) {
             (Some(state), _) => state,
-            _ if subject.certain => State::Free,
+            (None, _) if subject.certain => State::Free,
             (None, None) => queue.as_ref().map_or(State::Unknown, |queue| probe(queue.0.file(), Some(queue))),
-            (None, Some(Ok(lock))) => probe(&lock, queue.as_ref()),
-            (None, Some(Err(Errno::NOENT))) => State::Free,
-            (None, Some(Err(_))) => State::Unknown,
+            (None, Some(open)) => match open() {
+                Ok(lock) => probe(&lock, queue.as_ref()),
+                Err(Errno::NOENT) => State::Free,
+                Err(_) => State::Unknown,
+            },
         };
         if matches!(seen.state, State::Exclusive | State::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
@@ -388,6 +392,23 @@ fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
             std::thread::sleep(DOOR_PAUSE);
         }
     }
+    // Where we could not have the door for us alone, others may look too.
+    let alone = queue.is_some_and(|(_, writable)| *writable);
+    let mut state = attempt(lock);
+    for _ in 0..LOOKS {
+        if alone || state == State::Free {
+            break;
+        }
+        std::thread::sleep(DOOR_PAUSE);
+        state = attempt(lock);
+    }
+    if let Some((queue, _)) = queue {
+        let _ = queue.leave_door();
+    }
+    state
+}
+
+fn attempt(lock: &File) -> State {
     let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => State::Exclusive,
         Err(_) => State::Unknown,
@@ -398,8 +419,5 @@ fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
         },
     };
     let _ = flock(lock, FlockOperation::Unlock);
-    if let Some((queue, _)) = queue {
-        let _ = queue.leave_door();
-    }
     state
 }
