@@ -78,6 +78,23 @@ mod terminal;
 /// The line that is shown while lockrun waits at a terminal.
 mod waiting_line;
 
+// Looking at locks.
+
+/// `list --json`: every kind of holder.
+mod list;
+/// `list` for people: columns, widths, colours.
+mod list_table;
+/// `prune`, also against those who take locks meanwhile.
+mod prune;
+/// `--report`.
+mod report;
+/// `status`.
+mod status;
+/// Those who look disturb nobody who takes.
+mod undisturbed;
+/// `wait`.
+mod wait;
+
 // What is written about it.
 
 /// The completions in bash, zsh and fish.
