@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -164,6 +165,9 @@ pub struct Peers {
 impl Peers {
     /// Looks for every tool and tries each once.
     pub fn find(yardstick: &Yardstick, scratch: &Scratch) -> anyhow::Result<Self> {
+        // A program that was just linked lies in dirty pages, and those would be
+        // counted as memory that it wrote to.
+        File::open(LOCKRUN)?.sync_all()?;
         let directory = scratch.locks_directory()?;
         let lock = Lock { directory: &directory };
         let mut peers = Peers { tools: Vec::new(), remarks: Vec::new() };

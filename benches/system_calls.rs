@@ -41,7 +41,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
         for tool in bench.peers.among(&WAYS) {
             let calls = trace_run(bench, tool)?;
             let common = common_prefix(&start_up, &calls.to_exec);
-            // A program that is loaded dynamically starts otherwise; what of it
+            // A program with another libc, or a dynamic one, starts otherwise; what of it
             // is start-up cannot be told apart by this.
             let static_start = common == start_up.len();
             let told = |count: usize| {
