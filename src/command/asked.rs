@@ -20,7 +20,8 @@ use crate::sys::{self, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
-const DIR: &str = "LOCKRUN_DIR";
+/// Names the locks directory where `--dir` does not.
+pub const DIR: &str = "LOCKRUN_DIR";
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
 /// A lock that is asked for.

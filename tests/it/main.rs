@@ -95,6 +95,23 @@ mod queue;
 /// Thousands of grants under an independent witness.
 mod witness;
 
+// Looking at locks.
+
+/// `list --json`: every kind of holder.
+mod list;
+/// `list` for people: columns, widths, colours.
+mod list_table;
+/// `prune`, also against those who take locks meanwhile.
+mod prune;
+/// `--report`.
+mod report;
+/// `status`.
+mod status;
+/// Those who look disturb nobody who takes.
+mod undisturbed;
+/// `wait`.
+mod wait;
+
 // What is written about it.
 
 /// Imports in `src/` only go down.

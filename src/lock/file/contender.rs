@@ -13,7 +13,7 @@ use super::nesting::{self, Marker, Strength};
 use super::open::{self, Identity, Opened};
 use super::places::Places;
 use super::queue::{Queue, Ticket};
-use super::{Dir, Target, holders, rivals};
+use super::{Dir, Target, floor, holders, rivals};
 use crate::lock::{Grant, Mode, Patience};
 use crate::name;
 use crate::record::{self, Claim, Record, Text};
@@ -294,7 +294,7 @@ impl Contender {
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
-    pub fn settle(&mut self, claim: &Claim) -> Result<Grant> {
+    pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<Grant> {
         if let (true, Some(fence)) = (self.covered, self.fence) {
             return Ok(self.grant(fence));
         }
@@ -305,7 +305,7 @@ impl Contender {
         {
             queue.enter_door().with_context(|| self.cannot_lock())?;
         }
-        let (fence, text) = self.next_record(claim)?;
+        let (fence, text) = self.next_record(dir, claim)?;
         if let Some(queue) = &self.queue {
             // A full disk must not keep anybody from locking: the text is a
             // hint, and the clock goes on without it.
@@ -319,11 +319,12 @@ impl Contender {
     }
 
     /// The number and the text of a grant to us now.
-    fn next_record(&self, claim: &Claim) -> Result<(u64, Vec<u8>)> {
+    fn next_record(&self, dir: &Dir, claim: &Claim) -> Result<(u64, Vec<u8>)> {
         let text = self.read_own_text()?;
         let now = SystemTime::now();
         let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let last = text.record().map_or(0, |record| record.fence);
+        // Without a record, the file is new: perhaps an older one was pruned.
+        let last = text.record().map_or_else(|| floor::read(dir), |record| record.fence);
         let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
         let fence = clock.max(next);
         let pid = getpid().as_raw_nonzero().get();
@@ -335,7 +336,7 @@ impl Contender {
     /// See [`Place::rehearse`](crate::lock::Place::rehearse).
     pub fn rehearse(&self, dir: &Dir, claim: &Claim) {
         let _ = self.is_current(dir);
-        if let Ok((fence, _)) = self.next_record(claim) {
+        if let Ok((fence, _)) = self.next_record(dir, claim) {
             drop(self.grant(fence));
         }
     }

@@ -66,6 +66,7 @@ fn find(file: &File, record: Option<Record>) -> Vec<Holder> {
                 age: record.age(now),
                 expires: record.expires.clone(),
                 owner: record.owner,
+                ..Holder::default()
             },
             _ => Holder { pid: Some(pid), command: command_of(pid), user: user_of(pid), ..Holder::default() },
         })
@@ -127,13 +128,15 @@ fn holder_in(line: &str, kind: &str, file_id: &str) -> Option<i32> {
     (locked == Some(kind) && file == Some(file_id)).then(|| pid?.parse().ok()).flatten()
 }
 
-fn command_of(pid: i32) -> Option<String> {
+/// A process's command line.
+pub fn command_of(pid: i32) -> Option<String> {
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|words| !words.is_empty())?;
     let words = words.strip_suffix(&[0]).unwrap_or(&words);
     Some(String::from_utf8_lossy(words).replace('\0', " "))
 }
 
-fn user_of(pid: i32) -> Option<String> {
+/// A process's user.
+pub fn user_of(pid: i32) -> Option<String> {
     let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
     Some(users::name_of(uid).unwrap_or_else(|| uid.to_string()))
 }

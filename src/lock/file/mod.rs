@@ -29,14 +29,18 @@
 
 mod contender;
 mod dir;
+mod floor;
 mod held;
 mod holders;
+mod kernel;
 mod nesting;
 mod open;
 mod place;
 mod places;
+pub mod prune;
 mod queue;
 mod rivals;
+mod survey;
 
 use std::path::PathBuf;
 
@@ -49,6 +53,7 @@ pub use nesting::VARIABLE as HELD_VARIABLE;
 use nesting::{Marker, Verdict};
 pub use place::FilePlace;
 pub use queue::MOST_PLACES;
+pub use survey::Survey;
 
 use super::{Answer, Grant, Holder, Mode, Patience, Refusal, Store};
 use crate::name;
