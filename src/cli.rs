@@ -348,6 +348,28 @@ pub struct Wait {
     pub timeout: Option<Limit>,
 }
 
+/// Make the holder of a lock let go.
+///
+/// A lockrun ends its command and all it started, and exits with 123; a token
+/// is let go; anybody else gets TERM and then KILL. Only processes that the
+/// kernel shows to hold the lock now are signalled.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun break",
+    override_usage = "lockrun break [OPTIONS] LOCK",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct Break {
+    /// Which one.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Time until KILL [default: 10]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true)]
+    pub kill_after: Option<Duration>,
+}
+
 /// Remove the lock files that nobody uses, and print their names.
 ///
 /// Safe at any time: who holds a lock, or waits for it, keeps it.
@@ -403,6 +425,8 @@ pub enum Command {
     Status(Status),
     /// Wait until locks are free.
     Wait(Wait),
+    /// Make a holder let go.
+    Break(Break),
     /// Remove unused lock files.
     Prune(Prune),
     /// Print a shell's completions.
@@ -426,7 +450,7 @@ Exit codes:
 const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks that outlive one command, by token
-  list, status, wait, prune        see locks, and clean up
+  list, status, wait, break, prune  see locks, end holders, clean up
   completions                      for bash, zsh and fish
 
 See 'lockrun --help' or lockrun(1) for more.";
@@ -440,6 +464,7 @@ Other commands, each with its own --help:
   lockrun list [LOCK]...         who holds what, since when; --json
   lockrun status LOCK            exit code 0: free, 1: not
   lockrun wait LOCK...           until it is free, without taking it
+  lockrun break LOCK             make the holder let go
   lockrun prune                  remove lock files that nobody uses
   lockrun completions SHELL      bash, zsh, fish
 
@@ -476,6 +501,7 @@ pub fn tree() -> clap::Command {
         .subcommand(named(List::command(), "list"))
         .subcommand(named(Status::command(), "status"))
         .subcommand(named(Wait::command(), "wait"))
+        .subcommand(named(Break::command(), "break"))
         .subcommand(named(Prune::command(), "prune"))
         .subcommand(named(Completions::command(), "completions"))
 }
@@ -497,6 +523,7 @@ pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
         Some("list") => List::try_parse_from(rest()).map(Command::List),
         Some("status") => Status::try_parse_from(rest()).map(Command::Status),
         Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
+        Some("break") => Break::try_parse_from(rest()).map(Command::Break),
         Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
         Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
         _ => Run::try_parse_from(&words).map(|options| Command::Run(Box::new(options))),

@@ -47,6 +47,7 @@ pub fn main() -> u8 {
         Ok(cli::Command::List(options)) => command::list::list(options),
         Ok(cli::Command::Status(options)) => command::status::status(options),
         Ok(cli::Command::Wait(options)) => command::wait::wait(options),
+        Ok(cli::Command::Break(options)) => command::break_lock::break_lock(options),
         Ok(cli::Command::Prune(options)) => command::prune::prune(options),
         Ok(cli::Command::Completions(options)) => command::completions::completions(&options),
         Err(exit) => exit,

@@ -144,7 +144,7 @@ impl Asked {
         if signal != sys::REPLACE() {
             return Exit::Signal(signal);
         }
-        let by = message::process(sender);
+        let by = message::by(sender);
         message::tell_about(&self.name, &format!("replaced while waiting, by {by}; the command was not started"));
         Exit::Lost
     }

@@ -3,6 +3,7 @@
 
 pub mod acquire;
 mod asked;
+pub mod break_lock;
 pub mod check;
 pub mod completions;
 pub mod list;

@@ -268,8 +268,8 @@ impl Job {
         if let Some(cause) = outcome.cause {
             let why = match cause {
                 Cause::Expired => format!("expired after {}", duration::display(self.expires.unwrap_or_default())),
-                Cause::Replaced(by) => format!("replaced by {}", message::process(by)),
-                Cause::Broken(by) => format!("broken by {}", message::process(by)),
+                Cause::Replaced(by) => format!("replaced by {}", message::by(by)),
+                Cause::Broken(by) => format!("broken by {}", message::by(by)),
             };
             self.tell_lost(&format!("{why}: ended the command and all it started"), &outcome);
             return Ok(Exit::Lost);

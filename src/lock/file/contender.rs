@@ -9,11 +9,12 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::getpid;
 
 use super::dir::Advice;
+use super::kernel::{self, Kernel};
 use super::nesting::{self, Marker, Strength};
 use super::open::{self, Identity, Opened};
 use super::places::Places;
 use super::queue::{Queue, Ticket};
-use super::{Dir, Target, floor, holders, rivals};
+use super::{Dir, Target, floor, rivals};
 use crate::lock::{Grant, Mode, Patience};
 use crate::name;
 use crate::record::{self, Claim, Record, Text};
@@ -357,8 +358,13 @@ impl Contender {
     pub fn is_held_for_us(&self) -> bool {
         self.read_text().record().is_some_and(|record| {
             nesting::is_for_us(&record)
-                || nesting::is_token_for_us(&record, &self.queue_name) && holders::has_lock(record.pid, &self.lock.file)
+                || nesting::is_token_for_us(&record, &self.queue_name) && self.is_held_by(record.pid)
         })
+    }
+
+    fn is_held_by(&self, pid: i32) -> bool {
+        let kernel = Kernel::look();
+        kernel.id_of(&self.lock.file).is_some_and(|file| kernel::has_now(pid, file))
     }
 
     /// Lets the next in the queue come forward.

@@ -184,29 +184,48 @@ impl Kernel {
 }
 
 fn locks_of(pid: i32) -> Option<Locks> {
-    let descriptors = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
-        Ok(descriptors) => descriptors,
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => return None,
-        Err(_) => return Some(Locks::new()),
-    };
     let mut locks = Locks::new();
-    for descriptor in descriptors {
-        let descriptor = match descriptor {
-            Ok(descriptor) => descriptor,
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => return None,
-            Err(_) => break,
-        };
-        let info = match fs::read_to_string(descriptor.path()) {
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => return None,
-            other => other.unwrap_or_default(),
-        };
-        for line in info.lines().filter_map(|line| line.strip_prefix("lock:")) {
-            if let Some(Line::Flock(file, locker)) = parse(line) {
-                locks.entry(file).or_default().push(locker);
-            }
+    for line in lines_of(pid)? {
+        if let Some(Line::Flock(file, locker)) = parse(&line) {
+            locks.entry(file).or_default().push(locker);
         }
     }
     Some(locks)
+}
+
+/// Whether a process has the lock on a file at this moment, or a ticket of
+/// its queue; nothing that was read before counts.
+pub fn has_now(pid: i32, file: FileId) -> bool {
+    let is_about_it = |line: &String| match parse(line) {
+        Some(Line::Flock(locked, _) | Line::Bytes(locked)) => locked == file,
+        None => false,
+    };
+    lines_of(pid).is_some_and(|lines| lines.iter().any(is_about_it))
+}
+
+/// The locks of a process's descriptors, a line each; `None` if we may not
+/// look.
+fn lines_of(pid: i32) -> Option<Vec<String>> {
+    let may_not = |e: &io::Error| e.kind() == ErrorKind::PermissionDenied;
+    let descriptors = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
+        Ok(descriptors) => descriptors,
+        Err(e) if may_not(&e) => return None,
+        Err(_) => return Some(Vec::new()),
+    };
+    let mut lines = Vec::new();
+    for descriptor in descriptors {
+        let descriptor = match descriptor {
+            Ok(descriptor) => descriptor,
+            Err(e) if may_not(&e) => return None,
+            Err(_) => break,
+        };
+        let info = match fs::read_to_string(descriptor.path()) {
+            Err(e) if may_not(&e) => return None,
+            other => other.unwrap_or_default(),
+        };
+        lines.extend(info.lines().filter_map(|line| line.strip_prefix("lock:")).map(str::to_owned));
+    }
+    Some(lines)
 }
 
 /// The devices of mounts, by the mounts' numbers.

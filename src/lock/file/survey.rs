@@ -21,9 +21,10 @@ use rustix::io::Errno;
 use super::dir::{self, Dir, open_at};
 use super::kernel::{FileId, Kernel, Locker};
 use super::queue::Queue;
-use super::{Target, holders, open};
+use super::{Target, open};
 use crate::lock::{Holder, Seen, State};
 use crate::name;
+use crate::process;
 use crate::record::{self, Record, Text};
 use crate::sys::Kind;
 
@@ -358,8 +359,8 @@ impl Survey<'_> {
         let mut strangers = self.strangers.borrow_mut();
         let stranger = || Holder {
             pid: Some(pid),
-            command: holders::command_of(pid),
-            user: holders::user_of(pid),
+            command: process::command_line(pid).map(|line| String::from_utf8_lossy(&line).into_owned()),
+            user: process::user(pid),
             ..Holder::default()
         };
         strangers.entry(pid).or_insert_with(stranger).clone()
