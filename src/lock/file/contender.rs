@@ -316,6 +316,10 @@ impl Contender {
             let pid = getpid().as_raw_nonzero().get();
             let mut record = Record::new(claim, self.target.name(), fence, pid, now);
             record.slot = self.place;
+            record.slots = match self.mode {
+                Mode::Place { of, .. } => Some(of),
+                Mode::Exclusive | Mode::Shared => None,
+            };
             let text = record.to_text();
             // A full disk must not keep anybody from locking: the text is a
             // hint, and the clock goes on without it.
