@@ -163,6 +163,7 @@ impl Job {
         // Nothing interrupts the child, and we keep the time for it.
         let patience = Patience { deadline: None, ..self.asked.patience };
         let wait = |mut place: FilePlace| {
+            place.rehearse(claim);
             Ok(match place.wait(&patience)? {
                 Turn::Granted => Verdict::Granted(place.into_held()),
                 Turn::Again | Turn::TimedOut => Verdict::Again,
@@ -257,6 +258,8 @@ impl Job {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
         running.held.release()?;
+        // The next one runs already; now there is time for the dead.
+        child::reap();
         let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
         if let Some(report) = &self.report {
             report.held(held_for, running.fence);
