@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut_in_order() {
         assert_eq!(rendered(30).lines().nth(1), Some("one      x        1  some lon…"));
-        assert_eq!(rendered(20), "A    STATE    N  TEXT\none  x        1  som…\nan…  y      123\n");
+        assert_eq!(rendered(21), "A    STATE    N  TEXT\none  x        1  som…\nan…  y      123\n");
     }
 
     #[test]

@@ -27,6 +27,8 @@ struct Lock {
     path: String,
     /// `free`, `exclusive`, `shared`, `slots`, `unknown`.
     state: &'static str,
+    /// So many places the pool has, if somebody holds one.
+    slots: Option<u32>,
     /// Everybody who is seen to hold it.
     holders: Vec<Row>,
     /// How many wait.
@@ -110,6 +112,7 @@ fn described(seen: &Seen, now: SystemTime) -> Lock {
             State::Shared => "shared",
             State::Unknown => "unknown",
         },
+        slots: pool(seen),
         holders: seen.holders.iter().map(row).collect(),
         waiting: seen.waiting,
     }
@@ -117,6 +120,11 @@ fn described(seen: &Seen, now: SystemTime) -> Lock {
 
 fn places(seen: &Seen) -> usize {
     seen.holders.iter().filter(|holder| holder.slot.is_some()).count()
+}
+
+/// How many places the pool has; the most, if its holders do not agree.
+fn pool(seen: &Seen) -> Option<u32> {
+    seen.holders.iter().filter_map(|holder| holder.slots).max()
 }
 
 /// Negative if it is past.
@@ -180,8 +188,10 @@ fn state(seen: &Seen) -> (String, Colour) {
         State::Shared => match (places(seen), seen.holders.len()) {
             (0, 0) => ("shared".into(), Colour::Yellow),
             (0, holders) => (format!("shared by {holders}"), Colour::Yellow),
-            (1, _) => ("1 slot".into(), Colour::Yellow),
-            (places, _) => (format!("{places} slots"), Colour::Yellow),
+            (places, _) => match pool(seen) {
+                Some(slots) => (format!("{places} of {slots} slots"), Colour::Yellow),
+                None => (format!("{places} slots"), Colour::Yellow),
+            },
         },
         State::Unknown => ("unknown".into(), Colour::Plain),
     }

@@ -217,6 +217,8 @@ pub struct Holder {
     pub fence: Option<u64>,
     /// Its place in a pool.
     pub slot: Option<u32>,
+    /// So many places the pool has for it.
+    pub slots: Option<u32>,
 }
 
 /// How a lock is held.

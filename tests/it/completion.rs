@@ -55,6 +55,9 @@ fn names_of_locks() {
     }
     offers(&sandbox, &["lockrun", "--name", "cal"], &["calc", "calendar"], false);
     offers(&sandbox, &["lockrun", "-n", "-l", "b"], &["backup"], false);
+    for command in ["list", "status", "wait"] {
+        offers(&sandbox, &["lockrun", command, "cal"], &["calc", "calendar"], false);
+    }
     offers(&sandbox, &["lockrun", "--name", "a"], &["a/b\\ c"], false);
     let directory = sandbox.path("other").display().to_string();
     sandbox.lockrun(&["-d", &directory, "-l", "cafe", "--", "true"]).run().assert_code(0);

@@ -27,7 +27,10 @@ fn a_free_lock_has_no_holder() {
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let lock = one(&sandbox, &[]);
     let path = sandbox.lock_file("calc");
-    assert_eq!(lock, json!({"name": "calc", "path": path, "state": "free", "holders": [], "waiting": 0}));
+    assert_eq!(
+        lock,
+        json!({"name": "calc", "path": path, "state": "free", "slots": null, "holders": [], "waiting": 0})
+    );
 }
 
 #[test]
@@ -58,6 +61,21 @@ fn all_who_share_it_are_there() {
     let mut expected = holders.each_ref().map(|holder| holder.pid());
     expected.sort_unstable();
     assert_eq!(pids, expected);
+}
+
+#[test]
+fn places_of_a_pool_are_numbered() {
+    let sandbox = Sandbox::new();
+    let _holders = [(); 2].map(|()| sandbox.hold(&["-l", "gpu", "--slots", "4"]));
+    let lock = one(&sandbox, &["gpu"]);
+    assert_eq!((&lock["state"], &lock["slots"]), (&"slots".into(), &4.into()), "{lock}");
+    let mut slots: Vec<_> = lock["holders"].as_array().unwrap().iter().map(|row| row["slot"].as_u64()).collect();
+    slots.sort();
+    assert_eq!(slots, [Some(0), Some(1)], "{lock}");
+    let table = sandbox.lockrun(&["list"]).run();
+    assert!(table.stdout.contains("2 of 4 slots"), "{table:?}");
+    sandbox.lockrun(&["status", "gpu"]).run().assert_code(1);
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_stdout("");
 }
 
 #[test]

@@ -21,7 +21,9 @@ fn try_beside(sandbox: &Sandbox, look: &str, tries: u32) {
 fn a_list_is_never_the_reason_to_fail() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
-    try_beside(&sandbox, "lockrun list >/dev/null", 10_000);
+    for _ in 0..10 {
+        try_beside(&sandbox, "lockrun list >/dev/null", 1000);
+    }
 }
 
 #[test]

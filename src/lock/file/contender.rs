@@ -331,6 +331,10 @@ impl Contender {
         let pid = getpid().as_raw_nonzero().get();
         let mut record = Record::new(claim, self.target.name(), fence, pid, now);
         record.slot = self.place;
+        record.slots = match self.mode {
+            Mode::Place { of, .. } => Some(of),
+            Mode::Exclusive | Mode::Shared => None,
+        };
         Ok((fence, record.to_text()))
     }
 

@@ -347,6 +347,7 @@ impl<'a> Survey<'a> {
                 owner: record.owner,
                 fence: Some(record.fence),
                 slot: *slot,
+                slots: record.slots,
             },
             None => pid.map(|pid| self.stranger(pid)).unwrap_or_default(),
         }
