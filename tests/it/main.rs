@@ -95,6 +95,25 @@ mod queue;
 /// Thousands of grants under an independent witness.
 mod witness;
 
+// Pools, sets, and what goes with them.
+
+/// `--max-waiters`.
+mod max_waiters;
+/// Readers, writers, places and sets in one queue.
+mod mixed_queue;
+/// A lock under itself.
+mod nesting;
+/// `--reentrant`.
+mod reentrant;
+/// `--replace`.
+mod replace;
+/// Several `--name` and `--file`.
+mod sets;
+/// `--slot`.
+mod slot;
+/// `--slots`.
+mod slots;
+
 // What is written about it.
 
 /// Imports in `src/` only go down.
