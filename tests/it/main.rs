@@ -111,6 +111,24 @@ mod status;
 mod undisturbed;
 /// `wait`.
 mod wait;
+// Pools, sets, and what goes with them.
+
+/// `--max-waiters`.
+mod max_waiters;
+/// Readers, writers, places and sets in one queue.
+mod mixed_queue;
+/// A lock under itself.
+mod nesting;
+/// `--reentrant`.
+mod reentrant;
+/// `--replace`.
+mod replace;
+/// Several `--name` and `--file`.
+mod sets;
+/// `--slot`.
+mod slot;
+/// `--slots`.
+mod slots;
 
 // What is written about it.
 

@@ -3,12 +3,14 @@
 //! - [`Sandbox`]: directories and a clean environment that nobody else sees.
 //! - [`Invocation`] -> [`Outcome`]: a command run to its end, and what it did.
 //! - [`Running`], [`Holder`]: a command in the background, one that holds a lock.
+//! - [`Form`]: a lock taken around a command, or for a token.
 //! - [`Timeline`]: who was under the lock when.
 //! - [`Terminal`]: a command on a terminal, and somebody who types.
 //! - [`SignalReporter`]: a command that says which signals reach it.
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
+mod form;
 mod invocation;
 mod observe;
 mod outcome;
@@ -19,6 +21,7 @@ mod signal_reporter;
 mod terminal;
 mod timeline;
 
+pub use form::{Asked, Form};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
