@@ -86,3 +86,8 @@ mod completion;
 mod documentation;
 /// The examples do what their texts say.
 mod examples;
+
+// Tokens.
+
+/// Tokens that reach nobody; processes killed or slow at any system call.
+mod token_hand_over;

@@ -7,6 +7,8 @@
 //! - [`Terminal`]: a command on a terminal, and somebody who types.
 //! - [`SignalReporter`]: a command that says which signals reach it.
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
+//! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
+//! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
 mod invocation;
@@ -18,6 +20,8 @@ mod sandbox;
 mod signal_reporter;
 mod terminal;
 mod timeline;
+mod token;
+mod tracer;
 
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
@@ -28,3 +32,5 @@ pub use sandbox::Sandbox;
 pub use signal_reporter::SignalReporter;
 pub use terminal::Terminal;
 pub use timeline::Timeline;
+pub use token::{altered, holder_of, part};
+pub use tracer::{Interruption, interrupt};
