@@ -72,12 +72,13 @@ bench:
 clean:
 	$(CARGO) clean
 
-# What the tests call, and the package that it comes in.
-TOOLS = cc:gcc fish:fish flock:util-linux getent:libc-bin mandoc:mandoc script:bsdutils setlock:daemontools \
+# What the tests call or read, and the package that it comes in.
+TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc fish:fish flock:util-linux getent:libc-bin mandoc:mandoc script:bsdutils setlock:daemontools \
 	shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
-missing = $(strip $(foreach pair,$(TOOLS),$(if $(shell command -v $(call tool,$(pair))),,$(pair))))
+missing = $(strip $(foreach pair,$(TOOLS),\
+	$(if $(or $(filter /%,$(wildcard $(call tool,$(pair)))),$(shell command -v $(call tool,$(pair)))),,$(pair))))
 
 tools:
 	@missing='$(foreach pair,$(missing),$(call tool,$(pair)))'; \

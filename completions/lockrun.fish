@@ -1,21 +1,78 @@
 # Made by 'make docs' from src/cli.rs and completions/parts: edit those.
 
-complete -c lockrun -s l -l name -d 'The lock\'s name [default: the command line]' -r -f
-complete -c lockrun -l file -d 'Lock exactly this file or directory' -r -F
-complete -c lockrun -s d -l dir -d 'The locks directory' -r -f -a "(__fish_complete_directories)"
-complete -c lockrun -s t -l timeout -d 'How long to wait; 0: not at all [default: forever]' -r -f
-complete -c lockrun -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
-complete -c lockrun -s c -d 'Run `/bin/sh -c STRING`' -r -f -a "(__fish_complete_command)"
-complete -c lockrun -l expires -d 'End COMMAND, and all it started, after DUR' -r -f
-complete -c lockrun -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
-complete -c lockrun -l hold -d 'Hold the lock until the command or its whole tree has ended' -r -f -a "command\t'Until COMMAND ends'
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_lockrun_global_optspecs
+    string join \n l/name= file= d/dir= t/timeout= n/nonblock s/shared slots= slot= max-waiters= replace reentrant E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= h/help
+end
+
+function __fish_lockrun_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_lockrun_global_optspecs) -- $cmd 2>/dev/null
+    or return 0
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_lockrun_using_subcommand
+    set -l cmd (__fish_lockrun_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l file -d 'Lock exactly this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N places: up to N holders at once' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly place K modulo N' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -s c -d 'Run `/bin/sh -c STRING`' -r -f -a "(__fish_complete_command)"
+complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND, and all it started, after DUR' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the `command` or its whole `tree` ends' -r -f -a "command\t'Until COMMAND ends'
 tree\t'Until everything that it started has ended'"
-complete -c lockrun -s n -l nonblock -d 'Do not wait: --timeout 0'
-complete -c lockrun -s s -l shared -d 'Share the lock with others who share it'
-complete -c lockrun -s q -l quiet -d 'Say nothing about waiting or not getting the lock'
-complete -c lockrun -s v -l verbose -d 'Say which file is locked, and waiting and holding times'
-complete -c lockrun -l exec -d 'Become COMMAND: no process of lockrun stays'
-complete -c lockrun -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s n -l nonblock -d 'Do not wait: --timeout 0'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Share the lock with others who share it'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l replace -d 'End the holder, and take one\'s turn'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l reentrant -d 'Under a command that holds it, run at once'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Say nothing about waiting or not getting it'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Tell the path, waiting and holding times'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no process of lockrun stays'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock, print a token for it, and return'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Give the locks of tokens back'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Push a token\'s expiry out'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Is the token\'s lock still held?'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N places: up to N holders at once' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly place K modulo N' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Let go when the process PID has ended' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Let go after DUR, or never: forever' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s n -l nonblock -d 'Do not wait: --timeout 0'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s s -l shared -d 'Share the lock with others who share it'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l replace -d 'End the holder, and take one\'s turn'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d 'Under a command that holds it, run at once'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -d 'Say nothing about waiting or not getting it'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Tell the path, waiting and holding times'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire after DUR from now, or never: forever' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
+complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
 
 # The names of the locks in the directory that the line is about.
 function __fish_lockrun_names
@@ -57,5 +114,4 @@ function __fish_lockrun_command
 end
 
 complete -c lockrun -f
-complete -c lockrun -n 'not __fish_lockrun_in_command' -s l -l name -r -f -a '(__fish_lockrun_names)'
 complete -c lockrun -n __fish_lockrun_in_command -f -a '(__fish_lockrun_command)'

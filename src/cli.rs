@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
+use crate::lock::file::MOST_PLACES;
 use crate::message;
 
 /// Run COMMAND while holding a lock, so that it never runs twice at once.
@@ -123,6 +124,40 @@ pub struct Lock {
     /// Accepted for flock(1): the lock is exclusive anyway.
     #[arg(short = 'x', short_alias = 'e', long, hide = true, overrides_with = "shared")]
     pub exclusive: bool,
+
+    /// Take one of N places: up to N holders at once
+    ///
+    /// COMMAND finds its place, 0 to N-1, in LOCKRUN_SLOT. A call without
+    /// --slots takes the whole lock and excludes every place.
+    #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with_all = ["shared", "file"],
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_PLACES)))]
+    pub slots: Option<u32>,
+
+    /// With --slots N: exactly place K modulo N
+    ///
+    /// Any whole number: -1 is place N-1.
+    #[arg(long, value_name = "K", allow_hyphen_values = true, requires = "slots")]
+    pub slot: Option<i64>,
+
+    /// Fail at once if N wait already; 0: never wait
+    ///
+    /// Exit code 121.
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub max_waiters: Option<u32>,
+
+    /// End the holder, and take one's turn
+    ///
+    /// With all that it started; and those who wait with --replace: the newest
+    /// wins. They exit with 123 and say by whom. Not counted by --max-waiters.
+    #[arg(long, conflicts_with_all = ["shared", "slots"])]
+    pub replace: bool,
+
+    /// Under a command that holds it, run at once
+    ///
+    /// Instead of failing with exit code 122, if it is held at least as
+    /// strongly.
+    #[arg(long)]
+    pub reentrant: bool,
 
     /// Exit code instead of 75, 121 and 124
     ///
@@ -250,6 +285,8 @@ Examples:
 Exit codes:
     0  the lock is held, the token is printed
    75  busy: --timeout 0, and it is held or others wait
+  121  queue full: --max-waiters
+  122  it would deadlock: the lock is held for this very process
   124  timed out: waited the whole --timeout
   125  lockrun itself failed: usage, permission, disk, a foreign file";
 
@@ -273,11 +310,15 @@ Examples:
   lockrun -l db -c 'dump && upload'        a shell line
   lockrun --file /var/lib/x -- cmd         the same lock as flock(1) on that path
   lockrun --shared -l data -- read.sh      together with other readers
+  lockrun --slots 2 -l gpu -- train.sh     at most two at once
+  lockrun --replace -l ci -- build.sh      end the older run, keep the newest
   lockrun --expires 1h -l job -- cmd       end it, with all it started, after an hour
 
 Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too):
    75  busy: --timeout 0, and it is held or others wait
-  123  lost: expired, or its file was removed while it was held
+  121  queue full: --max-waiters
+  122  it would deadlock: this command already runs under the lock
+  123  lost: expired, replaced, broken, or its file was removed meanwhile
   124  timed out: waited the whole --timeout
   125  lockrun itself failed: usage, permission, disk, a foreign file
   126  COMMAND cannot be executed

@@ -8,7 +8,7 @@
 //! - [`child`]: COMMAND, from waiting for its turn to its end
 //! - [`holder`]: the process behind a token, and how it is spoken to
 //! - [`waiting`], [`message`]: what people see
-//! - [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
+//! - [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
 //! - [`sys`]: the system calls that need `unsafe`
 //!
@@ -27,6 +27,7 @@ pub mod holder;
 pub mod lock;
 pub mod message;
 pub mod name;
+pub mod process;
 pub mod record;
 pub mod sys;
 pub mod token;

@@ -6,6 +6,7 @@ use crate::duration;
 use crate::escape::{printable, shorten};
 use crate::lock::Holder;
 use crate::lock::file::Advice;
+use crate::users;
 
 /// How much of a holder's command line is shown.
 const COMMAND_SHOWN: usize = 60;
@@ -55,6 +56,27 @@ pub fn os_error(errno: i32) -> String {
 /// A lock's name as it is shown.
 pub fn shown_name(name: &[u8]) -> String {
     shorten(&printable(name), NAME_SHOWN)
+}
+
+/// A process that did something to us: `pid 4242 (lockrun --replace …), user
+/// root`, as far as it can still be seen.
+pub fn process(pid: i32) -> String {
+    use std::os::unix::fs::MetadataExt;
+    if pid == 0 {
+        return "a process that cannot be seen from here".into();
+    }
+    let mut text = format!("pid {pid}");
+    if let Ok(words) = std::fs::read(format!("/proc/{pid}/cmdline"))
+        && !words.is_empty()
+    {
+        let words = words.strip_suffix(b"\0").unwrap_or(&words).split(|b| *b == 0).collect::<Vec<_>>().join(&b' ');
+        text += &format!(" ({})", shorten(&printable(&words), COMMAND_SHOWN));
+    }
+    if let Ok(process) = std::fs::metadata(format!("/proc/{pid}")) {
+        let user = users::name_of(process.uid()).unwrap_or_else(|| process.uid().to_string());
+        text += &format!(", user {}", printable(user.as_bytes()));
+    }
+    text
 }
 
 /// `held by pid 4242 (backup.sh --all), user root, for 3m12s`.

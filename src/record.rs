@@ -39,6 +39,9 @@ pub struct Record {
     /// The process on whose end a token's lock is let go.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub owner: Option<i32>,
+    /// The place in a pool.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slot: Option<u32>,
     /// How and when a token's lock was given back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended: Option<String>,
@@ -89,6 +92,7 @@ impl Record {
             since: timestamp(now),
             expires: claim.expires.and_then(|after| now.checked_add(after)).map(timestamp),
             owner: claim.owner,
+            slot: None,
             ended: None,
             name: String::from_utf8_lossy(name).into_owned(),
             command: String::from_utf8_lossy(&claim.command).into_owned(),
@@ -137,6 +141,11 @@ pub fn parse(text: &[u8]) -> Text {
     }
     let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
     serde_json::from_slice(line).map_or(Text::Damaged, |record| Text::Record(Box::new(record)))
+}
+
+/// Where the record of a place in a pool stands: behind the last grant's.
+pub fn offset_of_slot(slot: u32) -> u64 {
+    SIZE as u64 * (1 + u64::from(slot))
 }
 
 /// Reads what a lock file contains; what cannot be read is [`Text::Empty`].

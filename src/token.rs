@@ -37,6 +37,9 @@ pub struct Token {
     /// The grant.
     #[serde(rename = "f")]
     pub fence: u64,
+    /// Its place in a pool.
+    #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
+    pub slot: Option<u32>,
     /// The locks directory, absolute.
     #[serde(rename = "d", with = "base64")]
     pub dir: Vec<u8>,
@@ -110,6 +113,7 @@ mod tests {
             uid: 0,
             name: "de ploy".into(),
             fence: u64::MAX,
+            slot: Some(3),
             dir: b"/run/lock\xff run".to_vec(),
             file: "de%20ploy.lock".into(),
         }

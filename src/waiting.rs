@@ -61,11 +61,6 @@ impl<F: Fn() -> Vec<Holder>> Waiting<F> {
         Self { name, started, deadline, next, line, holders }
     }
 
-    /// Whether it has to be hidden in the moment of the grant.
-    pub fn is_living(&self) -> bool {
-        self.line.is_some()
-    }
-
     fn text(&self, now: Instant) -> String {
         let mut text = format!("{}: waiting", self.name);
         let waited = now.saturating_duration_since(self.started);
@@ -99,6 +94,10 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
             };
         }
         self.next
+    }
+
+    fn is_living(&self) -> bool {
+        self.line.is_some()
     }
 
     fn hide(&mut self) {

@@ -39,5 +39,4 @@ function __fish_lockrun_command
 end
 
 complete -c lockrun -f
-complete -c lockrun -n 'not __fish_lockrun_in_command' -s l -l name -r -f -a '(__fish_lockrun_names)'
 complete -c lockrun -n __fish_lockrun_in_command -f -a '(__fish_lockrun_command)'

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, getsid, wait};
 
-use super::{Ended, Tree};
+use super::Ended;
+use super::tree::{Signalled, Tree};
 use crate::message;
-use crate::sys::{self, Arrived, Timer};
+use crate::sys::{self, Arrived, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
 pub struct Supervision {
@@ -27,12 +28,11 @@ pub struct Supervision {
 }
 
 /// Signals from before the supervision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Early {
-    /// COMMAND was started a moment ago. What is pending came, also from the
-    /// terminal, before there was a COMMAND; or it came since, and COMMAND
-    /// had no time to do anything but die of it.
-    Pending,
+    /// COMMAND was started a moment ago. What was pending just before came,
+    /// also from the terminal, when there was no COMMAND to get it.
+    Pending(Mask),
     /// COMMAND's process is older than any signal that we have not read.
     /// This is the one that was read last.
     Read(Option<Arrived>),
@@ -43,8 +43,19 @@ pub enum Early {
 pub struct Outcome {
     /// COMMAND's own end.
     pub ended: Ended,
-    /// Whether we ended it because its time was over.
-    pub expired: bool,
+    /// Why we ended it, if we did.
+    pub cause: Option<Cause>,
+}
+
+/// Why COMMAND is ended before it wants to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its time was over.
+    Expired,
+    /// This process takes its place.
+    Replaced(i32),
+    /// This process said so.
+    Broken(i32),
 }
 
 /// After KILL, a process that forks all the time may have left a child; so
@@ -71,7 +82,7 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
             sys::stop_by(libc::SIGSTOP);
         }
         match sys::next_signal(state.pause()) {
-            Arrived::Timer => state.end_tree(&plan),
+            Arrived::Timer => state.end_tree(&plan, Cause::Expired),
             Arrived::Nothing => state.kill_if_due(&plan),
             Arrived::Child => {}
             Arrived::Signal { number, from_kernel, sender } => {
@@ -99,12 +110,23 @@ struct State {
     /// COMMAND went on, and we have not yet read a CONT of our own for it.
     continued_with_us: bool,
     phase: Phase,
+    cause: Option<Cause>,
+    /// Early signals that have been passed on.
+    early_taken: Vec<i32>,
     told_refused: bool,
 }
 
 impl State {
     fn new() -> Self {
-        Self { ended: None, stopped: false, continued_with_us: false, phase: Phase::Running, told_refused: false }
+        Self {
+            ended: None,
+            stopped: false,
+            continued_with_us: false,
+            phase: Phase::Running,
+            cause: None,
+            early_taken: Vec::new(),
+            told_refused: false,
+        }
     }
 
     /// Reads what the kernel says about our children, before every sleep, so
@@ -142,8 +164,8 @@ impl State {
 
     fn outcome(&self, plan: &Supervision) -> Option<Outcome> {
         let ended = self.ended?;
-        let expired = self.phase != Phase::Running;
-        ((!plan.hold_tree && !expired) || plan.tree.is_empty()).then_some(Outcome { ended, expired })
+        let waits_for_tree = plan.hold_tree || self.cause.is_some();
+        (!waits_for_tree || plan.tree.is_empty()).then_some(Outcome { ended, cause: self.cause })
     }
 
     /// How long to sleep at most.
@@ -156,16 +178,25 @@ impl State {
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    fn end_tree(&mut self, plan: &Supervision) {
-        if self.phase != Phase::Running {
+    fn end_tree(&mut self, plan: &Supervision, cause: Cause) {
+        if self.cause.is_some() {
+            if let (Cause::Broken(_), Phase::Terminated { .. }) = (cause, self.phase) {
+                self.phase = Phase::Terminated { kill_at: Instant::now() };
+                self.kill_if_due(plan);
+            }
             return;
         }
-        let signalled = plan.tree.signal(libc::SIGTERM);
+        self.cause = Some(cause);
+        let signalled = self.signal_tree(plan, libc::SIGTERM);
         // What is stopped cannot end.
-        plan.tree.signal(libc::SIGCONT);
+        self.signal_tree(plan, libc::SIGCONT);
         self.tell_refused(plan, &signalled.refused);
         let now = Instant::now();
         self.phase = Phase::Terminated { kill_at: now.checked_add(plan.kill_after).unwrap_or(now + FAR) };
+    }
+
+    fn signal_tree(&self, plan: &Supervision, signal: i32) -> Signalled {
+        plan.tree.signal(signal, Some(plan.command).filter(|_| self.ended.is_none()))
     }
 
     fn kill_if_due(&mut self, plan: &Supervision) {
@@ -177,7 +208,7 @@ impl State {
         if due > Instant::now() {
             return;
         }
-        let signalled = plan.tree.signal(libc::SIGKILL);
+        let signalled = self.signal_tree(plan, libc::SIGKILL);
         self.tell_refused(plan, &signalled.refused);
         let round = if signalled.refused.is_empty() { KILL_ROUND } else { REFUSED_ROUND };
         self.phase = Phase::Killed { again_at: Instant::now() + round };
@@ -192,29 +223,23 @@ impl State {
     }
 
     fn pass_on_early(&mut self, plan: &Supervision) {
-        match plan.early {
-            Early::Pending => loop {
-                match sys::next_signal(Some(Duration::ZERO)) {
-                    Arrived::Nothing => return,
-                    Arrived::Signal { number, sender, .. } => self.pass_on(plan, number, false, sender),
-                    Arrived::Child | Arrived::Timer => {}
-                }
-            },
-            Early::Read(Some(Arrived::Signal { number, from_kernel, sender })) => {
-                self.pass_on(plan, number, from_kernel, sender);
-            }
-            Early::Read(_) => {}
+        if let Early::Read(Some(Arrived::Signal { number, from_kernel, sender })) = plan.early {
+            self.pass_on(plan, number, from_kernel, sender);
         }
     }
 
     fn pass_on(&mut self, plan: &Supervision, signal: i32, from_kernel: bool, sender: i32) {
         let us = getpid().as_raw_nonzero().get();
         let command = plan.command.as_raw_nonzero().get();
+        // Came before COMMAND, so it has not got it from the kernel.
+        let from_kernel = from_kernel && !self.take_early(plan, signal);
         // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
         if sender == us || sender == command {
             return;
         }
         match signal {
+            _ if signal == sys::REPLACE() => self.end_tree(plan, Cause::Replaced(sender)),
+            _ if signal == sys::BREAK() => self.end_tree(plan, Cause::Broken(sender)),
             // The kernel tells the whole foreground group, COMMAND included;
             // but on a hang-up, and with the CONT that follows it, the
             // session's leader alone, if that is us.
@@ -231,10 +256,19 @@ impl State {
         }
     }
 
+    fn take_early(&mut self, plan: &Supervision, signal: i32) -> bool {
+        let Early::Pending(pending) = plan.early else { return false };
+        let is_early = pending.has(signal) && !self.early_taken.contains(&signal);
+        if is_early {
+            self.early_taken.push(signal);
+        }
+        is_early
+    }
+
     fn send(&self, plan: &Supervision, signal: i32) {
         if self.ended.is_some() {
             // --hold tree: those who are left.
-            plan.tree.signal(signal);
+            self.signal_tree(plan, signal);
             return;
         }
         if sys::send(plan.command, signal) == Err(rustix::io::Errno::PERM) {

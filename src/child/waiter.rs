@@ -14,8 +14,9 @@ use anyhow::{Result, anyhow, bail};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
 };
+use rustix::thread::futex::{self, Timespec};
 
-use crate::lock::Patience;
+use crate::lock::{Patience, Refusal};
 use crate::message;
 use crate::sys::{self, Arrived, Forked, Shared};
 
@@ -25,7 +26,17 @@ const CANCELLED: u32 = 1;
 const GRANTED: u32 = 2;
 const AGAIN: u32 = 3;
 const FAILED: u32 = 4;
-const BUSY: u32 = 5;
+/// And above: refused, see [`Refusal`].
+const REFUSED: u32 = 5;
+const REFUSALS: [Refusal; 3] = [Refusal::Busy, Refusal::QueueFull, Refusal::Deadlock];
+
+/// States of the line that people look at.
+const NOTHING_SHOWN: u32 = 0;
+const SHOWN: u32 = 1;
+const CLEARED: u32 = 2;
+/// A parent that was stopped does not clear its line; COMMAND does not wait
+/// longer for that.
+const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// What the child tells the parent. Fits into one page.
 struct Cell {
@@ -36,6 +47,9 @@ struct Cell {
     granted_at: AtomicU64,
     /// The first lock's number, for the parent's own reports.
     fence: AtomicU64,
+    /// Whether the parent shows a line that has to vanish before COMMAND
+    /// writes, see [`NOTHING_SHOWN`].
+    line: AtomicU32,
     text_length: AtomicU32,
     text: [AtomicU8; 2048],
 }
@@ -58,6 +72,9 @@ impl Granted<'_> {
     pub fn let_go_of_parent(&self) {
         if self.notify {
             let _ = sys::send(self.parent, sys::NOTIFY());
+            if self.cell.line.load(Ordering::SeqCst) == SHOWN {
+                let _ = futex::wait(&self.cell.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
+            }
         }
         let _ = set_parent_process_death_signal(None);
     }
@@ -108,6 +125,9 @@ pub trait Watch {
     /// again; `None`: never.
     fn look(&mut self) -> Option<Instant>;
 
+    /// Whether what is shown has to vanish before COMMAND writes.
+    fn is_living(&self) -> bool;
+
     /// The wait is over or interrupted: what was shown has to vanish.
     fn hide(&mut self);
 }
@@ -119,7 +139,7 @@ pub enum Verdict<H> {
     /// What was waited for is gone: ask anew.
     Again,
     /// It is not ours, and we do not wait.
-    Busy,
+    Refused(Refusal),
 }
 
 /// How waiting ended.
@@ -133,13 +153,18 @@ pub enum Waited {
     },
     /// The deadline passed.
     TimedOut,
-    /// The child did not get it and was not to wait.
-    Busy,
+    /// The child did not get it and does not wait.
+    Refused(Refusal),
     /// The queue has to be joined anew: the lock file was replaced, or we
     /// were stopped and gave up our place.
     Again,
-    /// This signal ended the wait.
-    Ended(i32),
+    /// This signal of this sender ended the wait.
+    Ended {
+        /// Its number.
+        signal: i32,
+        /// Who sent it, 0 if that is not known.
+        sender: i32,
+    },
 }
 
 /// The parent's side of a child that waits.
@@ -172,13 +197,16 @@ impl Waiter {
             return Ok((Self { cell, child }, place));
         }
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        if getppid() != Some(parent) {
+        // In a pid namespace of its own, it sees no parent.
+        if getppid().is_some_and(|now| now != parent) {
             sys::exit_now(125);
         }
         let held = match wait(place) {
             Ok(Verdict::Granted(held)) => held,
             Ok(Verdict::Again) => cell.end(AGAIN),
-            Ok(Verdict::Busy) => cell.end(BUSY),
+            Ok(Verdict::Refused(refusal)) => {
+                cell.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
+            }
             Err(error) => cell.fail(&error),
         };
         cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
@@ -196,6 +224,9 @@ impl Waiter {
     pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
         let waited = self.watch_until_over(patience, watch);
         watch.hide();
+        if self.cell.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
+            let _ = futex::wake(&self.cell.line, futex::Flags::empty(), 1);
+        }
         waited
     }
 
@@ -203,6 +234,12 @@ impl Waiter {
         loop {
             // Asleep until the first of: a signal, the deadline, the time to
             // show something.
+            // Said before it is done: whoever is granted the lock after that
+            // waits until the line has vanished.
+            self.cell.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
+            if self.is_granted() {
+                return Ok(self.granted(None));
+            }
             let look = watch.look().map(|at| at.saturating_duration_since(Instant::now()));
             let left = patience.left();
             let limit = [look, left].into_iter().flatten().min();
@@ -216,8 +253,9 @@ impl Waiter {
                         return Ok(waited);
                     }
                 }
-                Arrived::Signal { number, .. } if is_deadly(number) => {
-                    return Ok(if self.cancel() { Waited::Ended(number) } else { self.granted(Some(arrived)) });
+                Arrived::Signal { number: signal, sender, .. } if is_deadly(signal) => {
+                    let ended = Waited::Ended { signal, sender };
+                    return Ok(if self.cancel() { ended } else { self.granted(Some(arrived)) });
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
                     if !self.cancel() {
@@ -269,12 +307,15 @@ impl Waiter {
             // Its end, if it is that, is for the supervisor to see.
             GRANTED => return Ok(Some(self.granted(None))),
             AGAIN => return Ok(Some(self.over(Waited::Again))),
-            BUSY => return Ok(Some(self.over(Waited::Busy))),
             FAILED => {
                 self.over(());
                 return Err(self.cell.failure());
             }
-            _ => {}
+            state => {
+                if let Some(refusal) = state.checked_sub(REFUSED).and_then(|i| REFUSALS.get(i as usize)) {
+                    return Ok(Some(self.over(Waited::Refused(*refusal))));
+                }
+            }
         }
         // A look first: between our look at the word and now it may have been
         // granted, executed, and already ended.

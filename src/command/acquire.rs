@@ -109,7 +109,7 @@ impl Acquisition {
         let wait = |kit: Kit| {
             Ok(match store.request(&patience)? {
                 Answer::Granted(held) => Verdict::Granted((held, kit)),
-                Answer::Busy => Verdict::Busy,
+                Answer::Refused(refusal) => Verdict::Refused(refusal),
                 Answer::TimedOut => Verdict::Again,
                 Answer::Queued(mut place) => match place.wait(&patience)? {
                     Turn::Granted => Verdict::Granted((place.into_held(), kit)),
@@ -129,12 +129,14 @@ impl Acquisition {
         match waiter.watch(&self.asked.patience, &mut waiting)? {
             Waited::Again => Ok(None),
             Waited::TimedOut => Ok(Some(self.asked.timed_out())),
-            Waited::Busy => Ok(Some(self.asked.busy())),
-            Waited::Ended(signal) => Ok(Some(Exit::Signal(signal))),
+            Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
+            Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
             // The signal will find nothing to end any more but this process;
             // the holder sees that and lets go.
-            Waited::Granted { arrived: Some(Arrived::Signal { number, .. }), .. } if !STOPPING.contains(&number) => {
-                Ok(Some(Exit::Signal(number)))
+            Waited::Granted { arrived: Some(Arrived::Signal { number, sender, .. }), .. }
+                if !STOPPING.contains(&number) =>
+            {
+                Ok(Some(self.asked.wait_ended(number, sender)))
             }
             Waited::Granted { .. } => match waiter.failure() {
                 Some(failure) => Err(failure),
@@ -156,15 +158,17 @@ impl Acquisition {
             name: self.asked.name.clone(),
             fence: grants[0].fence,
             dir: dir.as_os_str().as_bytes().to_vec(),
+            slot: grants[0].slot,
             file: grants[0].file.clone(),
         };
         sys::detach();
         sys::retitle(format!("lockrun: holds {}", self.asked.name).as_bytes(), &KEPT_ENVIRONMENT);
         drop(kit.callers_line);
         let mut line = kit.line;
-        line.write_all((token.to_word() + "\n").as_bytes())?;
+        // Before the parent can end: its end must not be ours from now on. If
+        // it ends too early, the line tells us.
         granted.let_go_of_parent();
-        sys::restore(&self.asked.patience.mask);
+        line.write_all((token.to_word() + "\n").as_bytes())?;
         let (owner, lease) = (kit.owner, self.lease);
         Holder { held, token, listener: kit.listener, owner, lease, printed: line }.hold(granted_at)
     }

@@ -1,7 +1,7 @@
 //! The lock options, understood: which lock, how long to wait, what to say
 //! and how to end when it cannot be had.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{Dir, FileStore, Target};
-use crate::lock::{Holder, Mode, Patience, Store};
+use crate::lock::file::{Dir, FileStore, Target, Terms};
+use crate::lock::{Holder, Mode, Patience, Refusal, Store};
 use crate::message;
 use crate::record::Claim;
-use crate::sys::Mask;
+use crate::sys::{self, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
@@ -61,7 +61,16 @@ impl Asked {
             queue: limit != Limit::After(Duration::ZERO),
             mask,
         };
-        let mode = if options.shared { Mode::Shared } else { Mode::Exclusive };
+        let terms = Terms {
+            mode: mode(&options),
+            max_waiters: options.max_waiters,
+            replace: options.replace,
+            reentrant: options.reentrant,
+        };
+        if terms.replace && !patience.queue {
+            bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
+        }
+        let names_like_paths: Vec<_> = options.name.iter().filter(|name| looks_like_a_path(name)).cloned().collect();
         let targets = targets(options.name, options.file, default_name)?;
         let dir = match options.dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from)) {
             Some(dir) => Dir::given(&dir)?,
@@ -69,7 +78,7 @@ impl Asked {
         };
         let name = targets.iter().map(|target| message::shown_name(target.name())).collect::<Vec<_>>().join(", ");
         let asked = Self {
-            store: FileStore::new(dir, targets, mode),
+            store: FileStore::new(dir, targets, terms),
             name,
             patience,
             verbosity,
@@ -77,11 +86,11 @@ impl Asked {
             limit,
             conflict_code: options.conflict_exit_code,
         };
-        asked.tell_what_may_surprise();
+        asked.tell_what_may_surprise(&names_like_paths);
         Ok(asked)
     }
 
-    fn tell_what_may_surprise(&self) {
+    fn tell_what_may_surprise(&self, names_like_paths: &[OsString]) {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
@@ -91,9 +100,9 @@ impl Asked {
                 message::shown_name(self.store.dir().path().as_os_str().as_bytes())
             ));
         }
-        for path in self.store.targets().iter().filter_map(looks_like_a_path) {
-            let path = message::shown_name(path);
-            message::tell_about(&path, "taken as a name; to lock the file at that path, use --file");
+        for name in names_like_paths {
+            let text = "taken as a name; to lock the file at that path, use --file";
+            message::tell_about(&message::shown_name(name.as_bytes()), text);
         }
     }
 
@@ -113,9 +122,30 @@ impl Asked {
         }
     }
 
-    /// The lock is held, and we do not wait.
-    pub fn busy(&self) -> Exit {
-        self.not_got(Exit::Busy, "busy, did not wait")
+    /// It is not waited for.
+    pub fn refused(&self, refusal: Refusal) -> Exit {
+        match refusal {
+            Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
+            Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
+            // Never because of how things stand: it is told, always.
+            Refusal::Deadlock => {
+                let taken = message::held_by(&self.store.holders());
+                let text = format!("would wait for itself: this command already runs under the lock, {taken}");
+                message::tell_about(&self.name, &text);
+                Exit::Deadlock
+            }
+        }
+    }
+
+    /// A signal ended the wait: by that signal, or by who came with
+    /// `--replace` after us.
+    pub fn wait_ended(&self, signal: i32, sender: i32) -> Exit {
+        if signal != sys::REPLACE() {
+            return Exit::Signal(signal);
+        }
+        let by = message::process(sender);
+        message::tell_about(&self.name, &format!("replaced while waiting, by {by}; the command was not started"));
+        Exit::Lost
     }
 
     /// The time is over.
@@ -180,9 +210,17 @@ fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce(
     Ok(targets)
 }
 
-fn looks_like_a_path(target: &Target) -> Option<&[u8]> {
-    let Target::Name(name) = target else { return None };
-    let given_as_path = ["/", "./", "../"].iter().any(|start| name.starts_with(start.as_bytes()));
-    // A command line that is its own lock's name was not given as a path.
-    (given_as_path && !name.contains(&b' ')).then_some(name)
+fn mode(options: &cli::Lock) -> Mode {
+    match (options.slots, options.slot) {
+        (Some(of), slot) => {
+            let which = slot.map(|slot| slot.rem_euclid(i64::from(of)) as u32);
+            Mode::Place { of, which }
+        }
+        _ if options.shared => Mode::Shared,
+        _ => Mode::Exclusive,
+    }
+}
+
+fn looks_like_a_path(name: &OsStr) -> bool {
+    ["/", "./", "../"].iter().any(|start| name.as_bytes().starts_with(start.as_bytes()))
 }

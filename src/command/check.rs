@@ -50,7 +50,7 @@ pub fn check(options: &cli::Check) -> Exit {
 fn print(token: &Token, state: &State) -> Result<()> {
     let report = Report {
         name: &token.name,
-        slot: None,
+        slot: token.slot,
         fence: token.fence,
         expires: state.expires.as_deref(),
         remaining: state.remaining.map(|left| left.as_secs_f64()),

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::asked::Asked;
-use crate::child::{self, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter};
+use crate::child::{self, Cause, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter, Watch};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{FileHeld, FilePlace};
+use crate::lock::file::{FileHeld, FilePlace, FileStore, HELD_VARIABLE};
 use crate::lock::{Answer, Grant, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
@@ -28,6 +28,7 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 /// lockrun around us.
 const NAME: &str = "LOCKRUN_NAME";
 const FENCE: &str = "LOCKRUN_FENCE";
+const SLOT: &str = "LOCKRUN_SLOT";
 
 /// What Ctrl-Z and a terminal do to a job.
 const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
@@ -83,7 +84,7 @@ impl Job {
         let command = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>().join(&b' ');
         Ok(Self {
             claim: asked.claim(command, expires),
-            exec: child::prepare(&words, &[NAME, FENCE], mask, ignore_child_death)?,
+            exec: child::prepare(&words, &[NAME, FENCE, SLOT, HELD_VARIABLE], mask, ignore_child_death)?,
             asked,
             become_command: options.exec,
             expires,
@@ -97,7 +98,7 @@ impl Job {
             match self.asked.store.request(&self.asked.patience)? {
                 Answer::Granted(held) if self.become_command => return self.become_command(held),
                 Answer::Granted(held) => return self.run_at_once(held),
-                Answer::Busy => return Ok(self.asked.busy()),
+                Answer::Refused(refusal) => return Ok(self.asked.refused(refusal)),
                 Answer::TimedOut => return Ok(self.asked.timed_out()),
                 Answer::Queued(place) => {
                     let exit = if self.become_command { self.wait_and_become(place)? } else { self.wait(place)? };
@@ -116,9 +117,10 @@ impl Job {
         self.settle(&mut held)?;
         held.step_aside();
         self.asked.tell_granted();
+        let pending = sys::pending();
         match sys::spawn(&self.exec).context("cannot start a process")? {
             Ok(command) => {
-                let supervision = self.supervision(command, tree, granted_at, Early::Pending);
+                let supervision = self.supervision(command, tree, granted_at, Early::Pending(pending));
                 self.finish(Running { held, supervision, granted_at })
             }
             Err(errno) => {
@@ -142,7 +144,7 @@ impl Job {
         let tree = Tree::of_what_follows();
         let mut waiting = self.asked.waiting();
         let notify = self.expires.is_some() || waiting.is_living() || self.asked.verbosity == Verbosity::Verbose;
-        let (exec, claim) = (&mut self.exec, &self.claim);
+        let (exec, claim, store) = (&mut self.exec, &self.claim, &self.asked.store);
         // Nothing interrupts the child, and we keep the time for it.
         let patience = Patience { deadline: None, ..self.asked.patience };
         let wait = |mut place: FilePlace| {
@@ -152,7 +154,7 @@ impl Job {
             })
         };
         let become_command = |mut held: FileHeld, granted: &Granted| {
-            match settle(&mut held, claim, exec) {
+            match settle(&mut held, claim, store, exec) {
                 Ok(grants) => granted.set_fence(grants[0].fence),
                 Err(error) => granted.failed(&error),
             }
@@ -165,8 +167,8 @@ impl Job {
         match waiter.watch(&self.asked.patience, &mut waiting)? {
             Waited::Again => Ok(None),
             Waited::TimedOut => Ok(Some(self.asked.timed_out())),
-            Waited::Busy => Ok(Some(self.asked.busy())),
-            Waited::Ended(signal) => Ok(Some(Exit::Signal(signal))),
+            Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
+            Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
             Waited::Granted { child, arrived } => {
                 self.asked.tell_granted();
                 let granted_at = waiter.granted_at();
@@ -204,7 +206,7 @@ impl Job {
             (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
             (Turn::Granted, _) => {
                 let mut held = place.into_held();
-                settle(&mut held, &self.claim, &mut self.exec)?;
+                settle(&mut held, &self.claim, &self.asked.store, &mut self.exec)?;
                 self.asked.tell_granted();
                 let errno = self.exec.exec();
                 Ok(Some(self.not_executed(errno)))
@@ -213,7 +215,7 @@ impl Job {
     }
 
     fn settle(&mut self, held: &mut FileHeld) -> Result<Vec<Grant>> {
-        settle(held, &self.claim, &mut self.exec)
+        settle(held, &self.claim, &self.asked.store, &mut self.exec)
     }
 
     fn supervision(
@@ -241,9 +243,13 @@ impl Job {
         running.held.release()?;
         let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
         self.asked.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
-        if outcome.expired {
-            let limit = duration::display(self.expires.unwrap_or_default());
-            self.tell_lost(&format!("expired after {limit}: ended the command and all it started"), &outcome);
+        if let Some(cause) = outcome.cause {
+            let why = match cause {
+                Cause::Expired => format!("expired after {}", duration::display(self.expires.unwrap_or_default())),
+                Cause::Replaced(by) => format!("replaced by {}", message::process(by)),
+                Cause::Broken(by) => format!("broken by {}", message::process(by)),
+            };
+            self.tell_lost(&format!("{why}: ended the command and all it started"), &outcome);
             return Ok(Exit::Lost);
         }
         if let Some(lost) = lost {
@@ -293,13 +299,19 @@ fn words(shell: Option<OsString>, command: Vec<OsString>) -> Result<Vec<OsString
 }
 
 /// The grant is numbered and recorded, and COMMAND will know of it.
-fn settle(held: &mut FileHeld, claim: &Claim, exec: &mut Exec) -> Result<Vec<Grant>> {
+fn settle(held: &mut FileHeld, claim: &Claim, store: &FileStore, exec: &mut Exec) -> Result<Vec<Grant>> {
     let grants = held.settle(claim)?;
-    let names = grants.iter().map(|grant| grant.name.as_slice()).collect::<Vec<_>>().join(&b'\n');
-    let fences = grants.iter().map(|grant| grant.fence.to_string()).collect::<Vec<_>>().join("\n");
-    for (variable, value) in [(NAME, names), (FENCE, fences.into_bytes())] {
-        exec.add_variable(CString::new([variable.as_bytes(), &value].join(&b'='))?);
+    let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
+    let mut add = |name: &str, value: Vec<u8>| -> Result<()> {
+        exec.add_variable(CString::new([name.as_bytes(), &value].join(&b'='))?);
+        Ok(())
+    };
+    add(NAME, lines(|grant| grant.name.clone()))?;
+    add(FENCE, lines(|grant| grant.fence.to_string().into_bytes()))?;
+    if grants.iter().any(|grant| grant.slot.is_some()) {
+        add(SLOT, lines(|grant| grant.slot.map(|slot| slot.to_string()).unwrap_or_default().into_bytes()))?;
     }
+    add(HELD_VARIABLE, store.held_variable(&grants).into_bytes())?;
     exec.inherit(held.descriptors());
     Ok(grants)
 }

@@ -1,6 +1,6 @@
 //! The process behind a token: it holds the kernel lock between `acquire` and
 //! `release`, and lets go when it is asked to by whoever has the token, when
-//! its owner ends, or when its time is over.
+//! its owner ends, when its time is over, or when a signal tells it to.
 //!
 //! It listens on a socket in the abstract namespace (unix(7)), which leaves
 //! no file behind and vanishes with the process.
@@ -19,8 +19,9 @@ use rustix::time::{
 };
 
 use crate::lock::Held;
+use crate::message;
 use crate::record::timestamp;
-use crate::sys;
+use crate::sys::{self, SignalFd};
 use crate::token::Token;
 
 pub use protocol::{Answer, Ask, State, ask, listen};
@@ -88,6 +89,7 @@ impl<H: Held> Holding<H> {
         listener.set_nonblocking(true)?;
         printed.set_nonblocking(true)?;
         let mut printed = Some(printed);
+        let asked_to_end = SignalFd::new(&[sys::REPLACE(), sys::BREAK(), libc::SIGTERM])?;
         self.arm()?;
         loop {
             let ready = {
@@ -96,6 +98,7 @@ impl<H: Held> Holding<H> {
                     self.timer.as_ref().map(AsFd::as_fd),
                     owner.map(AsFd::as_fd),
                     printed.as_ref().map(AsFd::as_fd),
+                    Some(asked_to_end.as_fd()),
                 ];
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
                 let sources: Vec<_> = sources.into_iter().chain(clients).collect();
@@ -116,8 +119,13 @@ impl<H: Held> Holding<H> {
                     _ => return Ok("its token was never printed".into()),
                 }
             }
-            let readable: Vec<bool> = ready[4..].to_vec();
-            if self.hear(&readable)? {
+            if ready[4]
+                && let Some((signal, sender)) = asked_to_end.read()
+            {
+                let what = if signal == sys::REPLACE() { "replaced" } else { "broken" };
+                return Ok(format!("{what} by {}", message::process(sender)));
+            }
+            if self.hear(&ready[5..])? {
                 sys::exit_now(0);
             }
             if ready[0] {

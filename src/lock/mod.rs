@@ -21,6 +21,13 @@ pub enum Mode {
     Exclusive,
     /// Others who share it.
     Shared,
+    /// Those who have another place of a pool.
+    Place {
+        /// So many places there are for us.
+        of: u32,
+        /// Exactly this one; `None`: any.
+        which: Option<u32>,
+    },
 }
 
 /// How long to wait, and what may interrupt it.
@@ -54,10 +61,21 @@ pub enum Answer<P, H> {
     Granted(H),
     /// Not now; but this is our place in the queue.
     Queued(P),
-    /// Held in conflict, or others wait.
-    Busy,
+    /// Not now, and it is not waited for.
+    Refused(Refusal),
     /// Could not even be asked until the deadline.
     TimedOut,
+}
+
+/// Why a lock is not waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Held in conflict, or others wait, and we were not to wait.
+    Busy,
+    /// As many wait as are allowed to.
+    QueueFull,
+    /// It is held around us, and would never be free.
+    Deadlock,
 }
 
 /// How waiting in a [`Place`] ended.
@@ -82,6 +100,10 @@ pub struct Grant {
     /// Rises with every grant of this name, so that a store can refuse a
     /// holder that was paused past its expiry.
     pub fence: u64,
+    /// Our place in a pool.
+    pub slot: Option<u32>,
+    /// How a lockrun under this one recognises the grant.
+    pub marker: String,
 }
 
 /// How a lock was lost while we believed to hold it.

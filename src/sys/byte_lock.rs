@@ -78,6 +78,12 @@ impl<'fd> ByteLock<'fd> {
     }
 
     fn call(self, command: libc::c_int, kind: libc::c_int, start: i64, len: i64) -> io::Result<libc::flock> {
+        // To fcntl(2), a length of zero is all there is from `start` on. To
+        // whoever computed it, it is nothing, and a negative one too.
+        if len <= 0 {
+            let nothing = libc::F_UNLCK as _;
+            return Ok(libc::flock { l_type: nothing, l_whence: 0, l_start: start, l_len: 0, l_pid: 0 });
+        }
         // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2 and fit whatever type
         // the platform's l_type has.
         let mut range =

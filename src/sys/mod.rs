@@ -10,6 +10,7 @@ mod byte_lock;
 mod process;
 mod shared;
 mod signal;
+mod signal_fd;
 mod start;
 mod timer;
 
@@ -17,8 +18,9 @@ pub use byte_lock::{ByteLock, Found, Kind};
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, Mask, NOTIFY, block_all, default_on_child_death, end_by, has_caught, is_ignored, next_signal, restore,
-    send, send_by_pidfd, stop_by, take_caught,
+    Arrived, BREAK, Mask, NOTIFY, REPLACE, block_all, default_on_child_death, end_by, has_caught, is_ignored,
+    next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
 };
+pub use signal_fd::SignalFd;
 pub use start::{HOLDER_NAME, above_stdio, detach, remember_arguments, retitle};
 pub use timer::{Interrupter, Timer, suspend_aware_now};

@@ -63,7 +63,7 @@ pub struct Exec {
 /// Where inherited lock descriptors go: above the ten that a shell script can
 /// name and those that shells take for themselves, below the number at which
 /// the kernel has to make a process's table larger.
-const FIRST_INHERITED: RawFd = 48;
+const FIRST_INHERITED: [RawFd; 2] = [48, 10];
 
 impl Exec {
     /// `argv[0]` is searched in `PATH` as execvp(3) does. `mask` and
@@ -95,9 +95,10 @@ impl Exec {
     pub fn exec(&self) -> i32 {
         for &fd in &self.inherit {
             // SAFETY: fcntl on a number; the copy is meant to leak into the
-            // command. If no high number is free, the original goes instead.
+            // command. If no high number is free, a lower one, or the original.
             unsafe {
-                if libc::fcntl(fd, libc::F_DUPFD, FIRST_INHERITED) == -1 {
+                let copied = FIRST_INHERITED.iter().any(|first| libc::fcntl(fd, libc::F_DUPFD, *first) != -1);
+                if !copied {
                     libc::fcntl(fd, libc::F_SETFD, 0);
                 }
             }

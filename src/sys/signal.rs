@@ -21,6 +21,19 @@ pub fn NOTIFY() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
+/// By this signal a lockrun is asked to let go for one that takes its place.
+#[allow(non_snake_case)]
+pub fn REPLACE() -> i32 {
+    libc::SIGRTMAX() - 4
+}
+
+/// By this signal a lockrun is asked to let go because somebody said so; by a
+/// second one, without any more patience.
+#[allow(non_snake_case)]
+pub fn BREAK() -> i32 {
+    libc::SIGRTMAX() - 5
+}
+
 /// By this signal a [`Timer`](super::Timer) reports.
 #[allow(non_snake_case)]
 pub(super) fn TIMER() -> i32 {
@@ -115,6 +128,24 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
     }
 }
 
+/// The signals that have come and not been read.
+pub fn pending() -> Mask {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigpending writes a whole set into the local, and cannot fail.
+    unsafe {
+        libc::sigpending(set.as_mut_ptr());
+        Mask(set.assume_init())
+    }
+}
+
+impl Mask {
+    /// Whether a signal is in the set.
+    pub fn has(&self, signal: i32) -> bool {
+        // SAFETY: reads a set that the kernel filled.
+        unsafe { libc::sigismember(&raw const self.0, signal) == 1 }
+    }
+}
+
 /// Sends any signal, named or real-time, to a process.
 ///
 /// # Errors
@@ -169,15 +200,9 @@ pub fn end_by(signal: i32) {
 
 fn do_by_default(signal: i32) {
     set_action(signal, libc::SIG_DFL);
-    let mut only = MaybeUninit::uninit();
-    // SAFETY: the set is initialised before it is read; raise and
-    // sigprocmask touch no other memory.
-    unsafe {
-        libc::raise(signal);
-        libc::sigemptyset(only.as_mut_ptr());
-        libc::sigaddset(only.as_mut_ptr(), signal);
-        libc::sigprocmask(libc::SIG_UNBLOCK, only.as_ptr(), std::ptr::null_mut());
-    }
+    // SAFETY: raise has no memory effects.
+    unsafe { libc::raise(signal) };
+    unblock(signal);
 }
 
 /// Stops this process by a signal, as if it had never been blocked, until
@@ -202,40 +227,64 @@ pub fn has_caught() -> bool {
     CAUGHT.load(Ordering::SeqCst) != 0
 }
 
+/// What a signal did before it was caught; does it again when dropped.
+pub(super) struct Caught {
+    signal: i32,
+    before: libc::sigaction,
+}
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        // SAFETY: the action that sigaction returned for this signal.
+        unsafe { libc::sigaction(self.signal, &raw const self.before, std::ptr::null_mut()) };
+    }
+}
+
 /// Lets a signal interrupt system calls instead of doing what it would do by
-/// default, unless it is ignored.
-pub(super) fn catch(signal: i32) {
+/// default; one that is ignored stays so.
+pub(super) fn catch(signal: i32) -> Option<Caught> {
     extern "C" fn remember(signal: libc::c_int) {
         CAUGHT.store(signal, Ordering::SeqCst);
         // It may have come just before the call that it should interrupt.
         super::timer::interrupt_from_now_on();
     }
-    if !is_ignored(signal) {
-        let handler: extern "C" fn(libc::c_int) = remember;
-        set_action(signal, handler as libc::sighandler_t);
-    }
+    (!is_ignored(signal)).then(|| handle(signal, remember))
 }
 
-/// What a signal does that was caught, again.
-pub(super) fn uncatch(signal: i32) {
-    if !is_ignored(signal) {
-        set_action(signal, libc::SIG_DFL);
-    }
-}
-
-/// Lets [`WAKE`] interrupt system calls, whatever the caller blocked.
-pub(super) fn wake_on_timer() -> io::Result<()> {
+/// Lets [`WAKE`] interrupt system calls, whatever the caller blocked or
+/// ignored. To be unblocked by whoever waits: [`unblock_wake`].
+pub(super) fn catch_wake() -> Caught {
     extern "C" fn nothing(_: libc::c_int) {}
-    let handler: extern "C" fn(libc::c_int) = nothing;
-    set_action(WAKE(), handler as libc::sighandler_t);
+    handle(WAKE(), nothing)
+}
+
+/// See [`catch_wake`]. The mask that was there before comes back with
+/// [`restore`].
+pub(super) fn unblock_wake() {
+    unblock(WAKE());
+}
+
+fn unblock(signal: i32) {
     let mut only = MaybeUninit::uninit();
     // SAFETY: the set is initialised before it is read.
-    let result = unsafe {
+    unsafe {
         libc::sigemptyset(only.as_mut_ptr());
-        libc::sigaddset(only.as_mut_ptr(), WAKE());
-        libc::sigprocmask(libc::SIG_UNBLOCK, only.as_ptr(), std::ptr::null_mut())
-    };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        libc::sigaddset(only.as_mut_ptr(), signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, only.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> Caught {
+    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroed is an empty mask and no flags, no SA_RESTART among them:
+    // the handler is there to interrupt. Our handlers store an atomic and set
+    // a timer, which handlers may do.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        libc::sigaction(signal, &raw const action, before.as_mut_ptr());
+        Caught { signal, before: before.assume_init() }
+    }
 }
 
 fn action(signal: i32) -> libc::sighandler_t {
@@ -248,10 +297,9 @@ fn action(signal: i32) -> libc::sighandler_t {
     }
 }
 
-/// Without `SA_RESTART`: a handler is there to interrupt.
 pub(super) fn set_action(signal: i32, handler: libc::sighandler_t) {
-    // SAFETY: zeroed is an empty mask and no flags; the handlers we pass are
-    // SIG_DFL, SIG_IGN or a function that does nothing.
+    // SAFETY: zeroed is an empty mask and no flags; we pass SIG_DFL and
+    // SIG_IGN.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
-use super::signal::{TIMER, WAKE};
+use super::signal::{Caught, TIMER, WAKE, catch_wake, unblock_wake};
 
 /// Time since boot, including time spent suspended. Only for use within one
 /// process family: time namespaces shift it.
@@ -49,7 +49,9 @@ impl Drop for Timer {
 /// the call blocks would otherwise be lost, and the caller with it.
 pub struct Interrupter {
     id: libc::timer_t,
-    caught: &'static [i32],
+    /// Whether a handler may set the timer.
+    for_handlers: bool,
+    caught_signals: Vec<Caught>,
 }
 
 /// The timer of the one interrupter that catches signals, for its handler.
@@ -60,36 +62,33 @@ const AGAIN: Duration = Duration::from_millis(20);
 impl Interrupter {
     /// Interrupts blocking calls from `after` on (`None`: never for that), and
     /// when one of the `catch` signals comes, see
-    /// [`take_caught`](super::take_caught).
+    /// [`takecaught_signals`](super::takecaught_signals).
     ///
     /// # Errors
     /// `EAGAIN`: no memory for a timer.
-    pub fn new(after: Option<Duration>, catch: &'static [i32]) -> io::Result<Self> {
-        super::signal::wake_on_timer()?;
-        let interrupter = Self { id: create(libc::CLOCK_MONOTONIC, WAKE())?, caught: catch };
+    pub fn new(after: Option<Duration>, catch: &[i32]) -> io::Result<Self> {
+        let wake = catch_wake();
+        let id = create(libc::CLOCK_MONOTONIC, WAKE())?;
+        let mut interrupter = Self { id, for_handlers: !catch.is_empty(), caught_signals: vec![wake] };
         if let Some(after) = after {
-            set(interrupter.id, 0, after.max(Duration::from_nanos(1)), AGAIN)?;
+            set(id, 0, after.max(Duration::from_nanos(1)), AGAIN)?;
         }
-        if !catch.is_empty() {
-            TIMER_OF_HANDLER.store(interrupter.id, Ordering::SeqCst);
+        if interrupter.for_handlers {
+            TIMER_OF_HANDLER.store(id, Ordering::SeqCst);
         }
-        for signal in catch {
-            super::signal::catch(*signal);
-        }
+        interrupter.caught_signals.extend(catch.iter().filter_map(|signal| super::signal::catch(*signal)));
+        unblock_wake();
         Ok(interrupter)
     }
 }
 
 impl Drop for Interrupter {
     fn drop(&mut self) {
-        for signal in self.caught {
-            super::signal::uncatch(*signal);
-        }
-        if !self.caught.is_empty() {
+        if self.for_handlers {
             TIMER_OF_HANDLER.store(std::ptr::null_mut(), Ordering::SeqCst);
         }
         // SAFETY: made by timer_create in `new` and deleted once; no handler
-        // knows it any more.
+        // sets it any more. Only then the signals do what they did before.
         unsafe { libc::timer_delete(self.id) };
     }
 }

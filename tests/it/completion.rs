@@ -33,6 +33,14 @@ fn options() {
 }
 
 #[test]
+fn subcommands() {
+    let sandbox = Sandbox::new();
+    offers(&sandbox, &["lockrun", "acq"], &["acquire"], false);
+    offers(&sandbox, &["lockrun", "acquire", "--ow"], &["--owner"], false);
+    offers(&sandbox, &["lockrun", "check", "--"], &["--help", "--json"], false);
+}
+
+#[test]
 fn values() {
     let sandbox = Sandbox::new();
     offers(&sandbox, &["lockrun", "--hold", ""], &["command", "tree"], false);
@@ -61,8 +69,8 @@ fn command_after_the_dashes() {
     offers(&sandbox, &["lockrun", "-l", "calc", "--", "zz-a"], &["zz-a-command"], false);
 }
 
-/// As bash does without a completion for that command: files. zsh and fish know
-/// the options of ls.
+/// bash alone knows nothing of a command's words and leaves them to readline, which
+/// completes files; with the package bash-completion it knows more.
 #[test]
 fn the_commands_own_words() {
     let sandbox = Sandbox::new();
@@ -72,15 +80,23 @@ fn the_commands_own_words() {
         assert_eq!(ask(&sandbox, &words), ["some-file"]);
     }
     assert_eq!(in_bash(&sandbox, &words), [""; 0]);
-    let offered = in_fish(&sandbox, &["lockrun", "--", "ls", "--rev"]);
-    assert_eq!(offered, ["--reverse"]);
-    let offered = in_zsh(&sandbox, &["lockrun", "--", "ls", "--rev"]);
-    assert_eq!(offered, ["--reverse"]);
+    for ask in [in_bash_with_its_completions, in_zsh, in_fish] {
+        assert_eq!(ask(&sandbox, &["lockrun", "--", "ls", "--rev"]), ["--reverse"]);
+        assert_eq!(ask(&sandbox, &["lockrun", "-n", "-l", "calc", "--", "ls", "--rev"]), ["--reverse"]);
+    }
 }
 
 /// Calls what is registered, with the words as readline splits them. What it
 /// leaves empty, readline completes as file names.
 fn in_bash(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    ask_bash(sandbox, "", words)
+}
+
+fn in_bash_with_its_completions(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    ask_bash(sandbox, "source /usr/share/bash-completion/bash_completion || exit", words)
+}
+
+fn ask_bash(sandbox: &Sandbox, set_up: &str, words: &[&str]) -> Vec<String> {
     let script = r#"
         source "$1"; shift
         [[ $(complete -p lockrun) == *"-F _lockrun_line"*"-o default"* ||
@@ -90,7 +106,8 @@ fn in_bash(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
         printf '%s\n' "${COMPREPLY[@]}"
     "#;
     let file = completions().join("lockrun.bash");
-    let args = [&["--norc", "-c", script, "bash", file.to_str().unwrap()], words].concat();
+    let script = format!("{set_up}\n{script}");
+    let args = [&["--norc", "-c", &script, "bash", file.to_str().unwrap()], words].concat();
     offered(sandbox, "bash", &args)
 }
 

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// In the footer of the pages: when they were last read against the program.
 const DATE: &str = "2026-11-22";
 
+/// Options of cargo that a text names.
+const CARGOS: [&str; 2] = ["--locked", "--path"];
+
 #[test]
 fn pages_are_as_the_command_line() {
     for command in commands() {
@@ -62,17 +65,16 @@ fn every_long_option_that_a_text_names_exists() {
     let pages = files_in("man").into_iter().map(|file| format!("man/{file}"));
     for file in pages.chain(["README.md".to_owned()]) {
         for option in mentioned(&plain(&read(&file))).iter().filter(|option| option.starts_with("--")) {
-            assert!(all.contains(option), "{file}: there is no {option}");
+            assert!(all.contains(option) || CARGOS.contains(&option.as_str()), "{file}: there is no {option}");
         }
     }
 }
 
 /// `lockrun` and its subcommands.
 fn commands() -> Vec<Command> {
-    let mut tree = lockrun::cli::tree();
+    let mut tree = lockrun::cli::tree().disable_help_subcommand(true);
     tree.build();
-    let subcommands = tree.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
-    let subcommands: Vec<_> = subcommands.cloned().collect();
+    let subcommands: Vec<_> = tree.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
     [vec![tree], subcommands].concat()
 }
 
@@ -81,7 +83,7 @@ fn name_of(command: &Command) -> &str {
     command.get_display_name().unwrap_or(command.get_name())
 }
 
-/// A page: its part, with `@NAME@`, `@SYNOPSIS@` and `@OPTIONS@` filled in.
+/// A page: its part, with what stands between `@` filled in.
 fn page(command: &Command, part: &str) -> String {
     let name = name_of(command);
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -93,6 +95,7 @@ fn page(command: &Command, part: &str) -> String {
             "@NAME@" => page += &format!(".SH NAME\n{} \\- {}\n", escaped(name), escaped(&about)),
             "@SYNOPSIS@" => page += &synopsis(command),
             "@OPTIONS@" => page += &options(command),
+            "@SUBCOMMANDS@" => page += &subcommands(command),
             _ => page += &format!("{line}\n"),
         }
     }
@@ -112,13 +115,17 @@ fn synopsis(command: &Command) -> String {
     text
 }
 
-/// What is typed as it stands is bold, what is replaced is italic.
+/// What is typed as it stands is bold, what is replaced is italic, and what
+/// only shows that something may be left out or repeated is neither.
 fn usage_word(word: &str) -> String {
-    let is_placeholder = |c: char| c.is_uppercase() || c == '_';
-    let inner = word.trim_matches(|c| "[]<>.".contains(c));
-    let (before, after) = word.split_once(inner).unwrap_or(("", ""));
-    let font = if !inner.is_empty() && inner.chars().all(is_placeholder) { "I" } else { "B" };
-    format!("{}\\f{font}{}\\fR{}", before.replace('<', ""), escaped(inner), after.replace('>', ""))
+    let font = |part: &str| match part.chars().next() {
+        Some(c) if "[].".contains(c) => part.to_owned(),
+        Some(c) if c.is_ascii_uppercase() => format!("\\fI{}\\fR", escaped(part)),
+        _ => format!("\\fB{}\\fR", escaped(part)),
+    };
+    let kind = |c: char| (("[].".contains(c)), c.is_ascii_uppercase());
+    let word: Vec<char> = word.chars().filter(|c| !"<>".contains(*c)).collect();
+    word.chunk_by(|one, next| kind(*one) == kind(*next)).map(|part| font(&part.iter().collect::<String>())).collect()
 }
 
 /// clap_mangen's sections of options as parts of one, without what mandoc's
@@ -148,6 +155,13 @@ fn sentence_case(line: &str) -> String {
     let Some(heading) = line.strip_prefix(".SH ") else { return line.to_owned() };
     let (first, rest) = heading.trim_matches('"').split_at(1);
     format!(".SS {first}{}", rest.to_lowercase())
+}
+
+fn subcommands(command: &Command) -> String {
+    let about = |command: &Command| command.get_about().map(ToString::to_string).unwrap_or_default();
+    let entry =
+        |command: &Command| format!(".TP\n.BR {} (1)\n{}\n", escaped(name_of(command)), escaped(&about(command)));
+    format!(".SH SUBCOMMANDS\n{}", command.get_subcommands().map(entry).collect::<String>())
 }
 
 fn escaped(text: &str) -> String {
@@ -181,7 +195,7 @@ fn spellings(command: &Command) -> BTreeSet<String> {
 }
 
 /// The tree without what is hidden, and with what kind of word follows an
-/// option.
+/// option. COMMAND is left to the hand-written parts.
 fn tree_to_complete() -> Command {
     hinted(lockrun::cli::tree())
 }
@@ -192,18 +206,18 @@ fn hinted(command: Command) -> Command {
             "dir" => ValueHint::DirPath,
             "file" | "report" => ValueHint::AnyPath,
             "shell" => ValueHint::CommandString,
-            "command" => ValueHint::CommandWithArguments,
             _ => ValueHint::Other,
         };
-        // It may name a hidden option, which is left out.
-        let arg = arg.clone().overrides_with(Resettable::Reset);
+        // They may name what is left out.
+        let arg = arg.clone().overrides_with(Resettable::Reset).conflicts_with(Resettable::Reset);
         if arg.get_action().takes_values() { arg.value_hint(hint) } else { arg }
     };
-    let visible = |arg: &&Arg| arg.is_positional() || !arg.is_hide_set();
+    let visible = |arg: &&Arg| !arg.is_hide_set();
     let args = command.get_arguments().filter(visible).map(hint);
     let subcommands = command.get_subcommands().filter(|command| !command.is_hide_set()).cloned().map(hinted);
     let about = command.get_about().cloned().unwrap_or_default();
-    Command::new(&*command.get_name().to_owned().leak()).about(about).args(args).subcommands(subcommands)
+    let name: &'static str = command.get_name().to_owned().leak();
+    Command::new(name).about(about).args(args).subcommands(subcommands).disable_help_subcommand(true)
 }
 
 /// clap_complete's script and the hand-written part: names of locks, and
@@ -225,7 +239,12 @@ fn completed(shell: Shell, script: &str, part: &str) -> String {
             let rest = replaced(&rest, start, &format!("{start}{in_command}"));
             format!("{first}\n{note}\n{part}{rest}")
         }
-        _ => format!("{note}\n{script}{part}"),
+        _ => {
+            // An option that still waits for its value is no other command's.
+            let script = replaced(script, "    or return\n", "    or return 0\n");
+            let script = replaced(&script, " -l name ", " -l name -a '(__fish_lockrun_names)' ");
+            format!("{note}\n{script}{part}")
+        }
     }
 }
 

@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `language` | in roff, where no fence tells it; `sh` |
 //! | `stubs` | programs that the example calls: each prints its name and its arguments |
+//! | `file` | the example is a file of this name, there for those that follow |
 //! | `setup` | a line of shell that runs before it, in the same shell |
 //! | `run` | what runs it, where the example is a file: `make all` |
 //! | `code` | the exit code; 0 |
@@ -71,17 +72,25 @@ impl Example {
 fn run_all(file: &str, examples: fn(&str) -> Vec<Example>) {
     let examples = examples(&fs::read_to_string(root().join(file)).unwrap());
     assert!(!examples.is_empty(), "{file} has no examples");
+    let mut files = Vec::new();
     for example in examples {
+        if let Some(name) = example.one("file") {
+            files.push((name.to_owned(), example.text));
+            continue;
+        }
         let place = format!("{file}:{}", example.line);
         if example.one("needs") == Some("root") && !may_act_as_root(&place) {
             continue;
         }
-        run(&place, &example);
+        run(&place, &example, &files);
     }
 }
 
-fn run(place: &str, example: &Example) {
+fn run(place: &str, example: &Example, files: &[(String, String)]) {
     let sandbox = Sandbox::new();
+    for (name, text) in files {
+        sandbox.write(&format!("work/{name}"), text);
+    }
     for stub in example.all("stubs").iter().flat_map(|stubs| stubs.split(' ')) {
         let path = sandbox.write(&format!("bin/{stub}"), "#!/bin/sh\necho \"${0##*/}${*:+ }$*\"\n");
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
@@ -203,7 +212,7 @@ fn as_shown(line: &str) -> String {
 }
 
 fn read_keys<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<String, Vec<String>> {
-    const KNOWN: [&str; 8] = ["language", "stubs", "setup", "run", "code", "stdout", "stderr", "needs"];
+    const KNOWN: [&str; 9] = ["language", "file", "stubs", "setup", "run", "code", "stdout", "stderr", "needs"];
     let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in lines {
         let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("no key and value: {line}"));

@@ -1,6 +1,6 @@
 //! How long a lock is held: as long as COMMAND lives, whoever is killed.
 
-use crate::support::{Running, Sandbox, children, eventually, is_alive, is_held};
+use crate::support::{Running, Sandbox, children, eventually, in_pid_namespace, is_alive, is_held};
 
 /// Shell text that leaves a daemon with every descriptor it inherited, and says
 /// its pid.
@@ -48,6 +48,18 @@ fn with_hold_tree_it_does() {
     sandbox.sh(&format!("kill {daemon}")).run().assert_code(0);
     holder.wait().assert_code(0).assert_silent();
     sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+}
+
+#[test]
+fn with_hold_tree_signals_reach_those_who_are_left() {
+    let sandbox = Sandbox::new();
+    let script = format!("{LEAVE_A_DAEMON}; exit 4").replace("exec sleep 0", "true");
+    let holder = sandbox.lockrun(&["-l", "calc", "--hold", "tree", "-c", &script]).start().until_says("\n");
+    let daemon = number_in(&holder.stdout());
+    eventually("the command has ended", || children(holder.pid()) == [daemon]);
+    holder.signal(libc::SIGTERM);
+    holder.wait().assert_code(4).assert_silent();
+    assert!(!is_alive(daemon));
 }
 
 #[test]
@@ -118,4 +130,20 @@ fn a_child_that_existed_before_is_not_taken_for_the_command() {
     let earlier_ended = || children(holder.pid()).len() == 1;
     eventually("the earlier child is reaped", earlier_ended);
     holder.wait().assert_code(5).assert_silent();
+}
+
+#[test]
+fn a_waiting_child_in_a_pid_namespace_of_its_own_does_not_take_us_for_dead() {
+    let sandbox = Sandbox::new();
+    // Without --fork, unshare(1) itself stays outside: lockrun's child is the
+    // first process of the namespace, and sees no parent.
+    let Some(invocation) =
+        in_pid_namespace(&sandbox, &["unshare", "--pid", "lockrun", "-l", "calc", "--", "echo", "ran"])
+    else {
+        return;
+    };
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = invocation.start().until_waiting();
+    holder.release();
+    waiter.wait().assert_code(0).assert_stdout("ran\n");
 }

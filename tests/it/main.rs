@@ -69,6 +69,10 @@ mod sticky_directory;
 
 /// COMMAND killed: lockrun ends the same way.
 mod command_killed;
+/// `--expires`, `--kill-after`.
+mod expires;
+/// Signals and descriptors as COMMAND finds them.
+mod inheritance;
 /// Who keeps the lock when whom is killed.
 mod lifetime;
 /// From whoever sends them to COMMAND.
@@ -78,14 +82,31 @@ mod terminal;
 /// The line that is shown while lockrun waits at a terminal.
 mod waiting_line;
 
+// The queue.
+
+/// A waiter makes no system call.
+mod asleep;
+/// kill -9 at every system call.
+mod kill_points;
+/// `--timeout 0` among others.
+mod nonblock;
+/// First in, first out.
+mod queue;
+/// Thousands of grants under an independent witness.
+mod witness;
+
 // What is written about it.
 
+/// Imports in `src/` only go down.
+mod architecture;
 /// The completions in bash, zsh and fish.
 mod completion;
 /// The manual and the completions are those of the command line.
 mod documentation;
 /// The examples do what their texts say.
 mod examples;
+/// `make install`.
+mod installation;
 
 // Tokens.
 

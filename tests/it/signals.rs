@@ -47,8 +47,8 @@ fn the_first_signal_after_a_wait_reaches_the_command() {
     for (name, signal) in SIGNALS {
         let running = reporter(&sandbox, true);
         running.signal(signal);
-        let reported = SignalReporter::reported(running);
-        assert_eq!(reported, [name]);
+        let running = running.until_says(&format!("{name}\n"));
+        assert_eq!(SignalReporter::reported(running), [name]);
     }
 }
 

@@ -40,16 +40,21 @@ pub fn of(dir: &Dir, target: &Target) -> Vec<Holder> {
     find(&lock, record::read(text.as_ref().unwrap_or(&lock)).record())
 }
 
-fn find(file: &File, record: Option<Record>) -> Vec<Holder> {
-    let Ok(stat) = rustix::fs::fstat(file) else { return Vec::new() };
+/// A file as the kernel names it beside a lock.
+pub fn file_id(file: &File) -> Option<String> {
+    let stat = rustix::fs::fstat(file).ok()?;
     let device = device_of(file)
         .unwrap_or_else(|| format!("{:02x}:{:02x}", rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)));
-    let file_id = format!("{device}:{}", stat.st_ino);
+    Some(format!("{device}:{}", stat.st_ino))
+}
+
+fn find(file: &File, record: Option<Record>) -> Vec<Holder> {
+    let Some(file_id) = file_id(file) else { return Vec::new() };
     let mut pids = lockers(&file_id);
     if pids.is_empty() {
         // The process that called flock(2) is gone, but one that inherited
         // the lock from it has it still.
-        pids = inheritors(&file_id);
+        pids = with_lock(&file_id, "FLOCK");
     }
     let now = SystemTime::now();
     pids.into_iter()
@@ -82,36 +87,44 @@ fn device_of(file: &File) -> Option<String> {
 /// those that live and are in our pid namespace.
 fn lockers(file_id: &str) -> Vec<i32> {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let mut pids: Vec<i32> = locks.lines().filter_map(|line| holder_in(line, file_id)).collect();
+    let mut pids: Vec<i32> = locks.lines().filter_map(|line| holder_in(line, "FLOCK", file_id)).collect();
     pids.sort_unstable();
     pids.dedup();
     pids
 }
 
-/// The processes that have a locked description of the file open.
-fn inheritors(file_id: &str) -> Vec<i32> {
+/// The processes that have a description of the file open that is locked in
+/// this way (`FLOCK`, `OFDLCK`), as far as we may look; not ourselves.
+pub fn with_lock(file_id: &str, kind: &str) -> Vec<i32> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let has_lock = |pid: &i32| {
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
-        descriptors.filter_map(Result::ok).any(|descriptor| {
-            fs::read_to_string(descriptor.path()).is_ok_and(|info| {
-                info.lines()
-                    .filter_map(|line| line.strip_prefix("lock:"))
-                    .any(|line| holder_in(line.trim(), file_id).is_some())
-            })
-        })
-    };
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    pids.filter(|&pid| pid != own).filter(has_lock).collect()
+    pids.filter(|&pid| pid != own && with_lock_in(pid, file_id, kind)).collect()
+}
+
+/// Whether a process is seen to hold this file by flock(2).
+pub fn has_lock(pid: i32, file: &File) -> bool {
+    file_id(file).is_some_and(|file_id| with_lock_in(pid, &file_id, "FLOCK"))
+}
+
+/// Whether one process has one.
+pub fn with_lock_in(pid: i32, file_id: &str, kind: &str) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    descriptors.filter_map(Result::ok).any(|descriptor| {
+        fs::read_to_string(descriptor.path()).is_ok_and(|info| {
+            info.lines()
+                .filter_map(|line| line.strip_prefix("lock:"))
+                .any(|line| holder_in(line.trim(), kind, file_id).is_some())
+        })
+    })
 }
 
 /// The process in a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`,
 /// if it is about this file; waiting ones have an arrow behind their number.
-fn holder_in(line: &str, file_id: &str) -> Option<i32> {
+fn holder_in(line: &str, kind: &str, file_id: &str) -> Option<i32> {
     let mut fields = line.split_ascii_whitespace().skip(1);
-    let [kind, _, _, pid, file] = [(); 5].map(|()| fields.next());
-    (kind == Some("FLOCK") && file == Some(file_id)).then(|| pid?.parse().ok()).flatten()
+    let [locked, _, _, pid, file] = [(); 5].map(|()| fields.next());
+    (locked == Some(kind) && file == Some(file_id)).then(|| pid?.parse().ok()).flatten()
 }
 
 fn command_of(pid: i32) -> Option<String> {
@@ -132,10 +145,10 @@ mod tests {
     #[test]
     fn only_holders_of_this_file_are_found_in_a_line() {
         let id = "fe:00:99";
-        assert_eq!(holder_in("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF", id), Some(42));
-        assert_eq!(holder_in("1: -> FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF", id), None);
-        assert_eq!(holder_in("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 EOF", id), None);
-        assert_eq!(holder_in("1: FLOCK  ADVISORY  WRITE 42 fe:00:9 0 EOF", id), None);
-        assert_eq!(holder_in("", id), None);
+        assert_eq!(holder_in("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF", "FLOCK", id), Some(42));
+        assert_eq!(holder_in("1: -> FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF", "FLOCK", id), None);
+        assert_eq!(holder_in("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 EOF", "FLOCK", id), None);
+        assert_eq!(holder_in("1: FLOCK  ADVISORY  WRITE 42 fe:00:9 0 EOF", "FLOCK", id), None);
+        assert_eq!(holder_in("", "FLOCK", id), None);
     }
 }

@@ -27,21 +27,30 @@
 //! For `--file PATH` the lock is on PATH, which is never written to; door,
 //! tickets and text are on a file in DIR that is named by PATH's identity.
 
+mod contender;
 mod dir;
+mod held;
 mod holders;
-mod locked;
+mod nesting;
 mod open;
+mod place;
+mod places;
 mod queue;
+mod rivals;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
+use contender::Contender;
 pub use dir::{Advice, Dir};
-use locked::Contender;
-pub use locked::{FileHeld, FilePlace};
+pub use held::FileHeld;
+pub use nesting::VARIABLE as HELD_VARIABLE;
+use nesting::{Marker, Verdict};
+pub use place::FilePlace;
+pub use queue::MOST_PLACES;
 
-use super::{Answer, Holder, Mode, Patience, Store};
+use super::{Answer, Grant, Holder, Mode, Patience, Refusal, Store};
 use crate::name;
 
 /// Which lock.
@@ -64,17 +73,37 @@ impl Target {
     }
 }
 
+/// What is asked of all locks of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Who may hold them beside us.
+    pub mode: Mode,
+    /// Fail if so many wait already, instead of waiting with them.
+    pub max_waiters: Option<u32>,
+    /// End who holds them.
+    pub replace: bool,
+    /// Take what a lockrun around us holds for held.
+    pub reentrant: bool,
+}
+
 /// Lock files in one directory: all or none of some targets.
 pub struct FileStore {
     dir: Dir,
     targets: Vec<Target>,
-    mode: Mode,
+    terms: Terms,
+    /// What lockruns around us hold.
+    around: Vec<Marker>,
 }
 
 impl FileStore {
     /// A request for all of `targets`.
-    pub fn new(dir: Dir, targets: Vec<Target>, mode: Mode) -> Self {
-        Self { dir, targets, mode }
+    pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
+        Self { dir, targets, terms, around: nesting::markers() }
+    }
+
+    /// The value of [`HELD_VARIABLE`] for a command under these grants.
+    pub fn held_variable(&self, grants: &[Grant]) -> String {
+        nesting::for_command(&self.around, grants.iter().map(|grant| grant.marker.clone()))
     }
 
     /// The locks directory.
@@ -103,7 +132,7 @@ impl FileStore {
         let mut contenders = self
             .targets
             .iter()
-            .map(|target| Contender::open(&self.dir, target, self.mode))
+            .map(|target| Contender::open(&self.dir, target, self.terms.mode))
             .collect::<Result<Vec<_>>>()?;
         contenders.sort_by_key(Contender::identity);
         contenders.dedup_by_key(|contender| contender.identity());
@@ -119,8 +148,16 @@ impl Store for FileStore {
         'reopen: loop {
             let mut contenders = self.contenders()?;
             for contender in &mut contenders {
+                let terms = &self.terms;
+                match nesting::judge(&self.around, contender.identity(), terms.mode, terms.reentrant) {
+                    Verdict::Ask => {}
+                    Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
+                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
+                }
+            }
+            for contender in &mut contenders {
                 if !contender.enter_door(patience)? {
-                    return Ok(if patience.queue { Answer::TimedOut } else { Answer::Busy });
+                    return Ok(if patience.queue { Answer::TimedOut } else { Answer::Refused(Refusal::Busy) });
                 }
             }
             // Every door is ours: whatever is decided now, nobody sees half
@@ -140,16 +177,28 @@ impl Store for FileStore {
             let Some(blocked) = blocked else {
                 return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
             };
+            let contender = &mut contenders[blocked];
+            if contender.is_held_for_us() {
+                return Ok(Answer::Refused(Refusal::Deadlock));
+            }
             if !patience.queue {
-                return Ok(Answer::Busy);
+                return Ok(Answer::Refused(Refusal::Busy));
+            }
+            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace)
+                && contender.waiting(most as usize)? >= most as usize
+            {
+                return Ok(Answer::Refused(Refusal::QueueFull));
             }
             // Told now and not after a long wait.
-            contenders[blocked].read_own_text()?;
-            contenders[blocked].draw_ticket()?;
+            contender.read_own_text()?;
+            contender.draw_ticket(self.terms.replace)?;
             for contender in &mut contenders {
                 contender.leave_door()?;
             }
-            return Ok(Answer::Queued(FilePlace::new(self.dir.clone(), contenders, blocked)));
+            if self.terms.replace {
+                contenders[blocked].end_rivals()?;
+            }
+            return Ok(Answer::Queued(FilePlace::new(self.dir.clone(), contenders, blocked, self.terms.replace)));
         }
     }
 

@@ -2,6 +2,7 @@
 //! opened, followed, truncated or changed.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -144,12 +145,9 @@ pub fn user_file(path: &Path) -> Result<Opened> {
 ///
 /// # Errors
 /// No permission.
-pub fn user_file_for_writing(path: &Path) -> Result<File> {
+pub fn user_file_for_writing(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).and_then(sys::above_stdio);
-    Ok(fd
-        .with_context(|| format!("cannot open {} for writing, which its file system asks for", path.display()))?
-        .into())
+    sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// What is at the place of a lock file now; `None` if nothing.

@@ -2,10 +2,21 @@
 //! locks far beyond any text of the file.
 //!
 //! A ticket with number `n` of process `p` is a lock on the `p + 2` bytes
-//! from `TICKETS + n * STRIDE`. So whoever finds it knows its number and its
-//! process, and the kernel's own rule for conflicts is the queue's: shared
-//! waiters hold read locks, exclusive ones write locks. Numbers are given
-//! under the door, one more than the highest that waits; nothing is stored.
+//! from the start of its area plus `n * STRIDE`. So whoever finds it knows its
+//! number and its process. Numbers are given under the door, one more than
+//! the highest that waits; nothing is stored.
+//!
+//! Who goes before whom is the kernel's own rule for conflicts, over lines:
+//!
+//! | who | his tickets | whom he lets go first |
+//! |---|---|---|
+//! | exclusive | main, write | all before him |
+//! | shared | main, read | before him: all but shared ones |
+//! | any place of a pool | main, write | before him: all but those who wait for one certain place |
+//! | place K of a pool | certain places, write; line K | before him: the main line and line K |
+//!
+//! So those who wait for different places of a pool do not hold each other
+//! up, and nobody is overtaken by somebody whose way he is in.
 
 use std::fs::File;
 use std::io;
@@ -16,43 +27,75 @@ use anyhow::{Context, Result, bail};
 use crate::lock::Mode;
 use crate::sys::{ByteLock, Kind};
 
-/// The door is one byte at this offset. Files have at most 2^63 - 1 bytes,
-/// and ext4 only 2^44: no text reaches it.
-const DOOR: i64 = 1 << 62;
-/// The tickets' offsets begin here.
-const TICKETS: i64 = 1 << 61;
+/// The offsets of a file, 2^63 of them, in eight areas. The first one may
+/// have text: ext4's files end at 2^44.
+const AREA: i64 = 1 << 60;
+/// Places of a pool that are held, a byte each; on the lock's description.
+pub(super) const HELD_PLACES: i64 = AREA;
+/// Lines for certain places: `LINE` bytes for each, one for each number.
+const PLACE_LINES: i64 = 2 * AREA;
+/// Those who wait and will end the holder, numbered as their tickets.
+const REPLACERS: i64 = 3 * AREA;
+/// Tickets: exclusive, shared, any place.
+const MAIN: i64 = 4 * AREA;
+/// Tickets for certain places.
+const CERTAIN: i64 = 5 * AREA;
+/// The door is one byte.
+const DOOR: i64 = 6 * AREA;
+
 /// Distance of two tickets: more than the largest process id, which is 2^22.
 const STRIDE: i64 = 1 << 24;
-/// As many as fit below the door: at one a microsecond, for a day and a half
+/// Numbers that fit into an area: at one a microsecond, for nineteen hours
 /// without the queue ever being empty.
-const NUMBERS: i64 = (DOOR - TICKETS) / STRIDE;
+const NUMBERS: i64 = AREA / STRIDE;
+/// A place's line.
+const LINE: i64 = NUMBERS;
+/// So many places fit into an area of lines.
+pub const MOST_PLACES: u32 = 1 << 20;
 
 /// A place in the queue: a number, lower ones go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(i64);
 
-impl Ticket {
-    fn start(self) -> i64 {
-        TICKETS + self.0 * STRIDE
+/// Tickets, one behind the other: some area of the file.
+#[derive(Clone, Copy)]
+struct Line {
+    start: i64,
+    stride: i64,
+    /// What conflicts in it.
+    kind: Kind,
+}
+
+impl Line {
+    fn tickets(start: i64, kind: Kind) -> Self {
+        Self { start, stride: STRIDE, kind }
     }
 
-    /// The byte that the next in the queue sleeps on. Not the first one, so
-    /// that a lock on it is never taken for a ticket.
-    fn wait_byte(self) -> i64 {
-        self.start() + 1
+    fn of_place(place: u32) -> Self {
+        Self { start: PLACE_LINES + i64::from(place) * LINE, stride: 1, kind: Kind::Write }
     }
 
-    fn of(offset: i64) -> Self {
-        Self((offset - TICKETS) / STRIDE)
+    fn at(self, number: i64) -> i64 {
+        self.start + number * self.stride
+    }
+
+    /// The byte that the next in the queue sleeps on. Where there is room, not
+    /// the first one, so that a lock on it is never taken for a ticket.
+    fn wait_byte(self, ticket: Ticket) -> i64 {
+        self.at(ticket.0) + i64::from(self.stride > 1)
     }
 }
 
-impl Mode {
-    fn kind(self) -> Kind {
-        match self {
-            Mode::Exclusive => Kind::Write,
-            Mode::Shared => Kind::Read,
-        }
+/// The lines in which somebody can be whom a request of this mode may not
+/// pass.
+fn lines_before(mode: Mode) -> Vec<Line> {
+    let main = |kind| Line::tickets(MAIN, kind);
+    let certain = Line::tickets(CERTAIN, Kind::Write);
+    match mode {
+        Mode::Exclusive => vec![main(Kind::Write), certain],
+        Mode::Shared => vec![main(Kind::Read), certain],
+        Mode::Place { which: None, .. } => vec![main(Kind::Write)],
+        Mode::Place { which: Some(place), .. } => vec![main(Kind::Write), Line::of_place(place)],
     }
 }
 
@@ -106,7 +149,44 @@ impl Queue {
     /// # Errors
     /// As [`try_enter_door`](Self::try_enter_door).
     pub fn somebody_waits(&self, mode: Mode) -> io::Result<bool> {
-        Ok(self.bytes().conflict(mode.kind(), TICKETS, DOOR - TICKETS)?.is_some())
+        for line in lines_before(mode) {
+            if self.bytes().conflict(line.kind, line.start, NUMBERS * line.stride)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether somebody waits for this certain place.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn is_place_wanted(&self, place: u32) -> io::Result<bool> {
+        Ok(self.bytes().conflict(Kind::Write, Line::of_place(place).start, LINE)?.is_some())
+    }
+
+    /// How many wait, of whatever mode; counted up to `most`.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn waiting(&self, most: usize) -> io::Result<usize> {
+        let main = self.count(MAIN, CERTAIN, most)?;
+        Ok(main + self.count(CERTAIN, DOOR, most - main)?)
+    }
+
+    /// The tickets that begin in `from..to`: whichever is found first, those
+    /// below it and those above it.
+    fn count(&self, from: i64, to: i64, most: usize) -> io::Result<usize> {
+        if from >= to || most == 0 {
+            return Ok(0);
+        }
+        let Some(found) = self.bytes().conflict(Kind::Write, from, to - from)? else { return Ok(0) };
+        // Not a ticket, but somebody's sleep on one, which is about to end.
+        let is_ticket = found.start >= from && (found.start - MAIN) % STRIDE == 0;
+        let mut count = usize::from(is_ticket);
+        count += self.count(from, found.start, most - count)?;
+        count += self.count(found.start.max(from) + found.len.max(1), to, most - count)?;
+        Ok(count)
     }
 
     /// Joins the queue at its end. Only under the door.
@@ -114,15 +194,59 @@ impl Queue {
     /// # Errors
     /// `ENOLCK`.
     pub fn draw_ticket(&self, mode: Mode, pid: i32) -> Result<Ticket> {
-        let last = self.highest(Kind::Write, Ticket(0), Ticket(NUMBERS)).context("cannot read the queue")?;
+        let last = self.last().context("cannot read the queue")?;
         let ticket = Ticket(last.map_or(0, |last| last.0 + 1));
         if ticket.0 >= NUMBERS {
             bail!("the queue's numbers are used up: it never was empty since they began");
         }
-        if !self.bytes().try_lock(mode.kind(), ticket.start(), i64::from(pid) + 2).context("cannot join the queue")? {
+        let length = i64::from(pid) + 2;
+        match mode {
+            Mode::Exclusive | Mode::Place { which: None, .. } => self.draw(Kind::Write, MAIN, ticket, length),
+            Mode::Shared => self.draw(Kind::Read, MAIN, ticket, length),
+            Mode::Place { which: Some(place), .. } => {
+                self.draw(Kind::Write, CERTAIN, ticket, length)?;
+                let start = Line::of_place(place).at(ticket.0);
+                self.bytes().try_lock(Kind::Write, start, 1).map(drop).context("cannot join the queue")
+            }
+        }?;
+        Ok(ticket)
+    }
+
+    fn draw(&self, kind: Kind, area: i64, ticket: Ticket, length: i64) -> Result<()> {
+        let start = area + ticket.0 * STRIDE;
+        if !self.bytes().try_lock(kind, start, length).context("cannot join the queue")? {
             bail!("cannot join the queue: place {} is taken by somebody who did not come through the door", ticket.0);
         }
-        Ok(ticket)
+        Ok(())
+    }
+
+    /// Marks the ticket as one of somebody who ends the holder.
+    ///
+    /// # Errors
+    /// `ENOLCK`.
+    pub fn mark_as_replacer(&self, ticket: Ticket, pid: i32) -> io::Result<()> {
+        self.bytes().try_lock(Kind::Write, REPLACERS + ticket.0 * STRIDE, i64::from(pid) + 2).map(drop)
+    }
+
+    /// The processes that wait and will end the holder, of those before
+    /// `ticket`.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn replacers_before(&self, ticket: Ticket) -> io::Result<Vec<i32>> {
+        let mut processes = Vec::new();
+        let mut ranges = vec![(REPLACERS, REPLACERS + ticket.0 * STRIDE)];
+        while let Some((from, to)) = ranges.pop() {
+            if from >= to {
+                continue;
+            }
+            if let Some(found) = self.bytes().conflict(Kind::Write, from, to - from)? {
+                processes.extend(i32::try_from(found.len - 2));
+                ranges.push((from, found.start));
+                ranges.push((found.start + found.len.max(1), to));
+            }
+        }
+        Ok(processes)
     }
 
     /// Sleeps until nobody before `ticket` is in the way any more.
@@ -130,44 +254,56 @@ impl Queue {
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
     pub fn wait_for_turn(&self, ticket: Ticket, mode: Mode) -> io::Result<()> {
-        while let Some(before) = self.before(ticket, mode)? {
-            let byte = before.wait_byte();
-            self.bytes().lock(mode.kind(), byte, 1)?;
+        // Numbers only grow, so a line that is empty before us stays so.
+        lines_before(mode).into_iter().try_for_each(|line| self.wait_in(line, ticket))
+    }
+
+    /// Sleeps until nobody who came before `ticket` wants this certain place.
+    ///
+    /// # Errors
+    /// `EINTR`, when a timer or a signal came.
+    pub fn wait_for_place_turn(&self, ticket: Ticket, place: u32) -> io::Result<()> {
+        self.wait_in(Line::of_place(place), ticket)
+    }
+
+    fn wait_in(&self, line: Line, ticket: Ticket) -> io::Result<()> {
+        while let Some(before) = self.before(line, ticket)? {
+            let byte = line.wait_byte(before);
+            self.bytes().lock(line.kind, byte, 1)?;
             self.bytes().unlock(byte, 1)?;
         }
         Ok(())
     }
 
-    /// The last of those who go before `ticket`.
-    fn before(&self, ticket: Ticket, mode: Mode) -> io::Result<Option<Ticket>> {
+    /// The last of those in a line who go before `ticket`.
+    fn before(&self, line: Line, ticket: Ticket) -> io::Result<Option<Ticket>> {
         // Nearly always it is the neighbour.
         if ticket.0 > 0 {
             let neighbour = Ticket(ticket.0 - 1);
-            if self.bytes().conflict(mode.kind(), neighbour.start(), STRIDE)?.is_some() {
+            if self.bytes().conflict(line.kind, line.at(neighbour.0), line.stride)?.is_some() {
                 return Ok(Some(neighbour));
             }
         }
-        self.highest(mode.kind(), Ticket(0), ticket)
+        self.highest(line, ticket)
     }
 
-    /// The highest ticket in `from..to` that conflicts with `kind`.
+    /// The highest number that waits.
+    fn last(&self) -> io::Result<Option<Ticket>> {
+        let end = Ticket(NUMBERS);
+        let main = self.highest(Line::tickets(MAIN, Kind::Write), end)?;
+        Ok(main.max(self.highest(Line::tickets(CERTAIN, Kind::Write), end)?))
+    }
+
+    /// The highest ticket of a line below `to`.
     ///
     /// A query returns any conflict of its range, most often the oldest, so
     /// the lower end moves up in growing steps.
-    fn highest(&self, kind: Kind, from: Ticket, to: Ticket) -> io::Result<Option<Ticket>> {
+    fn highest(&self, line: Line, to: Ticket) -> io::Result<Option<Ticket>> {
         let found = |from: i64, to: i64| -> io::Result<Option<i64>> {
-            let range = (Ticket(from).start(), (to - from) * STRIDE);
-            Ok(self.bytes().conflict(kind, range.0, range.1)?.map(|found| Ticket::of(found.start).0.max(from)))
+            let conflict = self.bytes().conflict(line.kind, line.at(from), (to - from) * line.stride)?;
+            Ok(conflict.map(|found| ((found.start - line.start) / line.stride).max(from)))
         };
-        // For fcntl(2), zero bytes mean all there are.
-        if from >= to {
-            return Ok(None);
-        }
-        // For fcntl(2), a length of zero means all there is.
-        if from >= to {
-            return Ok(None);
-        }
-        let Some(mut highest) = found(from.0, to.0)? else { return Ok(None) };
+        let Some(mut highest) = found(0, to.0)? else { return Ok(None) };
         // Something is at `highest`, nothing at or above `end`.
         let mut end = to.0;
         let mut step = 1;

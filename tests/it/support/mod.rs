@@ -30,7 +30,7 @@ pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use running::{Holder, Running};
 pub use sandbox::Sandbox;
 pub use signal_reporter::SignalReporter;
-pub use terminal::Terminal;
+pub use terminal::{Terminal, visible_lines};
 pub use timeline::Timeline;
 pub use token::{altered, holder_of, part};
 pub use tracer::{Interruption, interrupt};

@@ -153,6 +153,13 @@ impl Holder {
     }
 }
 
+/// One that has said that it holds, with [`Holder::COMMAND`] or something like it.
+impl From<Running> for Holder {
+    fn from(running: Running) -> Self {
+        Self(running)
+    }
+}
+
 impl std::ops::Deref for Holder {
     type Target = Running;
     fn deref(&self) -> &Running {

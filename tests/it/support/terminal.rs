@@ -70,12 +70,6 @@ impl Terminal {
         passed.to_owned()
     }
 
-    /// What is left to see, line by line: carriage returns and erased lines
-    /// count as a terminal makes them.
-    pub fn visible_lines(&mut self) -> Vec<String> {
-        self.screen().split('\n').map(visible).collect()
-    }
-
     /// Takes the terminal away, as closing its window does.
     pub fn hang_up(&mut self) {
         self.screen();
@@ -101,6 +95,12 @@ impl Deref for Terminal {
     fn deref(&self) -> &Running {
         &self.running
     }
+}
+
+/// What is left to see, line by line: carriage returns and erased lines count
+/// as a terminal makes them.
+pub fn visible_lines(screen: &str) -> Vec<String> {
+    screen.split('\n').map(visible).collect()
 }
 
 /// One line after its carriage returns and escape sequences.

@@ -1,0 +1,456 @@
+//! One lock, from its files to its grant.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use rustix::process::getpid;
+
+use super::dir::Advice;
+use super::nesting::{self, Marker, Strength};
+use super::open::{self, Identity, Opened};
+use super::places::Places;
+use super::queue::{Queue, Ticket};
+use super::{Dir, Target, holders, rivals};
+use crate::lock::{Grant, Mode, Patience};
+use crate::name;
+use crate::record::{self, Claim, Record, Text};
+use crate::sys;
+
+/// A lock's files, open, and how far we have come with them.
+pub struct Contender {
+    target: Target,
+    mode: Mode,
+    /// The file that is locked.
+    lock: Opened,
+    /// Its queue; `None` on a read-only file system, where only the kernel
+    /// knows an order.
+    queue: Option<Queue>,
+    /// Name of the file in DIR that holds queue and text.
+    queue_name: String,
+    queue_identity: Identity,
+    in_door: bool,
+    ticket: Option<Ticket>,
+    /// The place of the pool that we have.
+    place: Option<u32>,
+    /// The number of our grant.
+    fence: Option<u64>,
+    /// Held by a lockrun around us, so that there is nothing to take.
+    covered: bool,
+}
+
+impl Contender {
+    /// Opens a target's files.
+    ///
+    /// # Errors
+    /// See [`open::lock_file`] and [`open::user_file`].
+    pub fn open(dir: &Dir, target: &Target, mode: Mode) -> Result<Self> {
+        let (lock, queue_name) = match target {
+            Target::Name(name) => {
+                let file_name = name::stem(name) + ".lock";
+                (open::lock_file(dir, &file_name)?, file_name)
+            }
+            Target::Path(path) => {
+                let lock = open::user_file(path)?;
+                let stem = name::path_stem(lock.identity.device, lock.identity.inode);
+                (lock, stem + ".gate")
+            }
+        };
+        // A description of its own for the queue: when it is closed, as it is
+        // when COMMAND is executed, door and ticket are given back while the
+        // lock stays.
+        let queue = open::lock_file(dir, &queue_name)?;
+        Ok(Self {
+            target: target.clone(),
+            mode,
+            lock,
+            queue: queue.writable.then(|| Queue::on(queue.file)),
+            queue_name,
+            queue_identity: queue.identity,
+            in_door: false,
+            ticket: None,
+            place: None,
+            fence: None,
+            covered: false,
+        })
+    }
+
+    /// Nothing has to be taken: a lockrun around us holds it, by this grant.
+    pub fn cover(&mut self, fence: u64, place: Option<u32>) {
+        self.covered = true;
+        self.queue = None;
+        self.fence = Some(fence);
+        self.place = place;
+    }
+
+    /// Which file is locked, for the order in which several are taken.
+    pub fn identity(&self) -> Identity {
+        self.lock.identity
+    }
+
+    /// Enters the door, usually at once; `false` if the time is over first.
+    pub fn enter_door(&mut self, patience: &Patience) -> Result<bool> {
+        let Some(queue) = &self.queue else { return Ok(true) };
+        if !queue.try_enter_door().with_context(|| self.cannot_lock())? {
+            // Somebody is in there for some microseconds, or was stopped in
+            // there by SIGSTOP.
+            let limit = if patience.queue { patience.left() } else { Some(DOOR_LIMIT) };
+            if !interruptibly(patience, limit, || queue.enter_door()).with_context(|| self.cannot_lock())? {
+                return Ok(false);
+            }
+        }
+        self.in_door = true;
+        Ok(true)
+    }
+
+    /// Leaves the door.
+    pub fn leave_door(&mut self) -> Result<()> {
+        if let Some(queue) = self.queue.as_ref().filter(|_| self.in_door) {
+            queue.leave_door().with_context(|| self.cannot_lock())?;
+        }
+        self.in_door = false;
+        Ok(())
+    }
+
+    /// Takes the lock if that passes nobody; `false` if it has to be waited
+    /// for. Only under the door.
+    pub fn take(&mut self) -> Result<bool> {
+        if self.covered {
+            return Ok(true);
+        }
+        self.try_take().with_context(|| self.cannot_lock())
+    }
+
+    fn try_take(&mut self) -> io::Result<bool> {
+        if let Some(queue) = &self.queue
+            && queue.somebody_waits(self.mode)?
+        {
+            return Ok(false);
+        }
+        // Places first: nobody is disturbed by a look.
+        match self.mode {
+            Mode::Shared if self.has_places() && Places::of(&self.lock.file).any_is_held()? => return Ok(false),
+            Mode::Place { .. } => {
+                self.place = self.free_place()?;
+                if self.place.is_none() {
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+        if !self.try_flock()? {
+            return Ok(false);
+        }
+        let places = Places::of(&self.lock.file);
+        let taken = match (self.mode, self.place) {
+            (Mode::Shared, _) if self.has_places() => places.try_share_all()?,
+            (Mode::Place { .. }, Some(place)) => places.try_take(place)?,
+            _ => true,
+        };
+        // Only where there is no door could somebody come between.
+        if !taken {
+            fs2::FileExt::unlock(&self.lock.file)?;
+        }
+        Ok(taken)
+    }
+
+    /// Only lock files of names have places, and only where they can be
+    /// locked.
+    fn has_places(&self) -> bool {
+        matches!(self.target, Target::Name(_))
+    }
+
+    fn free_place(&self) -> io::Result<Option<u32>> {
+        let places = Places::of(&self.lock.file);
+        let Mode::Place { of, which } = self.mode else { return Ok(None) };
+        match (which, &self.queue) {
+            (Some(place), _) => places.first_free(std::iter::once(place)),
+            (None, Some(queue)) => {
+                let mut start = 0;
+                while let Some(place) = places.first_free(start..of)? {
+                    if !queue.is_place_wanted(place)? {
+                        return Ok(Some(place));
+                    }
+                    start = place + 1;
+                }
+                Ok(None)
+            }
+            (None, None) => places.first_free(0..of),
+        }
+    }
+
+    fn try_flock(&mut self) -> io::Result<bool> {
+        let try_once = |this: &Self| match this.mode {
+            Mode::Exclusive => fs2::FileExt::try_lock_exclusive(&this.lock.file),
+            Mode::Shared | Mode::Place { .. } => fs2::FileExt::try_lock_shared(&this.lock.file),
+        };
+        let mut result = try_once(self);
+        if let (Err(e), Target::Path(path)) = (&result, &self.target)
+            && e.raw_os_error() == Some(libc::EBADF)
+        {
+            self.lock.file = open::user_file_for_writing(path)?.into();
+            result = try_once(self);
+        }
+        match result {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sleeps until the lock is ours: first behind those with lower tickets,
+    /// then on the lock itself.
+    ///
+    /// # Errors
+    /// `EINTR`, when a timer or a signal came: to be called again, or not.
+    pub fn wait(&mut self) -> io::Result<()> {
+        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
+            queue.wait_for_turn(ticket, self.mode)?;
+        }
+        match self.mode {
+            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file)?,
+            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file)?,
+        }
+        let places = Places::of(&self.lock.file);
+        match (self.mode, &self.queue, self.ticket) {
+            (Mode::Shared, ..) if self.has_places() => places.share_all()?,
+            (Mode::Place { which: Some(place), .. }, ..) => {
+                places.take(place)?;
+                self.place = Some(place);
+            }
+            (Mode::Place { which: None, of }, Some(queue), Some(ticket)) => {
+                self.place = Some(places.take_any(of, queue, ticket)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Joins the queue. Only under the door.
+    pub fn draw_ticket(&mut self, will_replace: bool) -> Result<()> {
+        if let Some(queue) = &self.queue {
+            let pid = getpid().as_raw_nonzero().get();
+            let ticket = queue.draw_ticket(self.mode, pid).with_context(|| self.cannot_lock())?;
+            if will_replace {
+                queue.mark_as_replacer(ticket, pid).with_context(|| self.cannot_lock())?;
+            }
+            self.ticket = Some(ticket);
+        }
+        Ok(())
+    }
+
+    /// How many wait already, counted up to `most`.
+    pub fn waiting(&self, most: usize) -> Result<usize> {
+        self.queue.as_ref().map_or(Ok(0), |queue| queue.waiting(most)).with_context(|| self.cannot_lock())
+    }
+
+    /// Ends who holds the lock, and who waits before us to do the same.
+    ///
+    /// # Errors
+    /// They are another user's.
+    pub fn end_rivals(&self) -> Result<()> {
+        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
+            let replacers = queue.replacers_before(ticket).with_context(|| self.cannot_lock())?;
+            rivals::end(&self.lock.file, queue.file(), &replacers)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the files that we have open are still those at their paths.
+    /// After a grant: if not, somebody else can lock what is there now.
+    pub fn is_current(&self, dir: &Dir) -> Result<bool> {
+        if self.covered {
+            return Ok(true);
+        }
+        let queue = open::identity_at(dir, &self.queue_name).with_context(|| self.cannot_lock())?;
+        let lock = match &self.target {
+            Target::Name(_) => queue,
+            Target::Path(path) => open::identity_of(path).with_context(|| self.cannot_lock())?,
+        };
+        Ok(queue == Some(self.queue_identity) && lock == Some(self.lock.identity))
+    }
+
+    /// What the lock's file says; nobody else's file is made ours.
+    ///
+    /// # Errors
+    /// It says something that lockrun did not write.
+    pub fn read_own_text(&self) -> Result<Text> {
+        let text = self.read_text();
+        if text == Text::Foreign {
+            return Err(anyhow!("{}: its content is not lockrun's, and would be overwritten", self.queue_name))
+                .context(Advice("use another --name, or --file to lock it as it is"));
+        }
+        Ok(text)
+    }
+
+    fn read_text(&self) -> Text {
+        match &self.queue {
+            Some(queue) => record::read(queue.file()),
+            None if matches!(self.target, Target::Name(_)) => record::read(&self.lock.file),
+            None => Text::Empty,
+        }
+    }
+
+    /// Numbers the grant and writes who we are. The lock is held.
+    pub fn settle(&mut self, claim: &Claim) -> Result<Grant> {
+        if let (true, Some(fence)) = (self.covered, self.fence) {
+            return Ok(self.grant(fence));
+        }
+        // Two who share the lock might read the same last number.
+        if self.mode != Mode::Exclusive
+            && !self.in_door
+            && let Some(queue) = &self.queue
+        {
+            queue.enter_door().with_context(|| self.cannot_lock())?;
+        }
+        let text = self.read_own_text()?;
+        let now = SystemTime::now();
+        let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        let last = text.record().map_or(0, |record| record.fence);
+        let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
+        let fence = clock.max(next);
+        if let Some(queue) = &self.queue {
+            let pid = getpid().as_raw_nonzero().get();
+            let mut record = Record::new(claim, self.target.name(), fence, pid, now);
+            record.slot = self.place;
+            let text = record.to_text();
+            // A full disk must not keep anybody from locking: the text is a
+            // hint, and the clock goes on without it.
+            let _ = queue.file().write_all_at(&text, 0);
+            if let Some(place) = self.place {
+                let _ = queue.file().write_all_at(&text, record::offset_of_slot(place));
+            }
+        }
+        self.fence = Some(fence);
+        Ok(self.grant(fence))
+    }
+
+    fn grant(&self, fence: u64) -> Grant {
+        Grant {
+            name: self.target.name().to_vec(),
+            file: self.queue_name.clone(),
+            fence,
+            slot: self.place,
+            marker: Marker { identity: self.lock.identity, fence, strength: Strength::of(self.mode, self.place) }
+                .to_string(),
+        }
+    }
+
+    /// Whether the lock that somebody else holds is held for us: by a token
+    /// of our environment, or of one of our ancestors.
+    pub fn is_held_for_us(&self) -> bool {
+        self.read_text().record().is_some_and(|record| {
+            nesting::is_for_us(&record)
+                || nesting::is_token_for_us(&record, &self.queue_name) && holders::has_lock(record.pid, &self.lock.file)
+        })
+    }
+
+    /// Lets the next in the queue come forward.
+    pub fn close_queue(&mut self) {
+        self.queue = None;
+        self.in_door = false;
+    }
+
+    /// What COMMAND inherits.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        (!self.covered).then(|| self.lock.file.as_raw_fd())
+    }
+
+    /// The lock's name, as it was given.
+    pub fn name(&self) -> &[u8] {
+        self.target.name()
+    }
+
+    /// Whether the file at the lock's place is another one by now.
+    pub fn is_lost(&self, dir: &Dir) -> bool {
+        let now = match &self.target {
+            _ if self.covered => return false,
+            Target::Name(_) => open::identity_at(dir, &self.queue_name),
+            Target::Path(path) => open::identity_of(path),
+        };
+        // Where we cannot look, we do not know that it is gone.
+        now.is_ok_and(|now| now != Some(self.lock.identity))
+    }
+
+    /// How it was lost, as a clause.
+    pub fn how_lost(&self) -> String {
+        let file = match &self.target {
+            Target::Name(_) => format!("its file {}", self.queue_name),
+            Target::Path(_) => "the file".into(),
+        };
+        format!("{file} was removed or replaced while it was held, so others could take it")
+    }
+
+    /// Gives the lock back, also from processes that still have it open.
+    pub fn release(&self) -> Result<()> {
+        if self.covered {
+            return Ok(());
+        }
+        if self.place.is_some() || self.mode != Mode::Exclusive && self.has_places() {
+            Places::of(&self.lock.file).give_back().with_context(|| self.cannot_unlock())?;
+        }
+        fs2::FileExt::unlock(&self.lock.file).with_context(|| self.cannot_unlock())
+    }
+
+    fn cannot_unlock(&self) -> String {
+        format!("cannot unlock {}", printable_path(&self.target, &self.queue_name))
+    }
+
+    /// Changes the record of our grant, if it is still there.
+    pub fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
+        let Ok(opened) = open::lock_file(dir, &self.queue_name) else { return };
+        if opened.identity != self.queue_identity {
+            return;
+        }
+        let Some(mut record) = record::read(&opened.file).record() else { return };
+        if Some(record.fence) == self.fence {
+            change(&mut record);
+            let _ = opened.file.write_all_at(&record.to_text(), 0);
+        }
+    }
+
+    /// What was tried when something fails.
+    pub fn cannot_lock(&self) -> String {
+        format!("cannot lock {}", printable_path(&self.target, &self.queue_name))
+    }
+}
+
+fn printable_path(target: &Target, queue_name: &str) -> String {
+    match target {
+        Target::Name(_) => queue_name.to_owned(),
+        Target::Path(path) => path.display().to_string(),
+    }
+}
+
+/// How long `--timeout 0` waits for somebody who is in the door; nobody is
+/// there that long who was not stopped.
+const DOOR_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Repeats a call that sleeps in the kernel until it succeeds or the time is
+/// over (`false`). The signals that the caller had not blocked end us, as
+/// they would end any program that has nothing to clean up.
+fn interruptibly(
+    patience: &Patience,
+    limit: Option<std::time::Duration>,
+    mut call: impl FnMut() -> io::Result<()>,
+) -> io::Result<bool> {
+    let deadline = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
+    let before = sys::restore(&patience.mask);
+    let timer = limit.map(|limit| sys::Interrupter::new(Some(limit), &[])).transpose()?;
+    let result = loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                if deadline.is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+                    break Ok(false);
+                }
+            }
+            other => break other.map(|()| true),
+        }
+    };
+    // In this order: no signal of the timer may stay behind, pending.
+    drop(timer);
+    sys::restore(&before);
+    result
+}

@@ -1,0 +1,77 @@
+//! Waiting for one lock after the other of a set.
+
+use std::io;
+
+use anyhow::{Context, Result};
+
+use super::Dir;
+use super::contender::Contender;
+use super::held::FileHeld;
+use crate::lock::{Patience, Place, Turn};
+
+/// A place in the queue of one lock of a set; those before it are held, those
+/// after it still have to be asked for.
+pub struct FilePlace {
+    dir: Dir,
+    contenders: Vec<Contender>,
+    /// The one that we wait for.
+    at: usize,
+    /// Whether to end who is in the way.
+    replace: bool,
+}
+
+impl FilePlace {
+    pub(super) fn new(dir: Dir, contenders: Vec<Contender>, at: usize, replace: bool) -> Self {
+        Self { dir, contenders, at, replace }
+    }
+}
+
+impl Place for FilePlace {
+    type Held = FileHeld;
+
+    fn wait(&mut self, patience: &Patience) -> Result<Turn> {
+        loop {
+            let this = &mut self.contenders[self.at];
+            match this.wait() {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                    if patience.is_over() {
+                        return Ok(Turn::TimedOut);
+                    }
+                    continue;
+                }
+                Err(e) => return Err(e).with_context(|| this.cannot_lock()),
+            }
+            // Those after this one, as a newcomer would take them.
+            loop {
+                if !self.contenders[self.at].is_current(&self.dir)? {
+                    return Ok(Turn::Again);
+                }
+                self.at += 1;
+                let Some(next) = self.contenders.get_mut(self.at) else { return Ok(Turn::Granted) };
+                if !next.enter_door(patience)? {
+                    return Ok(Turn::TimedOut);
+                }
+                let taken = next.take()?;
+                if !taken {
+                    next.draw_ticket(self.replace)?;
+                }
+                next.leave_door()?;
+                if !taken {
+                    if self.replace {
+                        next.end_rivals()?;
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    fn leave_to_child(&mut self) {
+        self.contenders.iter_mut().for_each(Contender::close_queue);
+    }
+
+    fn into_held(self) -> FileHeld {
+        FileHeld::new(self.dir, self.contenders)
+    }
+}

@@ -1,0 +1,160 @@
+//! The places of a pool: one byte each, locked on the lock's own description,
+//! so that COMMAND inherits its place with the lock.
+//!
+//! Who has a place holds the lock shared as well, so that one who wants the
+//! whole lock waits for all of them. Who shares the whole lock has all places
+//! as a reader.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitpid};
+
+use super::queue::{HELD_PLACES, MOST_PLACES, Queue, Ticket};
+use crate::sys::{self, ByteLock, Forked, Kind, Shared};
+
+/// The places of a lock.
+#[derive(Clone, Copy)]
+pub struct Places<'fd> {
+    bytes: ByteLock<'fd>,
+}
+
+impl<'fd> Places<'fd> {
+    /// The places of the lock on this file, which must be open for writing.
+    pub fn of(lock: &'fd File) -> Self {
+        Self { bytes: ByteLock::on(lock.as_fd()) }
+    }
+
+    /// Whether somebody has a place of this lock.
+    ///
+    /// # Errors
+    /// The file system has no byte-range locks.
+    pub fn any_is_held(self) -> io::Result<bool> {
+        Ok(self.bytes.conflict(Kind::Read, HELD_PLACES, MOST_PLACES.into())?.is_some())
+    }
+
+    /// The first free place of these.
+    ///
+    /// # Errors
+    /// As [`any_is_held`](Self::any_is_held).
+    pub fn first_free(self, mut among: impl Iterator<Item = u32>) -> io::Result<Option<u32>> {
+        among.try_fold(None, |found, place| match found {
+            Some(_) => Ok(found),
+            None => Ok(self.bytes.conflict(Kind::Write, at(place), 1)?.is_none().then_some(place)),
+        })
+    }
+
+    /// Takes a place, if it is free.
+    ///
+    /// # Errors
+    /// As [`any_is_held`](Self::any_is_held), or the file is read-only.
+    pub fn try_take(self, place: u32) -> io::Result<bool> {
+        self.bytes.try_lock(Kind::Write, at(place), 1)
+    }
+
+    /// Takes a place, asleep until it is free.
+    ///
+    /// # Errors
+    /// `EINTR`, when a timer or a signal came.
+    pub fn take(self, place: u32) -> io::Result<()> {
+        self.bytes.lock(Kind::Write, at(place), 1)
+    }
+
+    /// Takes all places as a reader, if nobody has one.
+    ///
+    /// # Errors
+    /// As [`any_is_held`](Self::any_is_held).
+    pub fn try_share_all(self) -> io::Result<bool> {
+        self.bytes.try_lock(Kind::Read, HELD_PLACES, MOST_PLACES.into())
+    }
+
+    /// Takes all places as a reader, asleep until nobody has one.
+    ///
+    /// # Errors
+    /// `EINTR`, when a timer or a signal came.
+    pub fn share_all(self) -> io::Result<()> {
+        self.bytes.lock(Kind::Read, HELD_PLACES, MOST_PLACES.into())
+    }
+
+    /// Gives back what we have of them.
+    ///
+    /// # Errors
+    /// `ENOLCK`.
+    pub fn give_back(self) -> io::Result<()> {
+        self.bytes.unlock(HELD_PLACES, MOST_PLACES.into())
+    }
+
+    /// Takes any of the first `count` places, asleep until one is free for
+    /// us: not wanted, as a certain one, by somebody who came before.
+    ///
+    /// The kernel has no call that sleeps on several locks, so a process
+    /// sleeps on each. They share our description, and so what they take; one
+    /// word decides whose place it is, and the others' are given back.
+    ///
+    /// # Errors
+    /// `EINTR`, when a timer or a signal came; no process left of those that
+    /// are allowed.
+    pub fn take_any(self, count: u32, queue: &Queue, ticket: Ticket) -> io::Result<u32> {
+        let winner = Shared::<AtomicU32>::zeroed()?;
+        let mut sleepers = Vec::new();
+        let started = (0..count).try_for_each(|place| {
+            let sleeper = self.start_sleeper(place, queue, ticket, &winner)?;
+            sleepers.push(sleeper);
+            Ok(())
+        });
+        let result = started.and_then(|()| wait_for_winner(&winner, &mut sleepers));
+        for sleeper in &sleepers {
+            let _ = sys::send(*sleeper, libc::SIGKILL);
+        }
+        for sleeper in &sleepers {
+            let _ = waitpid(Some(*sleeper), WaitOptions::empty());
+        }
+        let won = winner.load(Ordering::SeqCst);
+        if won == 0 {
+            self.give_back()?;
+            return Err(result.err().unwrap_or_else(|| io::Error::other("those who waited for a place were killed")));
+        }
+        // Others may have got a place each before they were ended.
+        let place = won - 1;
+        self.bytes.unlock(HELD_PLACES, place.into()).and_then(|()| {
+            let above = place + 1;
+            self.bytes.unlock(at(above), (MOST_PLACES - above).into())
+        })?;
+        Ok(place)
+    }
+
+    fn start_sleeper(self, place: u32, queue: &Queue, ticket: Ticket, winner: &Shared<AtomicU32>) -> io::Result<Pid> {
+        let parent = getpid();
+        if let Forked::Parent(sleeper) = sys::fork()? {
+            return Ok(sleeper);
+        }
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        if getppid() != Some(parent) {
+            sys::exit_now(1);
+        }
+        // Only our parent ends us.
+        sys::block_all();
+        let taken = queue.wait_for_place_turn(ticket, place).and_then(|()| self.take(place));
+        let won = taken.is_ok() && winner.compare_exchange(0, place + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        sys::exit_now(i32::from(!won))
+    }
+}
+
+/// Sleeps until one of the sleepers has a place; takes those that have ended
+/// out of the list.
+fn wait_for_winner(winner: &Shared<AtomicU32>, sleepers: &mut Vec<Pid>) -> io::Result<()> {
+    while winner.load(Ordering::SeqCst) == 0 && !sleepers.is_empty() {
+        // Any child: it has no others.
+        match waitpid(None, WaitOptions::empty())? {
+            Some((pid, _)) => sleepers.retain(|sleeper| *sleeper != pid),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+fn at(place: u32) -> i64 {
+    HELD_PLACES + i64::from(place)
+}

@@ -1,0 +1,38 @@
+//! `make install` puts everything in its place.
+
+use crate::support::Sandbox;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+#[test]
+fn program_manual_and_completions() {
+    let sandbox = Sandbox::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let variables = [
+        format!("DESTDIR={}", sandbox.path("package").display()),
+        format!("BINARY={}", env!("CARGO_BIN_EXE_lockrun")),
+        "PREFIX=/usr".to_owned(),
+    ];
+    let args = ["-C", root.to_str().unwrap(), "install"].map(str::to_owned);
+    sandbox.command("make", &[&args[..], &variables[..]].concat()).umask(0o077).run().assert_code(0);
+
+    let installed = |file: &str| sandbox.path("package/usr").join(file);
+    let mode = |file: &str| fs::metadata(installed(file)).unwrap().permissions().mode() & 0o777;
+    sandbox.command(installed("bin/lockrun"), &["--version"]).run().assert_code(0);
+    assert_eq!(mode("bin/lockrun"), 0o755);
+    for (file, source) in [
+        ("share/man/man1/lockrun.1", "man/lockrun.1"),
+        ("share/bash-completion/completions/lockrun", "completions/lockrun.bash"),
+        ("share/zsh/site-functions/_lockrun", "completions/_lockrun"),
+        ("share/fish/vendor_completions.d/lockrun.fish", "completions/lockrun.fish"),
+    ] {
+        assert_eq!(fs::read(installed(file)).unwrap(), fs::read(root.join(source)).unwrap(), "{file}");
+        assert_eq!(mode(file), 0o644, "{file}");
+    }
+    let pages = |directory: &Path| {
+        let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".1")).count()
+    };
+    assert_eq!(pages(&installed("share/man/man1")), pages(&root.join("man")));
+}
