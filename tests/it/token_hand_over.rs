@@ -28,14 +28,14 @@ fn interrupt_everywhere(victim: usize, how: Interruption, contended: bool) {
     let file = sandbox.lock_file("calc");
     for nth in 1.. {
         let mut holder = contended.then(|| sandbox.hold(&["-l", "calc"]));
-        let mut let_go = false;
         let all_sleep = || {
-            let_go = true;
-            holder.iter_mut().for_each(|holder| holder.close_stdin());
+            if let Some(holder) = &mut holder {
+                assert!(is_held(&file), "the other's lock was lost at {nth}");
+                holder.close_stdin();
+            }
         };
         let (running, interrupted) = interrupt(sandbox.sh(CYCLE), victim, nth, how, all_sleep);
         if let Some(holder) = holder {
-            assert!(let_go || is_held(&file), "the other's lock was lost at {nth}");
             holder.release().assert_code(0);
         }
         let outcome = running.wait();

@@ -1,7 +1,6 @@
 //! Interrupting processes between any two system calls, with ptrace(2).
 
 use super::{Invocation, Running, eventually};
-use std::collections::VecDeque;
 use std::fs;
 use std::thread::{scope, sleep, yield_now};
 use std::time::Duration;
@@ -19,7 +18,7 @@ pub enum Interruption {
 /// call of that one. `victim` is 0 for the command itself, 1 for the first
 /// process that it starts, and so on. Returns whether it came to that.
 ///
-/// `when_asleep` is called once, when they all sleep for the first time.
+/// Returns when the command is about to end. `when_asleep` is called once, when they all sleep for the first time.
 #[track_caller]
 pub fn interrupt(
     command: Invocation,
@@ -35,7 +34,7 @@ pub fn interrupt(
     // When this thread ends, whatever it traces goes on untraced.
     let trace = move || {
         let running = command.start();
-        let mut tracer = Tracer { processes: vec![running.pid()], victim, left: nth, delayed: false };
+        let mut tracer = Tracer { processes: vec![running.pid()], victim, left: nth, delayed: None, early: Vec::new() };
         let interrupted = tracer.run(how, when_asleep);
         (running, interrupted)
     };
@@ -47,52 +46,58 @@ struct Tracer {
     processes: Vec<i32>,
     victim: usize,
     left: usize,
-    delayed: bool,
+    /// The victim while it is delayed.
+    delayed: Option<i32>,
+    /// Children that stopped before their parents told of them.
+    early: Vec<i32>,
 }
 
 impl Tracer {
+    /// Until the end of the first process. Returns whether the victim was
+    /// interrupted.
     fn run(&mut self, how: Interruption, when_asleep: impl FnOnce()) -> bool {
-        let mut when_asleep = VecDeque::from([when_asleep]);
+        let mut when_asleep = Some(when_asleep);
         loop {
             let Some((pid, status)) = self.next_stop() else {
-                match when_asleep.pop_front() {
-                    Some(call) => call(),
-                    None if self.delayed => return true,
-                    None => yield_now(),
+                match (when_asleep.take(), self.delayed.take()) {
+                    (Some(call), delayed) => {
+                        self.delayed = delayed;
+                        call();
+                    }
+                    (None, Some(victim)) => resume(victim, false, 0),
+                    (None, None) => yield_now(),
                 }
                 continue;
             };
             if !libc::WIFSTOPPED(status) {
                 continue;
             }
-            if let libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE = status >> 16 {
-                self.greet_child_of(pid);
+            if !self.processes.contains(&pid) {
+                self.early.push(pid);
+                continue;
             }
-            let is_victim = self.processes.get(self.victim) == Some(&pid);
-            let signal = libc::WSTOPSIG(status);
-            match (signal, status >> 16) {
-                (_, libc::PTRACE_EVENT_EXIT) if is_victim || pid == self.processes[0] => return self.delayed,
-                (SYSTEM_CALL, _) if is_victim && is_entry(pid) => {
+            let to_call = self.left > 0 && self.processes.get(self.victim) == Some(&pid);
+            match (libc::WSTOPSIG(status), status >> 16) {
+                (_, libc::PTRACE_EVENT_EXIT) if pid == self.processes[0] => return self.left == 0,
+                (_, libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE) => {
+                    self.greet_child_of(pid);
+                    resume(pid, to_call, 0);
+                }
+                (SYSTEM_CALL, _) if to_call && is_entry(pid) => {
                     self.left -= 1;
-                    if self.left > 0 {
-                        resume(pid, true, 0);
-                        continue;
-                    }
                     match how {
-                        Interruption::Kill => {
-                            // SAFETY: it is stopped and not yet waited for.
-                            unsafe { libc::kill(pid, libc::SIGKILL) };
-                            return true;
-                        }
-                        Interruption::Delay => self.delayed = true,
+                        _ if self.left > 0 => resume(pid, true, 0),
+                        // SAFETY: it is stopped and not yet waited for.
+                        Interruption::Kill => drop(unsafe { libc::kill(pid, libc::SIGKILL) }),
+                        Interruption::Delay => self.delayed = Some(pid),
                     }
                 }
                 // The stops that tracing itself makes.
                 (SYSTEM_CALL | libc::SIGTRAP | libc::SIGSTOP, _) => {
                     set_options(pid);
-                    resume(pid, is_victim, 0);
+                    resume(pid, to_call, 0);
                 }
-                (signal, _) => resume(pid, is_victim, signal),
+                (signal, _) => resume(pid, to_call, signal),
             }
         }
     }
@@ -104,7 +109,9 @@ impl Tracer {
         // SAFETY: both calls write to a live integer of the right type.
         unsafe {
             libc::ptrace(libc::PTRACE_GETEVENTMSG, parent, 0, &raw mut child);
-            libc::waitpid(child as i32, &raw mut status, libc::__WALL);
+            if !self.early.contains(&(child as i32)) {
+                libc::waitpid(child as i32, &raw mut status, libc::__WALL);
+            }
         }
         self.processes.push(child as i32);
         resume(child as i32, self.processes.len() == self.victim + 1, 0);
@@ -136,8 +143,7 @@ impl Tracer {
     }
 
     fn all_asleep(&self) -> bool {
-        let others = self.processes.iter().enumerate().filter(|(i, _)| !(self.delayed && *i == self.victim));
-        others.map(|(_, &pid)| pid).all(|pid| {
+        self.processes.iter().filter(|&&pid| Some(pid) != self.delayed).all(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
             matches!(state, None | Some('S' | 'Z' | 'X'))
