@@ -142,3 +142,8 @@ mod documentation;
 mod examples;
 /// `make install`.
 mod installation;
+
+// Tokens.
+
+/// Tokens that reach nobody; processes killed or slow at any system call.
+mod token_hand_over;

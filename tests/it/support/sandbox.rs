@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Marks every process of a sandbox, so that none outlives it.
-const MARKER: &str = "LOCKRUN_TEST_SANDBOX";
+/// Marks every process of a sandbox, so that none outlives it. The processes
+/// behind tokens keep no other variables than those of CI systems.
+const MARKER: &str = "JENKINS_NODE_COOKIE";
 
 /// Directories that only one test uses:
 ///
