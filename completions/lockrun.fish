@@ -55,6 +55,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Is the t
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'Show locks: free or held, by whom, since when, how many wait'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Would \'lockrun --timeout 0\' get the lock now?'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock let go'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove the lock files that nobody uses, and print their names'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
@@ -90,6 +91,10 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l file -d 'The lo
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s t -l timeout -d 'Longest wait [default: forever]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l file -d 'The lock on this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time until KILL [default: 10]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d 'Print help'

@@ -9,7 +9,7 @@ use crate::lock::file::Advice;
 use crate::process;
 
 /// How much of a holder's command line is shown.
-const COMMAND_SHOWN: usize = 60;
+const COMMAND_SHOWN: usize = 120;
 /// How much of a lock's name is shown.
 const NAME_SHOWN: usize = 80;
 

@@ -201,6 +201,7 @@ impl Waiter {
         if getppid().is_some_and(|now| now != parent) {
             sys::exit_now(125);
         }
+        sys::become_waiter();
         let held = match wait(place) {
             Ok(Verdict::Granted(held)) => held,
             Ok(Verdict::Again) => cell.end(AGAIN),

@@ -205,8 +205,9 @@ impl Job {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
         let before = sys::restore(&self.asked.patience.mask);
         // The kernel keeps those from PID 1 that it does not catch.
-        let catch = if rustix::process::getpid().is_init() { &CAUGHT_AS_INIT[..] } else { &STOPPING };
-        let interrupter = sys::Interrupter::new(self.asked.patience.left(), catch)?;
+        let mut catch = if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { STOPPING.to_vec() };
+        catch.push(sys::REPLACE());
+        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch)?;
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);
         sys::restore(&before);
@@ -219,7 +220,8 @@ impl Job {
                 sys::stop_by(signal);
                 Ok(None)
             }
-            (Turn::TimedOut, Some(signal)) => Ok(Some(Exit::Signal(signal))),
+            // Who sent it, a handler is not told.
+            (Turn::TimedOut, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
             (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
             (Turn::Granted, _) => {
                 let mut held = place.into_held();

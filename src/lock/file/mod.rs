@@ -152,6 +152,8 @@ impl Store for FileStore {
     type Held = FileHeld;
 
     fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
+        // By what was found on the way, not by what we inherited.
+        let mut covered: Vec<Marker> = Vec::new();
         'reopen: loop {
             let mut contenders = self.contenders()?;
             for contender in &mut contenders {
@@ -160,6 +162,9 @@ impl Store for FileStore {
                     Verdict::Ask => {}
                     Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
                     Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
+                }
+                if let Some(marker) = covered.iter().find(|marker: &&Marker| marker.identity == contender.identity()) {
+                    contender.cover(marker.fence, marker.place());
                 }
             }
             for contender in &mut contenders {
@@ -181,13 +186,28 @@ impl Store for FileStore {
                     continue 'reopen;
                 }
             }
+            let suspects: &[_] = match (blocked, self.terms.mode) {
+                (Some(blocked), _) => &contenders[blocked..=blocked],
+                // Sharing with one's own token would be granted, too.
+                (None, Mode::Shared) => &contenders,
+                (None, _) => &[],
+            };
+            for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
+                match contender.held_for_us(&self.around) {
+                    Some(marker) if self.terms.reentrant && marker.strength.covers(self.terms.mode) => {
+                        covered.push(marker);
+                        continue 'reopen;
+                    }
+                    // Another place of the pool may become free.
+                    Some(Marker { strength: nesting::Strength::Place(_), .. }) if self.terms.mode.is_place() => {}
+                    Some(_) => return Ok(Answer::Refused(Refusal::Deadlock)),
+                    None => {}
+                }
+            }
             let Some(blocked) = blocked else {
                 return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
             };
             let contender = &mut contenders[blocked];
-            if contender.is_held_for_us() {
-                return Ok(Answer::Refused(Refusal::Deadlock));
-            }
             if !patience.queue {
                 return Ok(Answer::Refused(Refusal::Busy));
             }

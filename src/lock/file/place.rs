@@ -49,7 +49,18 @@ impl Place for FilePlace {
                     return Ok(Turn::Again);
                 }
                 self.at += 1;
-                let Some(next) = self.contenders.get_mut(self.at) else { return Ok(Turn::Granted) };
+                if self.at == self.contenders.len() {
+                    // The first ones may have been replaced while we waited
+                    // for the last.
+                    for contender in &self.contenders {
+                        if !contender.is_current(&self.dir)? {
+                            return Ok(Turn::Again);
+                        }
+                    }
+                    return Ok(Turn::Granted);
+                }
+                self.contenders[self.at - 1].give_ticket_back();
+                let next = &mut self.contenders[self.at];
                 if !next.enter_door(patience)? {
                     return Ok(Turn::TimedOut);
                 }

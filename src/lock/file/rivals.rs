@@ -39,7 +39,7 @@ pub struct Rival {
 pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
     let queue = Kernel::look().id_of(queue);
     let has_ticket = |pid| queue.is_some_and(|queue| has_ticket(pid, queue));
-    let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, || has_ticket(*pid)));
+    let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
     let holding = holding(lock);
     for rival in &waiting {
@@ -55,10 +55,12 @@ pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
 /// # Errors
 /// They are another user's.
 pub fn ask(holding: &[Rival], signal: i32) -> Result<bool> {
-    let lockruns: Vec<&Rival> = holding.iter().filter(|rival| rival.is_lockrun).collect();
-    let outermost = lockruns.iter().filter(|rival| {
-        !process::ancestors(rival.pid).any(|ancestor| lockruns.iter().any(|other| other.pid == ancestor))
+    // One that runs under another holder has only inherited the lock, and is
+    // ended with that.
+    let outermost = holding.iter().filter(|rival| {
+        !process::ancestors(rival.pid).any(|ancestor| holding.iter().any(|other| other.pid == ancestor))
     });
+    let outermost = outermost.filter(|rival| rival.is_lockrun);
     let mut asked = false;
     for rival in outermost {
         rival.signal(signal)?;
@@ -74,7 +76,13 @@ pub fn holding(lock: &File) -> Vec<Rival> {
     let Some(file) = kernel.id_of(lock) else { return Vec::new() };
     let mut pids: Vec<i32> = kernel.inheritors(file).into_iter().map(|(pid, _)| pid).collect();
     pids.dedup();
-    pids.into_iter().filter_map(|pid| Rival::find(pid, || kernel::has_now(pid, file))).collect()
+    let mut rivals: Vec<Rival> =
+        pids.into_iter().filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, file))).collect();
+    // Of other users we see only who called flock(2). They cannot be signalled
+    // by us, but they can be named.
+    let strangers = kernel.lockers(file).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
+    rivals.extend(strangers.filter_map(|locker| Rival::find(locker.pid, &|| true)));
+    rivals
 }
 
 /// The wrapper leaves the ticket to the child that waits in it.
@@ -85,9 +93,17 @@ fn has_ticket(pid: i32, queue: FileId) -> bool {
 impl Rival {
     /// The process, if what makes it one still holds when we cannot mistake
     /// it any more.
-    fn find(pid: i32, is_one: impl Fn() -> bool) -> Option<Self> {
+    fn find(pid: i32, is_one: &dyn Fn() -> bool) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        is_one().then(|| Self { pid, process, is_lockrun: is_lockrun(pid) })
+        if !is_one() {
+            return None;
+        }
+        // A lockrun's child that waits listens to nobody; its parent does.
+        if name(pid) == sys::WAITER_NAME {
+            let parent = process::parent(pid)?;
+            return Self::find(parent, &|| process::parent(pid) == Some(parent));
+        }
+        Some(Self { pid, process, is_lockrun: is_lockrun(pid) })
     }
 
     /// Sends a signal.
@@ -178,10 +194,14 @@ fn terminate(rivals: &[Rival]) -> Result<()> {
 /// Told by its name in the kernel, or by being the same program as we are.
 /// Anybody else would just die of what only a lockrun understands.
 fn is_lockrun(pid: i32) -> bool {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
-    ["lockrun", sys::HOLDER_NAME].contains(&name.trim_end())
+    ["lockrun", sys::HOLDER_NAME].contains(&name(pid).as_str())
         || program(&pid.to_string()).is_some_and(|theirs| program("self") == Some(theirs))
+}
+
+/// What the kernel calls a process.
+fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// TERM, and KILL for what still has the lock after a while. By a process of
