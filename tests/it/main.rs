@@ -97,6 +97,8 @@ mod witness;
 
 // Pools, sets, and what goes with them.
 
+/// Thousands of grants of every kind, and locks that are broken on purpose.
+mod campaign;
 /// `--max-waiters`.
 mod max_waiters;
 /// Readers, writers, places and sets in one queue.
