@@ -332,7 +332,6 @@ fn longest_run(sandbox: &Sandbox) -> usize {
 #[test]
 fn without_a_queue_one_greedy_loop_overtakes_the_others() {
     assert!((0..10).any(|_| longest_run(&loops("no gate")) > 30));
-    assert!(longest_run(&loops("gate")) < 30);
 }
 
 #[test]
