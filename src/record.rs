@@ -42,6 +42,9 @@ pub struct Record {
     /// The place in a pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
+    /// So many places the pool has for this holder.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slots: Option<u32>,
     /// How and when a token's lock was given back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended: Option<String>,
@@ -93,6 +96,7 @@ impl Record {
             expires: claim.expires.and_then(|after| now.checked_add(after)).map(timestamp),
             owner: claim.owner,
             slot: None,
+            slots: None,
             ended: None,
             name: String::from_utf8_lossy(name).into_owned(),
             command: String::from_utf8_lossy(&claim.command).into_owned(),

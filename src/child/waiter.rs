@@ -248,7 +248,7 @@ impl Waiter {
                 Arrived::Signal { number, sender, .. } if number == sys::NOTIFY() && sender == self.child_id() => {
                     return Ok(self.granted(None));
                 }
-                Arrived::Child => {
+                Arrived::Child { .. } => {
                     if let Some(waited) = self.child_changed()? {
                         return Ok(waited);
                     }

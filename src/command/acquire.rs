@@ -20,6 +20,7 @@ use crate::holder::{self, Holder};
 use crate::lock::file::FileHeld;
 use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
 use crate::message;
+use crate::process;
 use crate::record::Claim;
 use crate::sys::{self, Arrived};
 use crate::token::Token;
@@ -227,7 +228,6 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
 
 /// For whom a token is held, as people know it.
 fn described(pid: Option<i32>) -> Vec<u8> {
-    let words = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok()).unwrap_or_default();
-    let words: Vec<_> = words.split(|b| *b == 0).filter(|word| !word.is_empty()).collect();
-    [&b"token for "[..], &words.join(&b' ')].concat()
+    let line = pid.and_then(process::command_line).unwrap_or_default();
+    [&b"token for "[..], &line].concat()
 }

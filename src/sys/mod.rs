@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+mod arena;
 mod byte_lock;
 mod process;
 mod shared;
@@ -14,6 +15,7 @@ mod signal_fd;
 mod start;
 mod timer;
 
+pub use arena::Arena;
 pub use byte_lock::{ByteLock, Found, Kind};
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;

@@ -95,6 +95,22 @@ mod queue;
 /// Thousands of grants under an independent witness.
 mod witness;
 
+// Looking at locks.
+
+/// `list --json`: every kind of holder.
+mod list;
+/// `list` for people: columns, widths, colours.
+mod list_table;
+/// `prune`, also against those who take locks meanwhile.
+mod prune;
+/// `--report`.
+mod report;
+/// `status`.
+mod status;
+/// Those who look disturb nobody who takes.
+mod undisturbed;
+/// `wait`.
+mod wait;
 // Pools, sets, and what goes with them.
 
 /// Thousands of grants of every kind, and locks that are broken on purpose.
@@ -128,3 +144,8 @@ mod documentation;
 mod examples;
 /// `make install`.
 mod installation;
+
+// Tokens.
+
+/// Tokens that reach nobody; processes killed or slow at any system call.
+mod token_hand_over;

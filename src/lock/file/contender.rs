@@ -9,11 +9,12 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::getpid;
 
 use super::dir::Advice;
+use super::kernel::{self, Kernel};
 use super::nesting::{self, Marker, Strength};
 use super::open::{self, Identity, Opened};
 use super::places::Places;
 use super::queue::{Queue, Ticket};
-use super::{Dir, Target, holders, rivals};
+use super::{Dir, Target, floor, rivals};
 use crate::lock::{Grant, Mode, Patience};
 use crate::name;
 use crate::record::{self, Claim, Record, Text};
@@ -294,7 +295,7 @@ impl Contender {
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
-    pub fn settle(&mut self, claim: &Claim) -> Result<Grant> {
+    pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<Grant> {
         if let (true, Some(fence)) = (self.covered, self.fence) {
             return Ok(self.grant(fence));
         }
@@ -305,17 +306,8 @@ impl Contender {
         {
             queue.enter_door().with_context(|| self.cannot_lock())?;
         }
-        let text = self.read_own_text()?;
-        let now = SystemTime::now();
-        let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let last = text.record().map_or(0, |record| record.fence);
-        let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
-        let fence = clock.max(next);
+        let (fence, text) = self.next_record(dir, claim)?;
         if let Some(queue) = &self.queue {
-            let pid = getpid().as_raw_nonzero().get();
-            let mut record = Record::new(claim, self.target.name(), fence, pid, now);
-            record.slot = self.place;
-            let text = record.to_text();
             // A full disk must not keep anybody from locking: the text is a
             // hint, and the clock goes on without it.
             let _ = queue.file().write_all_at(&text, 0);
@@ -325,6 +317,33 @@ impl Contender {
         }
         self.fence = Some(fence);
         Ok(self.grant(fence))
+    }
+
+    /// The number and the text of a grant to us now.
+    fn next_record(&self, dir: &Dir, claim: &Claim) -> Result<(u64, Vec<u8>)> {
+        let text = self.read_own_text()?;
+        let now = SystemTime::now();
+        let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        // Without a record, the file is new: perhaps an older one was pruned.
+        let last = text.record().map_or_else(|| floor::read(dir), |record| record.fence);
+        let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
+        let fence = clock.max(next);
+        let pid = getpid().as_raw_nonzero().get();
+        let mut record = Record::new(claim, self.target.name(), fence, pid, now);
+        record.slot = self.place;
+        record.slots = match self.mode {
+            Mode::Place { of, .. } => Some(of),
+            Mode::Exclusive | Mode::Shared => None,
+        };
+        Ok((fence, record.to_text()))
+    }
+
+    /// See [`Place::rehearse`](crate::lock::Place::rehearse).
+    pub fn rehearse(&self, dir: &Dir, claim: &Claim) {
+        let _ = self.is_current(dir);
+        if let Ok((fence, _)) = self.next_record(dir, claim) {
+            drop(self.grant(fence));
+        }
     }
 
     fn grant(&self, fence: u64) -> Grant {
@@ -343,8 +362,13 @@ impl Contender {
     pub fn is_held_for_us(&self) -> bool {
         self.read_text().record().is_some_and(|record| {
             nesting::is_for_us(&record)
-                || nesting::is_token_for_us(&record, &self.queue_name) && holders::has_lock(record.pid, &self.lock.file)
+                || nesting::is_token_for_us(&record, &self.queue_name) && self.is_held_by(record.pid)
         })
+    }
+
+    fn is_held_by(&self, pid: i32) -> bool {
+        let kernel = Kernel::look();
+        kernel.id_of(&self.lock.file).is_some_and(|file| kernel::has_now(pid, file))
     }
 
     /// Lets the next in the queue come forward.

@@ -29,18 +29,23 @@
 
 mod contender;
 mod dir;
+mod floor;
 mod held;
-mod holders;
+mod kernel;
 mod nesting;
 mod open;
 mod place;
 mod places;
+pub mod prune;
 mod queue;
 mod rivals;
+mod survey;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 use contender::Contender;
 pub use dir::{Advice, Dir};
@@ -49,9 +54,11 @@ pub use nesting::VARIABLE as HELD_VARIABLE;
 use nesting::{Marker, Verdict};
 pub use place::FilePlace;
 pub use queue::MOST_PLACES;
+pub use survey::Survey;
 
 use super::{Answer, Grant, Holder, Mode, Patience, Refusal, Store};
 use crate::name;
+use crate::sys;
 
 /// Which lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,6 +210,18 @@ impl Store for FileStore {
     }
 
     fn holders(&self) -> Vec<Holder> {
-        self.targets.iter().flat_map(|target| holders::of(&self.dir, target)).collect()
+        let survey = Survey::new(Some(&self.dir));
+        self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
     }
+}
+
+/// Makes whoever holds a lock let go.
+///
+/// # Errors
+/// See `rivals::break_lock`; or the lock's file cannot be opened.
+pub fn break_lock(path: &Path, kill_after: Duration) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(sys::above_stdio);
+    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
+    rivals::break_lock(&lock.into(), kill_after)
 }

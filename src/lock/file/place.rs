@@ -8,6 +8,7 @@ use super::Dir;
 use super::contender::Contender;
 use super::held::FileHeld;
 use crate::lock::{Patience, Place, Turn};
+use crate::record::Claim;
 
 /// A place in the queue of one lock of a set; those before it are held, those
 /// after it still have to be asked for.
@@ -65,6 +66,10 @@ impl Place for FilePlace {
                 }
             }
         }
+    }
+
+    fn rehearse(&self, claim: &Claim) {
+        self.contenders.iter().for_each(|contender| contender.rehearse(&self.dir, claim));
     }
 
     fn leave_to_child(&mut self) {

@@ -189,6 +189,16 @@ impl Queue {
         Ok(count)
     }
 
+    /// Keeps everybody out of the door while somebody looks: with `Read` on a
+    /// file that is open only for reading. Not asleep; `false` if somebody is
+    /// in it.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn try_block_door(&self, kind: Kind) -> io::Result<bool> {
+        self.bytes().try_lock(kind, DOOR, 1)
+    }
+
     /// Joins the queue at its end. Only under the door.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 //! - [`Terminal`]: a command on a terminal, and somebody who types.
 //! - [`SignalReporter`]: a command that says which signals reach it.
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
+//! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
+//! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
 mod form;
@@ -20,6 +22,8 @@ mod sandbox;
 mod signal_reporter;
 mod terminal;
 mod timeline;
+mod token;
+mod tracer;
 
 pub use form::{Asked, Form, stubborn_holder};
 pub use invocation::Invocation;
@@ -31,3 +35,5 @@ pub use sandbox::Sandbox;
 pub use signal_reporter::SignalReporter;
 pub use terminal::{Terminal, visible_lines};
 pub use timeline::Timeline;
+pub use token::{altered, holder_of, part};
+pub use tracer::{Interruption, interrupt};

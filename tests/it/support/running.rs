@@ -167,6 +167,12 @@ impl std::ops::Deref for Holder {
     }
 }
 
+impl std::ops::DerefMut for Holder {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.0
+    }
+}
+
 fn send(pid: i32, signal: i32) {
     // SAFETY: kill has no memory effects. The child is not reaped before it is
     // dropped or waited for, so the number is still its own.

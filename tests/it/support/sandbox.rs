@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Marks every process of a sandbox, so that none outlives it.
-const MARKER: &str = "LOCKRUN_TEST_SANDBOX";
+/// Marks every process of a sandbox, so that none outlives it. The processes
+/// behind tokens keep no other variables than those of CI systems.
+const MARKER: &str = "JENKINS_NODE_COOKIE";
 
 /// Directories that only one test uses:
 ///
@@ -120,6 +121,24 @@ impl Sandbox {
         args.push(path.as_os_str());
         args.extend(["sh", "-c", Holder::COMMAND].map(OsStr::new));
         Holder::start(self.command("flock", &args))
+    }
+
+    /// Python that holds `path` by fcntl.flock until told to end, as its
+    /// filelock package does.
+    pub fn hold_by_python(&self, path: &Path) -> Holder {
+        let script = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); \
+                      print('holding', flush=True); sys.stdin.read()";
+        let args = ["-c".as_ref(), script.as_ref(), path.as_os_str()];
+        Holder::start(self.command("python3", &args))
+    }
+
+    /// What `list --json` prints with these words: an object for each lock.
+    #[track_caller]
+    pub fn list<A: AsRef<OsStr>>(&self, words: &[A]) -> Vec<serde_json::Value> {
+        let args = ["list", "--json"].map(OsStr::new).into_iter().chain(words.iter().map(AsRef::as_ref));
+        let outcome = self.lockrun(&args.collect::<Vec<_>>()).run();
+        outcome.assert_code(0).assert_silent();
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
     }
 
     fn search_path(&self) -> String {

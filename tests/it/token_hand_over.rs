@@ -1,0 +1,159 @@
+//! A token that reached nobody: the lock is let go. One that was printed is
+//! good, whoever was slow or killed on the way.
+
+use crate::support::{Interruption, Outcome, Sandbox, eventually, holder_of, interrupt, is_alive, is_held};
+
+/// Processes in the order in which [`CYCLE`] starts them.
+const ACQUIRE: usize = 1;
+const HOLDER: usize = 2;
+const RELEASE: usize = 3;
+
+const CYCLE: &str = r#"
+    token=$(lockrun acquire -l calc --expires 60); echo acquire $? $token
+    [ "$token" ] || exit 0
+    lockrun release "$token"; echo release $?
+    lockrun -n -l calc -- true; echo then $?"#;
+
+/// What a line of [`CYCLE`]'s says.
+fn said<'a>(outcome: &'a Outcome, step: &str) -> Vec<&'a str> {
+    let line = outcome.stdout.lines().find_map(|line| line.strip_prefix(step));
+    line.unwrap_or_default().split_whitespace().collect()
+}
+
+/// Interrupts a process of [`CYCLE`] at each of its system calls, and looks
+/// at what became of the lock each time. `contended`: somebody holds it at
+/// first, and lets go when all sleep.
+fn interrupt_everywhere(victim: usize, how: Interruption, contended: bool) {
+    let sandbox = Sandbox::new();
+    let file = sandbox.lock_file("calc");
+    for nth in 1.. {
+        let mut holder = contended.then(|| sandbox.hold(&["-l", "calc"]));
+        let all_sleep = || {
+            if let Some(holder) = &mut holder {
+                assert!(is_held(&file), "the other's lock was lost at {nth}");
+                holder.close_stdin();
+            }
+        };
+        let (running, interrupted) = interrupt(sandbox.sh(CYCLE), victim, nth, how, all_sleep);
+        if let Some(holder) = holder {
+            holder.release().assert_code(0);
+        }
+        let outcome = running.wait();
+        let context = format!("{how:?} process {victim} before its call {nth}: {outcome:?}");
+        assert_consistent(&sandbox, &outcome, victim, how, &context);
+        eventually(&format!("the lock is free after {context}"), || !file.exists() || !is_held(&file));
+        sandbox.assert_free("calc");
+        if !interrupted {
+            assert!(nth > 5, "it made only {nth} calls");
+            return;
+        }
+    }
+}
+
+fn assert_consistent(sandbox: &Sandbox, outcome: &Outcome, victim: usize, how: Interruption, context: &str) {
+    let acquired = said(outcome, "acquire ");
+    let Some(token) = acquired.get(1) else {
+        assert_ne!(acquired, ["0"], "no token, yet success: {context}");
+        return;
+    };
+    let released = said(outcome, "release ");
+    let allowed: &[&str] = match (victim, how) {
+        (_, Interruption::Delay) => &["0"],
+        (RELEASE, Interruption::Kill) => &["0", "137"],
+        (_, Interruption::Kill) => &["0", "123"],
+    };
+    assert!(allowed.contains(&released[0]), "released with {released:?}: {context}");
+    match released[0] {
+        "137" => assert!([Some(0), Some(123)].contains(&sandbox.release(token).code), "{context}"),
+        _ => assert_eq!(said(outcome, "then "), ["0"], "released, but not free: {context}"),
+    }
+}
+
+#[test]
+fn acquire_killed_at_any_system_call_leaves_no_lock_without_a_token() {
+    interrupt_everywhere(ACQUIRE, Interruption::Kill, false);
+}
+
+#[test]
+fn acquire_killed_at_any_system_call_of_a_wait_leaves_no_lock_without_a_token() {
+    interrupt_everywhere(ACQUIRE, Interruption::Kill, true);
+}
+
+#[test]
+fn the_holder_killed_at_any_system_call_holds_nothing() {
+    interrupt_everywhere(HOLDER, Interruption::Kill, false);
+}
+
+#[test]
+fn the_holder_killed_at_any_system_call_of_a_wait_holds_nothing() {
+    interrupt_everywhere(HOLDER, Interruption::Kill, true);
+}
+
+#[test]
+fn release_killed_at_any_system_call_can_be_repeated() {
+    interrupt_everywhere(RELEASE, Interruption::Kill, false);
+}
+
+#[test]
+fn a_holder_that_is_slow_at_any_system_call_is_not_lost() {
+    interrupt_everywhere(HOLDER, Interruption::Delay, false);
+}
+
+#[test]
+fn acquire_may_be_slow_at_any_system_call() {
+    interrupt_everywhere(ACQUIRE, Interruption::Delay, true);
+}
+
+/// Runs `script`, which acquires `calc` and loses the token.
+fn assert_let_go_after(script: &str) -> Outcome {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.sh(script).run();
+    let file = sandbox.lock_file("calc");
+    if file.exists() {
+        let holder = holder_of(&file);
+        eventually(&format!("the holder ends after {script}"), || !is_alive(holder));
+        sandbox.assert_free("calc");
+    }
+    outcome
+}
+
+#[test]
+fn a_closed_stdout_is_a_failure() {
+    let outcome = assert_let_go_after("lockrun acquire -l calc >&-");
+    outcome.assert_code(125).assert_one_line(&["stdout"]);
+}
+
+#[test]
+fn a_full_stdout_is_a_failure() {
+    let outcome = assert_let_go_after("lockrun acquire -l calc --expires 60 >/dev/full");
+    outcome.assert_code(125).assert_one_line(&["stdout", "No space left"]);
+}
+
+#[test]
+fn a_stdout_that_nobody_reads_is_a_failure() {
+    let script = "mkfifo pipe; exec 3<>pipe 4>pipe 3<&-; lockrun acquire -l calc --expires 60 >&4";
+    let outcome = assert_let_go_after(script);
+    outcome.assert_code(125).assert_one_line(&["stdout", "pipe"]);
+}
+
+#[test]
+fn a_closed_stdin_or_stderr_is_none() {
+    for script in ["<&-", "2>&-", "<&- 2>&-"] {
+        let sandbox = Sandbox::new();
+        let script = format!(r#"T=$(lockrun acquire -l calc --owner $$ {script}) && lockrun release "$T""#);
+        sandbox.sh(&script).run().assert_code(0);
+    }
+}
+
+#[test]
+fn acquire_that_was_told_to_end_ends_by_that_signal_and_holds_nothing() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGKILL] {
+        let waiter = sandbox.lockrun(&["acquire", "-l", "calc"]).start().until_waiting();
+        waiter.signal(signal);
+        waiter.wait().assert_signal(signal).assert_stdout("");
+    }
+    holder.release().assert_code(0);
+    sandbox.assert_free("calc");
+}
