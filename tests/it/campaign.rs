@@ -10,7 +10,7 @@
 //! LOCKRUN_TEST_FULL=1 cargo test --test it campaign:: -- --nocapture
 //! ```
 
-use crate::support::{LIMIT, Running, Sandbox, children};
+use crate::support::{LIMIT, Outcome, Running, Sandbox, children};
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
 use std::env::{current_exe, var, var_os};
@@ -83,7 +83,7 @@ fn turn(sandbox: &Sandbox, random: &mut Random) {
     if killed {
         kill_somebody(&running, is_token, random);
     }
-    let outcome = running.wait();
+    let outcome = end_of(running);
     let expected = match outcome.code {
         Some(0 | 75 | 121 | 123 | 124) => true,
         Some(_) => killed,
@@ -91,6 +91,20 @@ fn turn(sandbox: &Sandbox, random: &mut Random) {
         None => killed || outcome.signal == Some(libc::SIGTERM),
     };
     assert!(expected, "{outcome:?}");
+}
+
+/// How it ended. If it does not, tells first where everybody sleeps.
+fn end_of(mut running: Running) -> Outcome {
+    let start = Instant::now();
+    while !running.has_ended() && start.elapsed() < LIMIT {
+        sleep(Duration::from_millis(1));
+    }
+    if start.elapsed() >= LIMIT {
+        let args = ["-e", "-o", "pid,ppid,sid,stat,wchan:24,args", "--cols", "300"];
+        let list = std::process::Command::new("ps").args(args).output().unwrap();
+        panic!("stuck: {running:?}\n{}", String::from_utf8_lossy(&list.stdout));
+    }
+    running.wait()
 }
 
 fn by_run(sandbox: &Sandbox, random: &mut Random, options: &[&str], letter: &str) -> Running {
