@@ -76,7 +76,8 @@ fn turn(sandbox: &Sandbox, random: &mut Random) {
     let options = [&["-q"], mode, patience, &names].concat();
     let letter = ["x", "s", "p"][usize::from(mode != ["-x"]) + usize::from(mode.len() > 1)];
     // What a token holds can be replaced under those who have the token.
-    let is_token = !names.contains(&"calc") && !(letter == "p" && names.len() > 2) && random.below(3) == 0;
+    let has_one_place = letter != "p" || names.len() == 2;
+    let is_token = !names.contains(&"calc") && has_one_place && random.below(3) == 0;
     let running =
         if is_token { by_token(sandbox, &options, letter) } else { by_run(sandbox, random, &options, letter) };
     let killed = random.below(5) == 0;
@@ -234,7 +235,7 @@ fn locker() {
     };
     let start = Instant::now();
     let mut turns = 0;
-    while turns < 2000 && !File::open("overlap").is_ok() && start.elapsed() < LIMIT / 4 {
+    while turns < 2000 && File::open("overlap").is_err() && start.elapsed() < LIMIT / 4 {
         turns += 1;
         lock_once(&variant);
     }
@@ -271,7 +272,7 @@ fn lock_once(variant: &str) {
         }
         "ignores readers" => {
             let file = open_lock();
-            let mode = if std::process::id() % 2 == 0 { "s" } else { "x" };
+            let mode = if std::process::id().is_multiple_of(2) { "s" } else { "x" };
             flock(&file, FlockOperation::LockShared).unwrap();
             drop(witness("calc", mode, None));
         }

@@ -115,6 +115,8 @@ mod wait;
 
 /// Thousands of grants of every kind, and locks that are broken on purpose.
 mod campaign;
+/// `acquire --timeout 0`.
+mod impatient_acquire;
 /// `--max-waiters`.
 mod max_waiters;
 /// Readers, writers, places and sets in one queue.
