@@ -110,5 +110,15 @@ mod installation;
 
 // Tokens.
 
+/// `check --json`, `renew`.
+mod token_check_renew;
+/// From acquire to release, with every lock option.
+mod token_cycle;
+/// Tokens, commands and flock(1) exclude each other.
+mod token_exclusion;
 /// Tokens that reach nobody; processes killed or slow at any system call.
 mod token_hand_over;
+/// What the process behind a token keeps of its caller.
+mod token_holder;
+/// Where tokens come from; several at once.
+mod token_words;
