@@ -112,6 +112,8 @@ mod installation;
 
 /// `check --json`, `renew`.
 mod token_check_renew;
+/// Bad and many clients of the process behind a token.
+mod token_clients;
 /// From acquire to release, with every lock option.
 mod token_cycle;
 /// Tokens, commands and flock(1) exclude each other.
@@ -120,5 +122,11 @@ mod token_exclusion;
 mod token_hand_over;
 /// What the process behind a token keeps of its caller.
 mod token_holder;
+/// Locks lost while somebody has their token.
+mod token_lost;
+/// `--owner PID`.
+mod token_owner;
+/// Wrong, foreign, old and forged tokens; other users; impostors.
+mod token_secrets;
 /// Where tokens come from; several at once.
 mod token_words;
