@@ -98,7 +98,7 @@ fn verbose_tells_the_path_and_the_wait() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "60"]).run();
     let file = sandbox.lock_file("calc");
-    outcome.assert_code(0).assert_one_line(&["calc", file.to_str().unwrap(), "waited"]);
+    outcome.assert_code(0).assert_stderr_has(&["lockrun: calc: locked", file.to_str().unwrap(), "waited"]);
 }
 
 #[test]

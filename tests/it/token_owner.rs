@@ -69,7 +69,7 @@ fn with_an_expiry_the_first_of_both_counts() {
     let sandbox = Sandbox::new();
     let owner = owner(&sandbox);
     let pid = owner.pid().to_string();
-    let token = sandbox.acquire(&["-l", "calc", "--owner", &pid, "--expires", "20ms"]);
+    let token = sandbox.acquire(&["-l", "calc", "--owner", &pid, "--expires", "1s"]);
     eventually("it expires", || !is_held(&sandbox.lock_file("calc")));
     sandbox.release(&token).assert_code(123).assert_stderr_has(&["expired at 2"]);
     assert!(is_alive(owner.pid()));
