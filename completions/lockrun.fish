@@ -2,7 +2,7 @@
 
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_lockrun_global_optspecs
-    string join \n l/name= file= d/dir= t/timeout= n/nonblock s/shared slots= slot= max-waiters= replace reentrant E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= h/help
+    string join \n l/name= file= d/dir= t/timeout= n/nonblock s/shared slots= slot= max-waiters= replace reentrant E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= report= h/help
 end
 
 function __fish_lockrun_needs_command
@@ -39,6 +39,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND
 complete -c lockrun -n "__fish_lockrun_needs_command" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the `command` or its whole `tree` ends' -r -f -a "command\t'Until COMMAND ends'
 tree\t'Until everything that it started has ended'"
+complete -c lockrun -n "__fish_lockrun_needs_command" -l report -d 'Append one line of JSON about the run to FILE' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s n -l nonblock -d 'Do not wait: --timeout 0'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Share the lock with others who share it'
 complete -c lockrun -n "__fish_lockrun_needs_command" -l replace -d 'End the holder, and take one\'s turn'
@@ -51,6 +52,12 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Give the locks of tokens back'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Push a token\'s expiry out'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Is the token\'s lock still held?'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'Show locks: free or held, by whom, since when, how many wait'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Would \'lockrun --timeout 0\' get the lock now?'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock let go'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove the lock files that nobody uses, and print their names'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
@@ -73,6 +80,25 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Ex
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l file -d 'The lock on this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l json -d 'Print JSON, with every holder'
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l file -d 'The lock on this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l file -d 'The lock on this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s t -l timeout -d 'Longest wait [default: forever]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l file -d 'The lock on this file or directory' -r -F
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time until KILL [default: 10]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'
+complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand completions" -s h -l help -d 'Print help'
 
 # The names of the locks in the directory that the line is about.
 function __fish_lockrun_names
@@ -115,3 +141,6 @@ end
 
 complete -c lockrun -f
 complete -c lockrun -n __fish_lockrun_in_command -f -a '(__fish_lockrun_command)'
+for subcommand in list status wait
+    complete -c lockrun -n "__fish_lockrun_using_subcommand $subcommand" -f -a '(__fish_lockrun_names)'
+end

@@ -43,7 +43,7 @@ pub struct Run {
         long,
         alias = "no-fork",
         short_alias = 'F',
-        conflicts_with_all = ["expires", "kill_after", "hold"],
+        conflicts_with_all = ["expires", "kill_after", "hold", "report"],
         help_heading = "Run options"
     )]
     pub exec: bool,
@@ -69,6 +69,12 @@ pub struct Run {
     /// as it lives.
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Run options")]
     pub hold: Option<Hold>,
+
+    /// Append one line of JSON about the run to FILE
+    ///
+    /// Name, command, times, how long it waited and held, exit code, fence.
+    #[arg(long, value_name = "FILE", help_heading = "Run options")]
+    pub report: Option<PathBuf>,
 
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND", hide = true)]
@@ -262,6 +268,145 @@ pub struct Check {
     pub json: bool,
 }
 
+/// Which locks are meant, by those who do not take them.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// A lock's name
+    #[arg(value_name = "LOCK")]
+    pub lock: Vec<OsString>,
+
+    /// The lock on this file or directory
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    pub file: Vec<PathBuf>,
+
+    /// The locks directory [env: LOCKRUN_DIR]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Show locks: free or held, by whom, since when, how many wait.
+///
+/// Without LOCK, all that have a file in the locks directory. Looking
+/// disturbs nobody.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun list",
+    override_usage = "lockrun list [OPTIONS] [LOCK]...",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct List {
+    /// Which ones.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Print JSON, with every holder
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print the names alone, for shells to complete.
+    #[arg(long, hide = true)]
+    pub names: bool,
+}
+
+/// Would 'lockrun --timeout 0' get the lock now?
+///
+/// Says nothing. Exit code 0 if it would, 1 if not, 125 if that cannot be
+/// known.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun status",
+    override_usage = "lockrun status [OPTIONS] LOCK",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct Status {
+    /// Which one.
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Wait until locks are free, without taking them.
+///
+/// Several: until all are free at the same time. Holds nobody up.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun wait",
+    override_usage = "lockrun wait [OPTIONS] LOCK...",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct Wait {
+    /// Which ones.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Longest wait [default: forever]
+    ///
+    /// Exit code 124 when the time is over.
+    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_limit, allow_hyphen_values = true)]
+    pub timeout: Option<Limit>,
+}
+
+/// Make the holder of a lock let go.
+///
+/// A lockrun ends its command and all it started, and exits with 123; a token
+/// is let go; anybody else gets TERM and then KILL. Only processes that the
+/// kernel shows to hold the lock now are signalled.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun break",
+    override_usage = "lockrun break [OPTIONS] LOCK",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct Break {
+    /// Which one.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Time until KILL [default: 10]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true)]
+    pub kill_after: Option<Duration>,
+}
+
+/// Remove the lock files that nobody uses, and print their names.
+///
+/// Safe at any time: who holds a lock, or waits for it, keeps it.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun prune", max_term_width = 80, args_override_self = true)]
+pub struct Prune {
+    /// Only print what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// The locks directory [env: LOCKRUN_DIR]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Print the completions for a shell.
+///
+/// For bash, in ~/.bashrc: eval "$(lockrun completions bash)"
+#[derive(Parser, Debug)]
+#[command(name = "lockrun completions", max_term_width = 80)]
+pub struct Completions {
+    /// bash, zsh or fish
+    #[arg(value_enum, value_name = "SHELL", hide_possible_values = true)]
+    pub shell: Shell,
+}
+
+/// Shells that completions are made for.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shell {
+    /// GNU bash
+    Bash,
+    /// The Z shell
+    Zsh,
+    /// The friendly interactive shell
+    Fish,
+}
+
 /// What was asked for.
 pub enum Command {
     /// The main job.
@@ -274,6 +419,18 @@ pub enum Command {
     Renew(Renew),
     /// See whether it is still held.
     Check(Check),
+    /// Show locks.
+    List(List),
+    /// Is a lock free?
+    Status(Status),
+    /// Wait until locks are free.
+    Wait(Wait),
+    /// Make a holder let go.
+    Break(Break),
+    /// Remove unused lock files.
+    Prune(Prune),
+    /// Print a shell's completions.
+    Completions(Completions),
 }
 
 const AFTER_ACQUIRE_HELP: &str = "\
@@ -293,6 +450,8 @@ Exit codes:
 const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks that outlive one command, by token
+  list, status, wait, break, prune  see locks, end holders, clean up
+  completions                      for bash, zsh and fish
 
 See 'lockrun --help' or lockrun(1) for more.";
 
@@ -302,6 +461,12 @@ Other commands, each with its own --help:
   lockrun release [TOKEN]...     give it back
   lockrun renew [TOKEN]          push its expiry out
   lockrun check [TOKEN]          is it still held?
+  lockrun list [LOCK]...         who holds what, since when; --json
+  lockrun status LOCK            exit code 0: free, 1: not
+  lockrun wait LOCK...           until it is free, without taking it
+  lockrun break LOCK             make the holder let go
+  lockrun prune                  remove lock files that nobody uses
+  lockrun completions SHELL      bash, zsh, fish
 
 Examples:
   lockrun -- backup.sh --all               the same command line never twice at once
@@ -333,6 +498,12 @@ pub fn tree() -> clap::Command {
         .subcommand(named(Release::command(), "release"))
         .subcommand(named(Renew::command(), "renew"))
         .subcommand(named(Check::command(), "check"))
+        .subcommand(named(List::command(), "list"))
+        .subcommand(named(Status::command(), "status"))
+        .subcommand(named(Wait::command(), "wait"))
+        .subcommand(named(Break::command(), "break"))
+        .subcommand(named(Prune::command(), "prune"))
+        .subcommand(named(Completions::command(), "completions"))
 }
 
 /// Reads the command line.
@@ -349,6 +520,12 @@ pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
         Some("release") => Release::try_parse_from(rest()).map(Command::Release),
         Some("renew") => Renew::try_parse_from(rest()).map(Command::Renew),
         Some("check") => Check::try_parse_from(rest()).map(Command::Check),
+        Some("list") => List::try_parse_from(rest()).map(Command::List),
+        Some("status") => Status::try_parse_from(rest()).map(Command::Status),
+        Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
+        Some("break") => Break::try_parse_from(rest()).map(Command::Break),
+        Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
+        Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
         _ => Run::try_parse_from(&words).map(|options| Command::Run(Box::new(options))),
     };
     parsed.map_err(|error| refuse(&error, &words))

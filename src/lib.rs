@@ -7,7 +7,7 @@
 //! - [`lock`]: engines that grant locks
 //! - [`child`]: COMMAND, from waiting for its turn to its end
 //! - [`holder`]: the process behind a token, and how it is spoken to
-//! - [`waiting`], [`message`]: what people see
+//! - [`waiting`], [`message`], [`table`]: what people see
 //! - [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
 //! - [`sys`]: the system calls that need `unsafe`
@@ -30,6 +30,7 @@ pub mod name;
 pub mod process;
 pub mod record;
 pub mod sys;
+pub mod table;
 pub mod token;
 pub mod users;
 pub mod waiting;
@@ -43,6 +44,12 @@ pub fn main() -> u8 {
         Ok(cli::Command::Release(options)) => command::release::release(&options),
         Ok(cli::Command::Renew(options)) => command::renew::renew(&options),
         Ok(cli::Command::Check(options)) => command::check::check(&options),
+        Ok(cli::Command::List(options)) => command::list::list(options),
+        Ok(cli::Command::Status(options)) => command::status::status(options),
+        Ok(cli::Command::Wait(options)) => command::wait::wait(options),
+        Ok(cli::Command::Break(options)) => command::break_lock::break_lock(options),
+        Ok(cli::Command::Prune(options)) => command::prune::prune(options),
+        Ok(cli::Command::Completions(options)) => command::completions::completions(&options),
         Err(exit) => exit,
     };
     exit.finish()

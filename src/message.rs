@@ -6,10 +6,10 @@ use crate::duration;
 use crate::escape::{printable, shorten};
 use crate::lock::Holder;
 use crate::lock::file::Advice;
-use crate::users;
+use crate::process;
 
 /// How much of a holder's command line is shown.
-const COMMAND_SHOWN: usize = 60;
+const COMMAND_SHOWN: usize = 120;
 /// How much of a lock's name is shown.
 const NAME_SHOWN: usize = 80;
 
@@ -60,20 +60,15 @@ pub fn shown_name(name: &[u8]) -> String {
 
 /// A process that did something to us: `pid 4242 (lockrun --replace …), user
 /// root`, as far as it can still be seen.
-pub fn process(pid: i32) -> String {
-    use std::os::unix::fs::MetadataExt;
+pub fn by(pid: i32) -> String {
     if pid == 0 {
         return "a process that cannot be seen from here".into();
     }
     let mut text = format!("pid {pid}");
-    if let Ok(words) = std::fs::read(format!("/proc/{pid}/cmdline"))
-        && !words.is_empty()
-    {
-        let words = words.strip_suffix(b"\0").unwrap_or(&words).split(|b| *b == 0).collect::<Vec<_>>().join(&b' ');
-        text += &format!(" ({})", shorten(&printable(&words), COMMAND_SHOWN));
+    if let Some(line) = process::command_line(pid) {
+        text += &format!(" ({})", shorten(&printable(&line), COMMAND_SHOWN));
     }
-    if let Ok(process) = std::fs::metadata(format!("/proc/{pid}")) {
-        let user = users::name_of(process.uid()).unwrap_or_else(|| process.uid().to_string());
+    if let Some(user) = process::user(pid) {
         text += &format!(", user {}", printable(user.as_bytes()));
     }
     text

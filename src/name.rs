@@ -58,10 +58,45 @@ fn hashed(encoded: &str, name: &[u8]) -> String {
     stem
 }
 
+/// The name behind a stem, if the stem is one of ours and not a hash.
+pub fn of_stem(text: &str) -> Option<Vec<u8>> {
+    let mut name = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            name.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+        } else {
+            name.push(byte);
+        }
+    }
+    // There are other files in the world that end in `.lock`.
+    (!name.is_empty() && stem(&name) == text).then_some(name)
+}
+
+/// Whether a name that is known only up to its end may be the one behind a
+/// stem that ends in a hash; `None` if that does not end in a hash.
+pub fn may_begin(stem_with_hash: &str, beginning: &[u8]) -> Option<bool> {
+    let (kept, hash) = stem_with_hash.rsplit_once(MARK)?;
+    let is_hash = hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit()) && !kept.is_empty();
+    is_hash.then(|| {
+        let encoded = stem(beginning);
+        let shown = encoded.rsplit_once(MARK).map_or(encoded.as_str(), |(shown, _)| shown);
+        kept.starts_with(shown) || shown.starts_with(kept)
+    })
+}
+
 /// The stem under which lockrun keeps what belongs to a file locked by path:
 /// its identity, so that two spellings of one file share it.
 pub fn path_stem(device: u64, inode: u64) -> String {
     format!("{MARK}{device:x}-{inode:x}")
+}
+
+/// The device and inode in such a stem.
+pub fn of_path_stem(stem: &str) -> Option<(u64, u64)> {
+    let (device, inode) = stem.strip_prefix(MARK)?.split_once('-')?;
+    let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    Some((number(device)?, number(inode)?))
 }
 
 /// One word of a command line as a POSIX shell would need it.
@@ -96,21 +131,6 @@ mod tests {
 
     use super::*;
 
-    /// The inverse of [`stem`], as its doc comment describes the encoding.
-    fn decode(stem: &str) -> Option<Vec<u8>> {
-        let mut bytes = stem.bytes();
-        let mut name = Vec::new();
-        while let Some(byte) = bytes.next() {
-            if byte == b'%' {
-                let digits = [bytes.next()?, bytes.next()?];
-                name.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-            } else {
-                name.push(byte);
-            }
-        }
-        Some(name)
-    }
-
     fn is_file_name(stem: &str) -> bool {
         !stem.is_empty()
             && stem.len() <= LONGEST_STEM
@@ -123,9 +143,9 @@ mod tests {
         fn any_name_is_one_file_inside_the_directory(name in vec(1u8.., 1..2000)) {
             let stem = stem(&name);
             prop_assert!(is_file_name(&stem), "{stem}");
-            match decode(&stem) {
+            match of_stem(&stem) {
                 Some(back) => prop_assert_eq!(back, name),
-                None => prop_assert!(stem.len() > LONGEST_STEM - 3 && stem.contains(MARK)),
+                None => prop_assert_eq!(may_begin(&stem, &name[..60]), Some(true)),
             }
         }
 
@@ -151,6 +171,15 @@ mod tests {
                 .unwrap();
             prop_assert_eq!(output.stdout, word);
         }
+    }
+
+    #[test]
+    fn what_is_no_stem_of_ours_has_no_name() {
+        for text in ["", ".x", "a b", "%4", "%zz", "%41", "%2fetc", "-x"] {
+            assert_eq!(of_stem(text), None, "{text}");
+        }
+        assert_eq!(of_path_stem(&path_stem(0xfe00, 99)), Some((0xfe00, 99)));
+        assert_eq!(may_begin("a%-1", b"a"), None);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Processes as /proc shows them: parents, children, states.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::users;
 
 /// The children of all threads of a process.
 pub fn children(pid: i32) -> Vec<i32> {
@@ -19,6 +22,21 @@ pub fn parent(pid: i32) -> Option<i32> {
 /// The parent, its parent and so on.
 pub fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
     std::iter::successors(parent(pid), |pid| parent(*pid))
+}
+
+/// The command line, its words separated by blanks; `None` for a process
+/// that is gone or has none.
+pub fn command_line(pid: i32) -> Option<Vec<u8>> {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut line = words.strip_suffix(&[0]).unwrap_or(&words).to_vec();
+    line.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    (!line.is_empty()).then_some(line)
+}
+
+/// The login name of the user, or the number.
+pub fn user(pid: i32) -> Option<String> {
+    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    Some(users::name_of(uid).unwrap_or_else(|| uid.to_string()))
 }
 
 /// Whether /proc shows the processes that we know by their ids: it is not

@@ -42,6 +42,16 @@ pub struct Record {
     /// The place in a pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
+    /// So many places the pool has for this holder.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slots: Option<u32>,
+    /// Whether others who share it may hold the lock, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub shared: bool,
+    /// The grant before this one, and how and when it ended, if it was a
+    /// token's: for whoever still has the token.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub previous: Option<(u64, String)>,
     /// How and when a token's lock was given back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended: Option<String>,
@@ -93,6 +103,9 @@ impl Record {
             expires: claim.expires.and_then(|after| now.checked_add(after)).map(timestamp),
             owner: claim.owner,
             slot: None,
+            slots: None,
+            shared: false,
+            previous: None,
             ended: None,
             name: String::from_utf8_lossy(name).into_owned(),
             command: String::from_utf8_lossy(&claim.command).into_owned(),

@@ -34,21 +34,34 @@ pub struct Token {
     /// Names of the locks.
     #[serde(rename = "n")]
     pub name: String,
-    /// The grant.
-    #[serde(rename = "f")]
-    pub fence: u64,
+    /// The grants, of one lock or of a set.
+    #[serde(rename = "g")]
+    pub grants: Vec<Granted>,
     /// Its place in a pool.
     #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
     /// The locks directory, absolute.
     #[serde(rename = "d", with = "base64")]
     pub dir: Vec<u8>,
-    /// The file in it that remembers the grant.
+}
+
+/// One grant.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Its number.
+    #[serde(rename = "f")]
+    pub fence: u64,
+    /// The file in the locks directory that remembers it.
     #[serde(rename = "r")]
     pub file: String,
 }
 
 impl Token {
+    /// The number of the grant; of a set, that of its first lock.
+    pub fn fence(&self) -> u64 {
+        self.grants.first().map_or(0, |grant| grant.fence)
+    }
+
     /// The locks directory.
     pub fn dir(&self) -> &Path {
         Path::new(std::ffi::OsStr::from_bytes(&self.dir))
@@ -98,7 +111,7 @@ mod base64 {
 /// Never the secret: what is printed for debugging may end up in a log.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({}, fence {})", self.name, self.fence)
+        write!(f, "Token({}, fence {})", self.name, self.fence())
     }
 }
 
@@ -112,10 +125,9 @@ mod tests {
             secret: Token::random().unwrap(),
             uid: 0,
             name: "de ploy".into(),
-            fence: u64::MAX,
             slot: Some(3),
             dir: b"/run/lock\xff run".to_vec(),
-            file: "de%20ploy.lock".into(),
+            grants: vec![Granted { fence: u64::MAX, file: "de%20ploy.lock".into() }],
         }
     }
 

@@ -48,8 +48,12 @@ _lockrun_line() {
     elif [[ $prev == = ]]; then
         prev=${COMP_WORDS[COMP_CWORD - 2]}
     fi
-    case $prev in
-    -l | --name) __lockrun_names "$dir" ;;
+    case ${COMP_WORDS[1]}:$prev:$cur in
+    *:-l:* | *:--name:*) __lockrun_names "$dir" ;;
+    *:-d:* | *:--dir:* | *:--file:* | *:-t:* | *:--timeout:* | *:-*) _lockrun "$1" "$cur" "$prev" ;;
+    list:* | status:* | wait:*)
+        if ((COMP_CWORD > 1)); then __lockrun_names "$dir"; else _lockrun "$1" "$cur" "$prev"; fi
+        ;;
     *) _lockrun "$1" "$cur" "$prev" ;;
     esac
 }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Result, anyhow};
 
-pub use supervise::{Cause, Early, Outcome, Supervision, supervise};
+pub use supervise::{Cause, Early, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
 pub use waiter::{Granted, Verdict, Waited, Waiter, Watch};
 

@@ -84,7 +84,17 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
         match sys::next_signal(state.pause()) {
             Arrived::Timer => state.end_tree(&plan, Cause::Expired),
             Arrived::Nothing => state.kill_if_due(&plan),
-            Arrived::Child => {}
+            Arrived::Child { ended } => {
+                // Without asking wait(2) first: somebody waits for the lock.
+                if let Some((pid, ended)) = ended
+                    && pid == plan.command.as_raw_nonzero().get()
+                {
+                    state.ended = Some(ended.map_or_else(Ended::Signal, Ended::Code));
+                }
+                if let Some(outcome) = state.outcome(&plan).filter(|_| !plan.hold_tree && state.cause.is_none()) {
+                    return Ok(outcome);
+                }
+            }
             Arrived::Signal { number, from_kernel, sender } => {
                 // Whether COMMAND goes on already decides about a CONT.
                 state.reap(&mut plan);
@@ -92,6 +102,12 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
             }
         }
     }
+}
+
+/// Reads the status of every child that has ended, so that none stays a
+/// zombie as long as we go on.
+pub fn reap() {
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -201,6 +201,7 @@ impl Waiter {
         if getppid().is_some_and(|now| now != parent) {
             sys::exit_now(125);
         }
+        sys::become_waiter();
         let held = match wait(place) {
             Ok(Verdict::Granted(held)) => held,
             Ok(Verdict::Again) => cell.end(AGAIN),
@@ -248,7 +249,7 @@ impl Waiter {
                 Arrived::Signal { number, sender, .. } if number == sys::NOTIFY() && sender == self.child_id() => {
                     return Ok(self.granted(None));
                 }
-                Arrived::Child => {
+                Arrived::Child { .. } => {
                     if let Some(waited) = self.child_changed()? {
                         return Ok(waited);
                     }

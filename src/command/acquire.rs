@@ -20,9 +20,10 @@ use crate::holder::{self, Holder};
 use crate::lock::file::FileHeld;
 use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
 use crate::message;
+use crate::process;
 use crate::record::Claim;
 use crate::sys::{self, Arrived};
-use crate::token::Token;
+use crate::token::{self, Token};
 
 /// Nobody's lock is forgotten for longer.
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
@@ -126,7 +127,9 @@ impl Acquisition {
             Waiter::start(kit, true, wait, hold).context("cannot start the process that holds the lock")?;
         // The new process's ends stay open only there: its end is ours.
         let Kit { callers_line: line, .. } = kit;
-        match waiter.watch(&self.asked.patience, &mut waiting)? {
+        // One that does not wait is answered by the child, when it has looked.
+        let deadline = self.asked.patience.deadline.filter(|_| self.asked.patience.queue);
+        match waiter.watch(&Patience { deadline, ..self.asked.patience }, &mut waiting)? {
             Waited::Again => Ok(None),
             Waited::TimedOut => Ok(Some(self.asked.timed_out())),
             Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
@@ -156,10 +159,12 @@ impl Acquisition {
             secret: Token::random()?,
             uid: rustix::process::geteuid().as_raw(),
             name: self.asked.name.clone(),
-            fence: grants[0].fence,
             dir: dir.as_os_str().as_bytes().to_vec(),
             slot: grants[0].slot,
-            file: grants[0].file.clone(),
+            grants: grants
+                .iter()
+                .map(|grant| token::Granted { fence: grant.fence, file: grant.file.clone() })
+                .collect(),
         };
         sys::detach();
         sys::retitle(format!("lockrun: holds {}", self.asked.name).as_bytes(), &KEPT_ENVIRONMENT);
@@ -227,7 +232,6 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
 
 /// For whom a token is held, as people know it.
 fn described(pid: Option<i32>) -> Vec<u8> {
-    let words = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok()).unwrap_or_default();
-    let words: Vec<_> = words.split(|b| *b == 0).filter(|word| !word.is_empty()).collect();
-    [&b"token for "[..], &words.join(&b' ')].concat()
+    let line = pid.and_then(process::command_line).unwrap_or_default();
+    [&b"token for "[..], &line].concat()
 }

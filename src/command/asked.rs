@@ -20,7 +20,8 @@ use crate::sys::{self, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
-const DIR: &str = "LOCKRUN_DIR";
+/// Names the locks directory where `--dir` does not.
+pub const DIR: &str = "LOCKRUN_DIR";
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
 /// A lock that is asked for.
@@ -143,7 +144,7 @@ impl Asked {
         if signal != sys::REPLACE() {
             return Exit::Signal(signal);
         }
-        let by = message::process(sender);
+        let by = message::by(sender);
         message::tell_about(&self.name, &format!("replaced while waiting, by {by}; the command was not started"));
         Exit::Lost
     }

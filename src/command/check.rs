@@ -51,7 +51,7 @@ fn print(token: &Token, state: &State) -> Result<()> {
     let report = Report {
         name: &token.name,
         slot: token.slot,
-        fence: token.fence,
+        fence: token.fence(),
         expires: state.expires.as_deref(),
         remaining: state.remaining.map(|left| left.as_secs_f64()),
     };

@@ -3,8 +3,17 @@
 
 pub mod acquire;
 mod asked;
+pub mod break_lock;
 pub mod check;
+pub mod completions;
+pub mod list;
+pub mod prune;
 pub mod release;
 pub mod renew;
+mod report;
 pub mod run;
+pub mod status;
+mod stdout;
 mod tokens;
+pub mod wait;
+mod which;

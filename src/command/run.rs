@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::asked::Asked;
+use super::report::Report;
 use crate::child::{self, Cause, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter, Watch};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{FileHeld, FilePlace, FileStore, HELD_VARIABLE};
+use crate::lock::file::{FileHeld, FilePlace, FileStore, HELD_VARIABLE, Target};
 use crate::lock::{Answer, Grant, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
@@ -49,10 +50,19 @@ const CAUGHT_AS_INIT: [i32; 11] = [
 
 /// Runs the command under its lock and says how lockrun has to end.
 pub fn run(options: cli::Run) -> Exit {
-    Job::new(options).and_then(Job::run).unwrap_or_else(|error| {
+    let failed = |error| {
         message::tell_error(&error);
         Exit::Failed
-    })
+    };
+    let mut job = match Job::new(options) {
+        Ok(job) => job,
+        Err(error) => return failed(error),
+    };
+    let exit = job.run().unwrap_or_else(failed);
+    if let Some(report) = job.report {
+        report.finish(exit);
+    }
+    exit
 }
 
 /// One call, from its options to its end.
@@ -64,6 +74,7 @@ struct Job {
     expires: Option<Duration>,
     kill_after: Duration,
     hold_tree: bool,
+    report: Option<Report>,
 }
 
 /// A lock is held and COMMAND is running.
@@ -71,18 +82,22 @@ struct Running {
     held: FileHeld,
     supervision: Supervision,
     granted_at: Duration,
+    fence: u64,
 }
 
 impl Job {
     fn new(options: cli::Run) -> Result<Self> {
         let words = words(options.shell, options.command)?;
+        let report = options.report.as_deref().map(Report::open).transpose()?;
         let quoted = || name::of_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
         let mask = sys::block_all();
         let ignore_child_death = sys::default_on_child_death();
         let asked = Asked::new(options.lock, quoted, mask)?;
         let expires = options.expires.and_then(duration::Limit::finite);
         let command = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>().join(&b' ');
+        let names = || asked.store.targets().iter().map(Target::name).collect::<Vec<_>>().join(&b'\n');
         Ok(Self {
+            report: report.map(|report| report.about(&names(), &command)),
             claim: asked.claim(command, expires),
             exec: child::prepare(&words, &[NAME, FENCE, SLOT, HELD_VARIABLE], mask, ignore_child_death)?,
             asked,
@@ -93,7 +108,7 @@ impl Job {
         })
     }
 
-    fn run(mut self) -> Result<Exit> {
+    fn run(&mut self) -> Result<Exit> {
         loop {
             match self.asked.store.request(&self.asked.patience)? {
                 Answer::Granted(held) if self.become_command => return self.become_command(held),
@@ -111,17 +126,17 @@ impl Job {
     }
 
     /// The lock was free: COMMAND is started as a child.
-    fn run_at_once(mut self, mut held: FileHeld) -> Result<Exit> {
+    fn run_at_once(&mut self, mut held: FileHeld) -> Result<Exit> {
         let tree = Tree::of_what_follows();
         let granted_at = sys::suspend_aware_now();
-        self.settle(&mut held)?;
+        let fence = self.settle(&mut held)?.first().map_or(0, |grant| grant.fence);
         held.step_aside();
         self.asked.tell_granted();
         let pending = sys::pending();
         match sys::spawn(&self.exec).context("cannot start a process")? {
             Ok(command) => {
                 let supervision = self.supervision(command, tree, granted_at, Early::Pending(pending));
-                self.finish(Running { held, supervision, granted_at })
+                self.finish(Running { held, supervision, granted_at, fence })
             }
             Err(errno) => {
                 held.release()?;
@@ -131,7 +146,7 @@ impl Job {
     }
 
     /// `--exec`, and the lock was free.
-    fn become_command(mut self, mut held: FileHeld) -> Result<Exit> {
+    fn become_command(&mut self, mut held: FileHeld) -> Result<Exit> {
         self.settle(&mut held)?;
         self.asked.tell_granted();
         let errno = self.exec.exec();
@@ -148,6 +163,7 @@ impl Job {
         // Nothing interrupts the child, and we keep the time for it.
         let patience = Patience { deadline: None, ..self.asked.patience };
         let wait = |mut place: FilePlace| {
+            place.rehearse(claim);
             Ok(match place.wait(&patience)? {
                 Turn::Granted => Verdict::Granted(place.into_held()),
                 Turn::Again | Turn::TimedOut => Verdict::Again,
@@ -173,7 +189,8 @@ impl Job {
                 self.asked.tell_granted();
                 let granted_at = waiter.granted_at();
                 let supervision = self.supervision(child, tree, granted_at, Early::Read(arrived));
-                let exit = self.finish(Running { held: place.into_held(), supervision, granted_at })?;
+                let fence = waiter.fence();
+                let exit = self.finish(Running { held: place.into_held(), supervision, granted_at, fence })?;
                 if let Some(failure) = waiter.failure() {
                     return Err(failure);
                 }
@@ -188,8 +205,9 @@ impl Job {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
         let before = sys::restore(&self.asked.patience.mask);
         // The kernel keeps those from PID 1 that it does not catch.
-        let catch = if rustix::process::getpid().is_init() { &CAUGHT_AS_INIT[..] } else { &STOPPING };
-        let interrupter = sys::Interrupter::new(self.asked.patience.left(), catch)?;
+        let mut catch = if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { STOPPING.to_vec() };
+        catch.push(sys::REPLACE());
+        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch)?;
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);
         sys::restore(&before);
@@ -202,7 +220,8 @@ impl Job {
                 sys::stop_by(signal);
                 Ok(None)
             }
-            (Turn::TimedOut, Some(signal)) => Ok(Some(Exit::Signal(signal))),
+            // Who sent it, a handler is not told.
+            (Turn::TimedOut, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
             (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
             (Turn::Granted, _) => {
                 let mut held = place.into_held();
@@ -241,13 +260,18 @@ impl Job {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
         running.held.release()?;
+        // The next one runs already; now there is time for the dead.
+        child::reap();
         let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
+        if let Some(report) = &self.report {
+            report.held(held_for, running.fence);
+        }
         self.asked.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
         if let Some(cause) = outcome.cause {
             let why = match cause {
                 Cause::Expired => format!("expired after {}", duration::display(self.expires.unwrap_or_default())),
-                Cause::Replaced(by) => format!("replaced by {}", message::process(by)),
-                Cause::Broken(by) => format!("broken by {}", message::process(by)),
+                Cause::Replaced(by) => format!("replaced by {}", message::by(by)),
+                Cause::Broken(by) => format!("broken by {}", message::by(by)),
             };
             self.tell_lost(&format!("{why}: ended the command and all it started"), &outcome);
             return Ok(Exit::Lost);

@@ -90,19 +90,25 @@ pub fn tell_lost(token: &Token, how: &str) {
 
 fn tell_gone(token: &Token) {
     let name = message::shown_name(token.name.as_bytes());
-    let record = std::fs::File::open(token.dir().join(&token.file)).ok().and_then(|file| record::read(&file).record());
-    match record {
-        Some(record) if record.fence == token.fence => match &record.ended {
-            Some(ended) if ended.starts_with("released") => {
-                message::tell_about(&name, &format!("not held any more: {}", printable(ended.as_bytes())));
-            }
-            Some(ended) => tell_lost(token, &printable(ended.as_bytes())),
-            None => tell_lost(token, "its holder was killed, when is not known"),
-        },
-        Some(record) if record.fence > token.fence => {
+    let file = token.grants.first().map(|grant| token.dir().join(&grant.file));
+    let record = file.and_then(|file| std::fs::File::open(file).ok()).and_then(|file| record::read(&file).record());
+    let Some(record) = record else {
+        return tell_lost(token, "not held any more, since when is not known");
+    };
+    let is_ours = record.fence == token.fence();
+    let ended = match &record.previous {
+        Some((fence, ended)) if *fence == token.fence() => Some(ended),
+        _ => record.ended.as_ref().filter(|_| is_ours),
+    };
+    match ended {
+        Some(ended) if ended.starts_with("released") => {
+            message::tell_about(&name, &format!("not held any more: {}", printable(ended.as_bytes())));
+        }
+        Some(ended) => tell_lost(token, &printable(ended.as_bytes())),
+        None if is_ours => tell_lost(token, "its holder was killed, when is not known"),
+        None => {
             let since = printable(record.since.as_bytes());
             tell_lost(token, &format!("not held any more, and granted to others since, last at {since}"));
         }
-        _ => tell_lost(token, "not held any more, since when is not known"),
     }
 }

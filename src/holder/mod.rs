@@ -123,7 +123,7 @@ impl<H: Held> Holding<H> {
                 && let Some((signal, sender)) = asked_to_end.read()
             {
                 let what = if signal == sys::REPLACE() { "replaced" } else { "broken" };
-                return Ok(format!("{what} by {}", message::process(sender)));
+                return Ok(format!("{what} by {}", message::by(sender)));
             }
             if self.hear(&ready[5..])? {
                 sys::exit_now(0);

@@ -7,6 +7,7 @@
 pub mod file;
 
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -28,6 +29,13 @@ pub enum Mode {
         /// Exactly this one; `None`: any.
         which: Option<u32>,
     },
+}
+
+impl Mode {
+    /// Whether this asks for a place of a pool.
+    pub fn is_place(self) -> bool {
+        matches!(self, Mode::Place { .. })
+    }
 }
 
 /// How long to wait, and what may interrupt it.
@@ -150,6 +158,10 @@ pub trait Place {
     /// As [`Store::request`].
     fn wait(&mut self, patience: &Patience) -> Result<Turn>;
 
+    /// Does what a grant will do, without any effect, so that the pages that
+    /// it needs are there when others wait for every microsecond.
+    fn rehearse(&self, claim: &Claim);
+
     /// Leaves the place to the forked process alone: it ends with that one.
     fn leave_to_child(&mut self);
 
@@ -206,4 +218,48 @@ pub struct Holder {
     pub expires: Option<String>,
     /// The process on whose end a token is let go.
     pub owner: Option<i32>,
+    /// When the lock was granted, RFC 3339.
+    pub since: Option<String>,
+    /// The grant's number.
+    pub fence: Option<u64>,
+    /// Its place in a pool.
+    pub slot: Option<u32>,
+    /// So many places the pool has for it.
+    pub slots: Option<u32>,
+}
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// By nobody, for certain.
+    Free,
+    /// By one who excludes all others.
+    Exclusive,
+    /// By one or more who share it.
+    Shared,
+    /// That cannot be seen from here.
+    Unknown,
+}
+
+/// A lock that somebody looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its name, or the path that it was locked by.
+    pub name: Vec<u8>,
+    /// The file that is locked.
+    pub path: PathBuf,
+    /// How it is held.
+    pub state: State,
+    /// Who holds it, as far as can be seen: perhaps nobody although it is
+    /// held.
+    pub holders: Vec<Holder>,
+    /// How many wait for it.
+    pub waiting: usize,
+}
+
+impl Seen {
+    /// Whether somebody who does not wait would get it.
+    pub fn is_free(&self) -> bool {
+        self.state == State::Free && self.waiting == 0
+    }
 }

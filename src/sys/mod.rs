@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+mod arena;
 mod byte_lock;
 mod process;
 mod shared;
@@ -14,6 +15,7 @@ mod signal_fd;
 mod start;
 mod timer;
 
+pub use arena::Arena;
 pub use byte_lock::{ByteLock, Found, Kind};
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
@@ -22,5 +24,5 @@ pub use signal::{
     next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
 };
 pub use signal_fd::SignalFd;
-pub use start::{HOLDER_NAME, above_stdio, detach, remember_arguments, retitle};
+pub use start::{HOLDER_NAME, WAITER_NAME, above_stdio, become_waiter, detach, remember_arguments, retitle};
 pub use timer::{Interrupter, Timer, suspend_aware_now};

@@ -55,8 +55,12 @@ pub struct Mask(libc::sigset_t);
 pub enum Arrived {
     /// The time was over, or nothing that matters came.
     Nothing,
-    /// A child ended, stopped or went on: see wait(2).
-    Child,
+    /// A child ended, stopped or went on: see wait(2). One that ended is
+    /// told at once, if the kernel did not put the news of several together.
+    Child {
+        /// Its process, and its exit code or signal.
+        ended: Option<(i32, Result<u8, i32>)>,
+    },
     /// A [`Timer`](super::Timer) of ours fired.
     Timer,
     /// A signal that somebody sent.
@@ -112,15 +116,23 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
             number => break number,
         }
     };
-    // SAFETY: sigtimedwait returned a signal, so it filled the structure;
-    // si_pid is read only where the code says that it is set.
-    let (code, sender) = unsafe {
+    // SAFETY: sigtimedwait returned a signal, so it filled the structure; its
+    // parts are read only where the code says that they are set.
+    let (code, sender, status) = unsafe {
         let info = info.assume_init();
-        let sent = matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
-        (info.si_code, if sent { info.si_pid() } else { 0 })
+        let is_child = number == libc::SIGCHLD && info.si_code > 0;
+        let has_sender = is_child || matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
+        let sender = if has_sender { info.si_pid() } else { 0 };
+        (info.si_code, sender, if is_child { info.si_status() } else { 0 })
     };
     match number {
-        libc::SIGCHLD => Arrived::Child,
+        libc::SIGCHLD => Arrived::Child {
+            ended: match code {
+                libc::CLD_EXITED => Some((sender, Ok(status as u8))),
+                libc::CLD_KILLED | libc::CLD_DUMPED => Some((sender, Err(status))),
+                _ => None,
+            },
+        },
         // Left over from an interrupter that has done its work.
         n if n == WAKE() && code == libc::SI_TIMER => Arrived::Nothing,
         n if n == TIMER() && code == libc::SI_TIMER => Arrived::Timer,

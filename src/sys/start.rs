@@ -23,6 +23,14 @@ pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
 /// which ps(1) shows without options.
 pub const HOLDER_NAME: &str = "lockrun-holder";
 
+/// And the process that waits for a lock, until it is COMMAND.
+pub const WAITER_NAME: &str = "lockrun-waiter";
+
+/// Calls this process [`WAITER_NAME`].
+pub fn become_waiter() {
+    let _ = rustix::thread::set_name(c"lockrun-waiter");
+}
+
 /// Makes this process one that nobody who called it can be held up by: of a
 /// session of its own, in no directory, with none of the descriptors that it
 /// inherited, and named [`HOLDER_NAME`].

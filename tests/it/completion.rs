@@ -55,6 +55,9 @@ fn names_of_locks() {
     }
     offers(&sandbox, &["lockrun", "--name", "cal"], &["calc", "calendar"], false);
     offers(&sandbox, &["lockrun", "-n", "-l", "b"], &["backup"], false);
+    for command in ["list", "status", "wait"] {
+        offers(&sandbox, &["lockrun", command, "cal"], &["calc", "calendar"], false);
+    }
     offers(&sandbox, &["lockrun", "--name", "a"], &["a/b\\ c"], false);
     let directory = sandbox.path("other").display().to_string();
     sandbox.lockrun(&["-d", &directory, "-l", "cafe", "--", "true"]).run().assert_code(0);
@@ -166,4 +169,14 @@ fn offered(sandbox: &Sandbox, shell: &str, args: &[&str]) -> Vec<String> {
 
 fn completions() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("completions")
+}
+
+#[test]
+fn the_program_prints_them() {
+    let sandbox = Sandbox::new();
+    for (shell, file) in [("bash", "lockrun.bash"), ("zsh", "_lockrun"), ("fish", "lockrun.fish")] {
+        let script = std::fs::read_to_string(completions().join(file)).unwrap();
+        sandbox.lockrun(&["completions", shell]).run().assert_code(0).assert_stdout(&script);
+    }
+    sandbox.lockrun(&["completions", "tcsh"]).run().assert_code(125).assert_one_line(&["tcsh"]);
 }

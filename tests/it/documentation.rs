@@ -234,6 +234,7 @@ fn completed(shell: Shell, script: &str, part: &str) -> String {
         Shell::Zsh => {
             let (first, rest) = script.split_once("\n\n").expect("#compdef stands alone");
             let rest = replaced(rest, ":NAME:'", ":NAME:_lockrun_names'");
+            let rest = replaced(&rest, "A lock'\\''s name:'", "A lock'\\''s name:_lockrun_names'");
             let start = "_lockrun() {\n";
             let in_command = "    if (( ${words[(i)--]} < CURRENT )); then _lockrun_command; return; fi\n";
             let rest = replaced(&rest, start, &format!("{start}{in_command}"));

@@ -140,7 +140,8 @@ fn what_the_caller_had_started_before_is_spared_after_a_wait() {
 #[test]
 fn so_are_their_children_when_they_end() {
     let sandbox = Sandbox::new();
-    let earlier = "sh -c 'sleep 1000 & echo $! >orphan; read line <fifo' &";
+    // Older than lockrun, or it could not be told from what COMMAND started.
+    let earlier = "sh -c 'sleep 1000 & echo $! >orphan; read line <fifo' & until test -s orphan; do :; done;";
     let lockrun = format!("exec lockrun {} -c 'echo >fifo; exec sleep 1000'", SOON.join(" "));
     sandbox.sh(&format!("mkfifo fifo; {earlier} {lockrun}")).run().assert_code(123);
     assert!(is_alive(pid_in(&sandbox.path("work/orphan"))));

@@ -95,6 +95,41 @@ mod queue;
 /// Thousands of grants under an independent witness.
 mod witness;
 
+// Looking at locks.
+
+/// `list --json`: every kind of holder.
+mod list;
+/// `list` for people: columns, widths, colours.
+mod list_table;
+/// `prune`, also against those who take locks meanwhile.
+mod prune;
+/// `--report`.
+mod report;
+/// `status`.
+mod status;
+/// Those who look disturb nobody who takes.
+mod undisturbed;
+/// `wait`.
+mod wait;
+// Pools, sets, and what goes with them.
+
+/// `--max-waiters`.
+mod max_waiters;
+/// Readers, writers, places and sets in one queue.
+mod mixed_queue;
+/// A lock under itself.
+mod nesting;
+/// `--reentrant`.
+mod reentrant;
+/// `--replace`.
+mod replace;
+/// Several `--name` and `--file`.
+mod sets;
+/// `--slot`.
+mod slot;
+/// `--slots`.
+mod slots;
+
 // What is written about it.
 
 /// Imports in `src/` only go down.

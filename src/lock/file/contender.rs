@@ -3,17 +3,19 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::process::getpid;
 
 use super::dir::Advice;
+use super::kernel::{self, Kernel};
 use super::nesting::{self, Marker, Strength};
 use super::open::{self, Identity, Opened};
 use super::places::Places;
 use super::queue::{Queue, Ticket};
-use super::{Dir, Target, holders, rivals};
+use super::{Dir, Target, floor, rivals};
 use crate::lock::{Grant, Mode, Patience};
 use crate::name;
 use crate::record::{self, Claim, Record, Text};
@@ -23,6 +25,8 @@ use crate::sys;
 pub struct Contender {
     target: Target,
     mode: Mode,
+    /// Where a `--file` is, from any directory.
+    path: Option<PathBuf>,
     /// The file that is locked.
     lock: Opened,
     /// Its queue; `None` on a read-only file system, where only the kernel
@@ -47,6 +51,10 @@ impl Contender {
     /// # Errors
     /// See [`open::lock_file`] and [`open::user_file`].
     pub fn open(dir: &Dir, target: &Target, mode: Mode) -> Result<Self> {
+        let path = match target {
+            Target::Name(_) => None,
+            Target::Path(path) => Some(std::path::absolute(path).context("cannot tell where we are")?),
+        };
         let (lock, queue_name) = match target {
             Target::Name(name) => {
                 let file_name = name::stem(name) + ".lock";
@@ -65,6 +73,7 @@ impl Contender {
         Ok(Self {
             target: target.clone(),
             mode,
+            path,
             lock,
             queue: queue.writable.then(|| Queue::on(queue.file)),
             queue_name,
@@ -83,6 +92,11 @@ impl Contender {
         self.queue = None;
         self.fence = Some(fence);
         self.place = place;
+    }
+
+    /// Whether nothing has to be taken.
+    pub fn is_covered(&self) -> bool {
+        self.covered
     }
 
     /// Which file is locked, for the order in which several are taken.
@@ -241,9 +255,19 @@ impl Contender {
         Ok(())
     }
 
-    /// How many wait already, counted up to `most`.
+    /// We have the lock, and wait for another one of our set: not in this
+    /// queue any more.
+    pub fn give_ticket_back(&mut self) {
+        if let (Some(queue), Some(_)) = (&self.queue, self.ticket.take()) {
+            // If it fails, the ticket goes with us.
+            let _ = queue.give_tickets_back();
+        }
+    }
+
+    /// How many wait already, counted up to `most`; not those who end the
+    /// holder.
     pub fn waiting(&self, most: usize) -> Result<usize> {
-        self.queue.as_ref().map_or(Ok(0), |queue| queue.waiting(most)).with_context(|| self.cannot_lock())
+        self.queue.as_ref().map_or(Ok(0), |queue| queue.waiting_patiently(most)).with_context(|| self.cannot_lock())
     }
 
     /// Ends who holds the lock, and who waits before us to do the same.
@@ -265,9 +289,9 @@ impl Contender {
             return Ok(true);
         }
         let queue = open::identity_at(dir, &self.queue_name).with_context(|| self.cannot_lock())?;
-        let lock = match &self.target {
-            Target::Name(_) => queue,
-            Target::Path(path) => open::identity_of(path).with_context(|| self.cannot_lock())?,
+        let lock = match &self.path {
+            None => queue,
+            Some(path) => open::identity_of(path).with_context(|| self.cannot_lock())?,
         };
         Ok(queue == Some(self.queue_identity) && lock == Some(self.lock.identity))
     }
@@ -294,7 +318,7 @@ impl Contender {
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
-    pub fn settle(&mut self, claim: &Claim) -> Result<Grant> {
+    pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<Grant> {
         if let (true, Some(fence)) = (self.covered, self.fence) {
             return Ok(self.grant(fence));
         }
@@ -305,17 +329,8 @@ impl Contender {
         {
             queue.enter_door().with_context(|| self.cannot_lock())?;
         }
-        let text = self.read_own_text()?;
-        let now = SystemTime::now();
-        let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let last = text.record().map_or(0, |record| record.fence);
-        let next = last.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
-        let fence = clock.max(next);
+        let (fence, text) = self.next_record(dir, claim)?;
         if let Some(queue) = &self.queue {
-            let pid = getpid().as_raw_nonzero().get();
-            let mut record = Record::new(claim, self.target.name(), fence, pid, now);
-            record.slot = self.place;
-            let text = record.to_text();
             // A full disk must not keep anybody from locking: the text is a
             // hint, and the clock goes on without it.
             let _ = queue.file().write_all_at(&text, 0);
@@ -325,6 +340,37 @@ impl Contender {
         }
         self.fence = Some(fence);
         Ok(self.grant(fence))
+    }
+
+    /// The number and the text of a grant to us now.
+    fn next_record(&self, dir: &Dir, claim: &Claim) -> Result<(u64, Vec<u8>)> {
+        let text = self.read_own_text()?;
+        let now = SystemTime::now();
+        let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        // Without a record, the file is new: perhaps an older one was pruned.
+        let last = text.record();
+        let highest = last.as_ref().map_or_else(|| floor::read(dir), |record| record.fence);
+        let next =
+            highest.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
+        let fence = clock.max(next);
+        let pid = getpid().as_raw_nonzero().get();
+        let mut record = Record::new(claim, self.target.name(), fence, pid, now);
+        record.slot = self.place;
+        record.shared = self.mode == Mode::Shared;
+        record.previous = last.and_then(|last| Some((last.fence, last.ended?)));
+        record.slots = match self.mode {
+            Mode::Place { of, .. } => Some(of),
+            Mode::Exclusive | Mode::Shared => None,
+        };
+        Ok((fence, record.to_text()))
+    }
+
+    /// See [`Place::rehearse`](crate::lock::Place::rehearse).
+    pub fn rehearse(&self, dir: &Dir, claim: &Claim) {
+        let _ = self.is_current(dir);
+        if let Ok((fence, _)) = self.next_record(dir, claim) {
+            drop(self.grant(fence));
+        }
     }
 
     fn grant(&self, fence: u64) -> Grant {
@@ -338,13 +384,25 @@ impl Contender {
         }
     }
 
-    /// Whether the lock that somebody else holds is held for us: by a token
-    /// of our environment, or of one of our ancestors.
-    pub fn is_held_for_us(&self) -> bool {
-        self.read_text().record().is_some_and(|record| {
-            nesting::is_for_us(&record)
-                || nesting::is_token_for_us(&record, &self.queue_name) && holders::has_lock(record.pid, &self.lock.file)
-        })
+    /// The grant by which the lock is held for us, and how strongly, though
+    /// we have inherited no descriptor of it: by a token of our environment
+    /// or of one of our ancestors, or around us and closed on the way.
+    pub fn held_for_us(&self, around: &[Marker]) -> Option<Marker> {
+        let record = self.read_text().record()?;
+        let fence = record.fence;
+        let strength = match record.slot {
+            Some(place) => Strength::Place(place),
+            None if record.shared => Strength::Shared,
+            None => Strength::Exclusive,
+        };
+        let is_for_us = around.iter().any(|marker| marker.identity == self.lock.identity && marker.fence == fence)
+            || nesting::is_token_for_us(&record, &self.queue_name);
+        (is_for_us && self.is_held_by(record.pid)).then_some(Marker { identity: self.lock.identity, fence, strength })
+    }
+
+    fn is_held_by(&self, pid: i32) -> bool {
+        let kernel = Kernel::look();
+        kernel.id_of(&self.lock.file).is_some_and(|file| kernel::has_now(pid, file))
     }
 
     /// Lets the next in the queue come forward.
@@ -365,10 +423,10 @@ impl Contender {
 
     /// Whether the file at the lock's place is another one by now.
     pub fn is_lost(&self, dir: &Dir) -> bool {
-        let now = match &self.target {
+        let now = match &self.path {
             _ if self.covered => return false,
-            Target::Name(_) => open::identity_at(dir, &self.queue_name),
-            Target::Path(path) => open::identity_of(path),
+            None => open::identity_at(dir, &self.queue_name),
+            Some(path) => open::identity_of(path),
         };
         // Where we cannot look, we do not know that it is gone.
         now.is_ok_and(|now| now != Some(self.lock.identity))

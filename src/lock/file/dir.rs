@@ -1,7 +1,9 @@
 //! The locks directory: where it is, who may use it, what its files may be.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +36,25 @@ impl Dir {
         Self::open_or_make(path)
             .with_context(|| format!("cannot use the locks directory {}", path.display()))
             .context(Advice("check it, or give another --dir"))
+    }
+
+    /// As [`given`](Self::given), or `None` if it is missing: whoever only
+    /// looks makes nothing.
+    ///
+    /// # Errors
+    /// As [`given`](Self::given).
+    pub fn given_if_any(path: &Path) -> Result<Option<Self>> {
+        if is_missing(path) { Ok(None) } else { Self::given(path).map(Some) }
+    }
+
+    /// As [`default_of_user`](Self::default_of_user), or `None` if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// As [`default_of_user`](Self::default_of_user).
+    pub fn default_of_user_if_any() -> Result<Option<Self>> {
+        let missing = default_path().is_ok_and(|path| is_missing(&path));
+        if missing { Ok(None) } else { Self::default_of_user().map(Some) }
     }
 
     /// Opens the directory that belongs to this user id, whatever the
@@ -81,6 +102,20 @@ impl Dir {
         &self.path
     }
 
+    /// The names of its files.
+    ///
+    /// # Errors
+    /// `EACCES`: it can be used, but not read.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let reading = openat(self, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let entries = rustix::fs::Dir::new(reading)?;
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(OsString::from_vec(entry?.file_name().to_bytes().to_vec()));
+        }
+        Ok(names)
+    }
+
     /// Mode for a new file: group and others may lock exactly if they may
     /// write the directory.
     pub fn file_mode(&self) -> Mode {
@@ -100,18 +135,13 @@ impl Dir {
     /// The kind of network or user-space file system that this directory is
     /// on, where locks reach as far as its server lets them.
     pub fn network(&self) -> Option<&'static str> {
-        // From linux/magic.h and the file systems' own headers.
-        let magic = rustix::fs::fstatfs(&*self.fd).ok()?.f_type as u32;
-        Some(match magic {
-            0x6969 => "NFS",
-            0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
-            0x6573_5546 => "FUSE",
-            0x0102_1997 => "9p",
-            0x00c3_6400 => "Ceph",
-            0x5346_414f | 0x6b41_4653 => "AFS",
-            0x0bd0_0bd0 => "Lustre",
-            _ => return None,
-        })
+        network(&*self.fd)
+    }
+
+    /// Whether its files are those of several directories laid over each
+    /// other.
+    pub(super) fn is_overlay(&self) -> bool {
+        rustix::fs::fstatfs(&*self.fd).is_ok_and(|fs| fs.f_type as u32 == 0x794c_7630)
     }
 }
 
@@ -146,9 +176,29 @@ fn default_path() -> Result<PathBuf> {
     Ok(home.join(".local/state/lockrun"))
 }
 
+fn is_missing(path: &Path) -> bool {
+    !path.as_os_str().is_empty() && rustix::fs::stat(path).err() == Some(Errno::NOENT)
+}
+
 fn make_with_parents(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     sys::without_umask(|| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
+}
+
+/// The kind of network or user-space file system that a file is on.
+pub(super) fn network(file: impl AsFd) -> Option<&'static str> {
+    // From linux/magic.h and the file systems' own headers.
+    let magic = rustix::fs::fstatfs(file).ok()?.f_type as u32;
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
+        0x6573_5546 => "FUSE",
+        0x0102_1997 => "9p",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0bd0_0bd0 => "Lustre",
+        _ => return None,
+    })
 }
 
 /// Opens a file in the directory.

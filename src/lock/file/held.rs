@@ -23,7 +23,7 @@ impl FileHeld {
 
 impl Held for FileHeld {
     fn settle(&mut self, claim: &Claim) -> Result<Vec<Grant>> {
-        self.contenders.iter_mut().map(|contender| contender.settle(claim)).collect()
+        self.contenders.iter_mut().map(|contender| contender.settle(&self.dir, claim)).collect()
     }
 
     fn step_aside(&mut self) {

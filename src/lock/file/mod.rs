@@ -29,18 +29,23 @@
 
 mod contender;
 mod dir;
+mod floor;
 mod held;
-mod holders;
+mod kernel;
 mod nesting;
 mod open;
 mod place;
 mod places;
+pub mod prune;
 mod queue;
 mod rivals;
+mod survey;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 use contender::Contender;
 pub use dir::{Advice, Dir};
@@ -49,9 +54,11 @@ pub use nesting::VARIABLE as HELD_VARIABLE;
 use nesting::{Marker, Verdict};
 pub use place::FilePlace;
 pub use queue::MOST_PLACES;
+pub use survey::Survey;
 
 use super::{Answer, Grant, Holder, Mode, Patience, Refusal, Store};
 use crate::name;
+use crate::sys;
 
 /// Which lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +152,8 @@ impl Store for FileStore {
     type Held = FileHeld;
 
     fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
+        // By what was found on the way, not by what we inherited.
+        let mut covered: Vec<Marker> = Vec::new();
         'reopen: loop {
             let mut contenders = self.contenders()?;
             for contender in &mut contenders {
@@ -153,6 +162,9 @@ impl Store for FileStore {
                     Verdict::Ask => {}
                     Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
                     Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
+                }
+                if let Some(marker) = covered.iter().find(|marker: &&Marker| marker.identity == contender.identity()) {
+                    contender.cover(marker.fence, marker.place());
                 }
             }
             for contender in &mut contenders {
@@ -174,13 +186,28 @@ impl Store for FileStore {
                     continue 'reopen;
                 }
             }
+            let suspects: &[_] = match (blocked, self.terms.mode) {
+                (Some(blocked), _) => &contenders[blocked..=blocked],
+                // Sharing with one's own token would be granted, too.
+                (None, Mode::Shared) => &contenders,
+                (None, _) => &[],
+            };
+            for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
+                match contender.held_for_us(&self.around) {
+                    Some(marker) if self.terms.reentrant && marker.strength.covers(self.terms.mode) => {
+                        covered.push(marker);
+                        continue 'reopen;
+                    }
+                    // Another place of the pool may become free.
+                    Some(Marker { strength: nesting::Strength::Place(_), .. }) if self.terms.mode.is_place() => {}
+                    Some(_) => return Ok(Answer::Refused(Refusal::Deadlock)),
+                    None => {}
+                }
+            }
             let Some(blocked) = blocked else {
                 return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
             };
             let contender = &mut contenders[blocked];
-            if contender.is_held_for_us() {
-                return Ok(Answer::Refused(Refusal::Deadlock));
-            }
             if !patience.queue {
                 return Ok(Answer::Refused(Refusal::Busy));
             }
@@ -203,6 +230,18 @@ impl Store for FileStore {
     }
 
     fn holders(&self) -> Vec<Holder> {
-        self.targets.iter().flat_map(|target| holders::of(&self.dir, target)).collect()
+        let survey = Survey::new(Some(&self.dir));
+        self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
     }
+}
+
+/// Makes whoever holds a lock let go.
+///
+/// # Errors
+/// See `rivals::break_lock`; or the lock's file cannot be opened.
+pub fn break_lock(path: &Path, kill_after: Duration) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(sys::above_stdio);
+    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
+    rivals::break_lock(&lock.into(), kill_after)
 }

@@ -17,7 +17,7 @@ use crate::token::Token;
 /// Where COMMAND finds them: one word for each lock.
 pub const VARIABLE: &str = "LOCKRUN_HELD";
 /// Deeper nesting forgets the outermost ones.
-const MOST: usize = 32;
+const MOST: usize = 1024;
 
 /// One lock, held around a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,16 @@ impl Strength {
         }
     }
 
-    fn covers(self, mode: Mode) -> bool {
+    /// Whether a request of this mode asks for no more.
+    pub fn covers(self, mode: Mode) -> bool {
         match self {
             Strength::Exclusive => true,
             Strength::Shared => mode == Mode::Shared,
-            Strength::Place(held) => matches!(mode, Mode::Place { which: Some(place), .. } if place == held),
+            Strength::Place(held) => match mode {
+                Mode::Place { which: Some(place), .. } => place == held,
+                Mode::Place { which: None, of } => held < of,
+                Mode::Exclusive | Mode::Shared => false,
+            },
         }
     }
 }
@@ -160,18 +165,12 @@ fn is_flock_line(line: &str) -> bool {
     line.strip_prefix("lock:").is_some_and(|lock| lock.split_ascii_whitespace().nth(1) == Some("FLOCK"))
 }
 
-/// Whether we have the marker of the very grant of this record, of a lock
-/// that is held, though its descriptor was closed on the way (sudo, Python).
-pub fn is_for_us(record: &Record) -> bool {
-    markers().iter().any(|marker| marker.fence == record.fence)
-}
-
 /// Whether the grant of this record is a token's that we have, or whose owner
 /// we run under.
 pub fn is_token_for_us(record: &Record, file: &str) -> bool {
     let by_token = std::env::var_os("LOCKRUN_TOKEN")
         .and_then(|word| Token::parse(word.as_encoded_bytes()))
-        .is_some_and(|token| token.fence == record.fence && token.file == file);
+        .is_some_and(|token| token.grants.iter().any(|grant| grant.fence == record.fence && grant.file == file));
     by_token
         || record.owner.is_some_and(|owner| {
             let us = rustix::process::getpid().as_raw_nonzero().get();

@@ -49,15 +49,32 @@ fn shown(dir: &Dir, name: &str) -> String {
 
 fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
     loop {
+        if let Some(opened) = try_existing(dir, name)? {
+            return Ok(opened);
+        }
+        match create(dir, name) {
+            Ok(opened) => return Ok(opened),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e).context("cannot create it").context(Advice(advice(e))),
+        }
+    }
+}
+
+/// Opens a lock file if there is one.
+///
+/// # Errors
+/// As [`lock_file`].
+pub fn existing_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
+    try_existing(dir, name).with_context(|| shown(dir, name).to_string())
+}
+
+fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
+    loop {
         // Looked at before it is opened: opening alone can already change
         // something about a FIFO or a device.
         match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => require_plain(&stat)?,
-            Err(Errno::NOENT) => match create(dir, name) {
-                Ok(opened) => return Ok(opened),
-                Err(Errno::EXIST) => continue,
-                Err(e) => return Err(e).context("cannot create it").context(Advice(advice(e))),
-            },
+            Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e).context("cannot look at it").context(Advice(advice(e))),
         }
         // Without O_CREAT: with fs.protected_regular that is refused for
@@ -79,7 +96,7 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
             1 => {}
             _ => bail!("has other hard links; a lock file has one link, so that it cannot be somebody else's file"),
         }
-        return Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable });
+        return Ok(Some(Opened { file: fd.into(), identity: Identity::from(&stat), writable }));
     }
 }
 
@@ -96,7 +113,7 @@ fn create(dir: &Dir, name: &str) -> rustix::io::Result<Opened> {
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: true })
 }
 
-fn require_plain(stat: &Stat) -> Result<()> {
+pub(super) fn require_plain(stat: &Stat) -> Result<()> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => return Ok(()),
         FileType::Symlink => "a symbolic link",

@@ -8,6 +8,7 @@ use super::Dir;
 use super::contender::Contender;
 use super::held::FileHeld;
 use crate::lock::{Patience, Place, Turn};
+use crate::record::Claim;
 
 /// A place in the queue of one lock of a set; those before it are held, those
 /// after it still have to be asked for.
@@ -48,7 +49,18 @@ impl Place for FilePlace {
                     return Ok(Turn::Again);
                 }
                 self.at += 1;
-                let Some(next) = self.contenders.get_mut(self.at) else { return Ok(Turn::Granted) };
+                if self.at == self.contenders.len() {
+                    // The first ones may have been replaced while we waited
+                    // for the last.
+                    for contender in &self.contenders {
+                        if !contender.is_current(&self.dir)? {
+                            return Ok(Turn::Again);
+                        }
+                    }
+                    return Ok(Turn::Granted);
+                }
+                self.contenders[self.at - 1].give_ticket_back();
+                let next = &mut self.contenders[self.at];
                 if !next.enter_door(patience)? {
                     return Ok(Turn::TimedOut);
                 }
@@ -65,6 +77,10 @@ impl Place for FilePlace {
                 }
             }
         }
+    }
+
+    fn rehearse(&self, claim: &Claim) {
+        self.contenders.iter().for_each(|contender| contender.rehearse(&self.dir, claim));
     }
 
     fn leave_to_child(&mut self) {

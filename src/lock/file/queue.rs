@@ -174,6 +174,15 @@ impl Queue {
         Ok(main + self.count(CERTAIN, DOOR, most - main)?)
     }
 
+    /// As [`waiting`](Self::waiting), without those who end the holder.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn waiting_patiently(&self, most: usize) -> io::Result<usize> {
+        let replacers = self.count(REPLACERS, MAIN, usize::MAX)?;
+        Ok(self.waiting(most.saturating_add(replacers))?.saturating_sub(replacers))
+    }
+
     /// The tickets that begin in `from..to`: whichever is found first, those
     /// below it and those above it.
     fn count(&self, from: i64, to: i64, most: usize) -> io::Result<usize> {
@@ -187,6 +196,16 @@ impl Queue {
         count += self.count(from, found.start, most - count)?;
         count += self.count(found.start.max(from) + found.len.max(1), to, most - count)?;
         Ok(count)
+    }
+
+    /// Keeps everybody out of the door while somebody looks: with `Read` on a
+    /// file that is open only for reading. Not asleep; `false` if somebody is
+    /// in it.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn try_block_door(&self, kind: Kind) -> io::Result<bool> {
+        self.bytes().try_lock(kind, DOOR, 1)
     }
 
     /// Joins the queue at its end. Only under the door.
@@ -218,6 +237,14 @@ impl Queue {
             bail!("cannot join the queue: place {} is taken by somebody who did not come through the door", ticket.0);
         }
         Ok(())
+    }
+
+    /// Gives back what tickets this description has.
+    ///
+    /// # Errors
+    /// `ENOLCK`.
+    pub fn give_tickets_back(&self) -> io::Result<()> {
+        self.bytes().unlock(PLACE_LINES, DOOR - PLACE_LINES)
     }
 
     /// Marks the ticket as one of somebody who ends the holder.

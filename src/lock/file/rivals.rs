@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 
 use super::dir::Advice;
-use super::holders;
+use super::kernel::{self, FileId, Kernel};
 use crate::process;
 use crate::sys::{self, Forked};
 
@@ -37,7 +37,9 @@ pub struct Rival {
 /// # Errors
 /// One of them is another user's; those that are ours have been signalled.
 pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
-    let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, || has_ticket(*pid, queue)));
+    let queue = Kernel::look().id_of(queue);
+    let has_ticket = |pid| queue.is_some_and(|queue| has_ticket(pid, queue));
+    let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
     let holding = holding(lock);
     for rival in &waiting {
@@ -53,10 +55,12 @@ pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
 /// # Errors
 /// They are another user's.
 pub fn ask(holding: &[Rival], signal: i32) -> Result<bool> {
-    let lockruns: Vec<&Rival> = holding.iter().filter(|rival| rival.is_lockrun).collect();
-    let outermost = lockruns.iter().filter(|rival| {
-        !process::ancestors(rival.pid).any(|ancestor| lockruns.iter().any(|other| other.pid == ancestor))
+    // One that runs under another holder has only inherited the lock, and is
+    // ended with that.
+    let outermost = holding.iter().filter(|rival| {
+        !process::ancestors(rival.pid).any(|ancestor| holding.iter().any(|other| other.pid == ancestor))
     });
+    let outermost = outermost.filter(|rival| rival.is_lockrun);
     let mut asked = false;
     for rival in outermost {
         rival.signal(signal)?;
@@ -68,24 +72,38 @@ pub fn ask(holding: &[Rival], signal: i32) -> Result<bool> {
 /// Everybody who has the lock on this file. We do not count, nor do those who
 /// have the file open without holding it.
 pub fn holding(lock: &File) -> Vec<Rival> {
-    let Some(file_id) = holders::file_id(lock) else { return Vec::new() };
-    let pids = holders::with_lock(&file_id, "FLOCK");
-    pids.into_iter().filter_map(|pid| Rival::find(pid, || holders::with_lock_in(pid, &file_id, "FLOCK"))).collect()
+    let kernel = Kernel::look();
+    let Some(file) = kernel.id_of(lock) else { return Vec::new() };
+    let mut pids: Vec<i32> = kernel.inheritors(file).into_iter().map(|(pid, _)| pid).collect();
+    pids.dedup();
+    let mut rivals: Vec<Rival> =
+        pids.into_iter().filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, file))).collect();
+    // Of other users we see only who called flock(2). They cannot be signalled
+    // by us, but they can be named.
+    let strangers = kernel.lockers(file).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
+    rivals.extend(strangers.filter_map(|locker| Rival::find(locker.pid, &|| true)));
+    rivals
 }
 
-fn has_ticket(pid: i32, queue: &File) -> bool {
-    // The wrapper leaves the ticket to the child that waits in it.
-    let Some(file_id) = holders::file_id(queue) else { return false };
-    holders::with_lock_in(pid, &file_id, "OFDLCK")
-        || process::children(pid).into_iter().any(|child| holders::with_lock_in(child, &file_id, "OFDLCK"))
+/// The wrapper leaves the ticket to the child that waits in it.
+fn has_ticket(pid: i32, queue: FileId) -> bool {
+    kernel::has_now(pid, queue) || process::children(pid).into_iter().any(|child| kernel::has_now(child, queue))
 }
 
 impl Rival {
     /// The process, if what makes it one still holds when we cannot mistake
     /// it any more.
-    fn find(pid: i32, is_one: impl Fn() -> bool) -> Option<Self> {
+    fn find(pid: i32, is_one: &dyn Fn() -> bool) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        is_one().then(|| Self { pid, process, is_lockrun: is_lockrun(pid) })
+        if !is_one() {
+            return None;
+        }
+        // A lockrun's child that waits listens to nobody; its parent does.
+        if name(pid) == sys::WAITER_NAME {
+            let parent = process::parent(pid)?;
+            return Self::find(parent, &|| process::parent(pid) == Some(parent));
+        }
+        Some(Self { pid, process, is_lockrun: is_lockrun(pid) })
     }
 
     /// Sends a signal.
@@ -109,35 +127,96 @@ impl Rival {
     }
 }
 
+/// Makes whoever holds the lock on this file let go, and waits until they
+/// have: a lockrun ends its command and all it started, anybody else gets
+/// TERM; what is left after `kill_after` gets KILL.
+///
+/// # Errors
+/// Nobody who holds it can be seen from here, or they are another user's, or
+/// they did not end even so.
+pub fn break_lock(lock: &File, kill_after: Duration) -> Result<()> {
+    let rivals = holding(lock);
+    if rivals.is_empty() {
+        return Err(anyhow!("held, but nobody who holds it can be seen from here; nobody was signalled"))
+            .context(Advice("root, or the holder's user on the same machine and outside of containers, can break it"));
+    }
+    let by_lockrun = ask(&rivals, sys::BREAK())?;
+    if !by_lockrun {
+        terminate(&rivals)?;
+    }
+    wait_for_all(&rivals, kill_after);
+    let left = still_holding(lock, &rivals);
+    if left.is_empty() {
+        return Ok(());
+    }
+    // A lockrun that is asked twice kills what it runs, and then says so; if
+    // even it does not answer, it is killed as anybody else.
+    if by_lockrun && ask(&left, sys::BREAK())? {
+        wait_for_all(&left, KILLED);
+    }
+    for rival in still_holding(lock, &left) {
+        rival.signal(libc::SIGKILL)?;
+    }
+    wait_for_all(&left, KILLED);
+    match still_holding(lock, &left).first() {
+        None => Ok(()),
+        Some(rival) => Err(anyhow!("pid {} holds it even after KILL", rival.pid)),
+    }
+}
+
+/// The end of a killed process takes no longer, unless it hangs in the
+/// kernel.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// Those who held the lock and hold it still.
+fn still_holding(lock: &File, rivals: &[Rival]) -> Vec<Rival> {
+    let was_there = |now: &Rival| rivals.iter().any(|rival| rival.pid == now.pid);
+    holding(lock).into_iter().filter(was_there).collect()
+}
+
+fn wait_for_all(rivals: &[Rival], limit: Duration) {
+    let now = Instant::now();
+    let deadline = now.checked_add(limit).unwrap_or(now + KILLED);
+    for rival in rivals {
+        rival.wait(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn terminate(rivals: &[Rival]) -> Result<()> {
+    for rival in rivals {
+        rival.signal(libc::SIGTERM)?;
+        // What is stopped cannot end.
+        rival.signal(libc::SIGCONT)?;
+    }
+    Ok(())
+}
+
 /// Told by its name in the kernel, or by being the same program as we are.
 /// Anybody else would just die of what only a lockrun understands.
 fn is_lockrun(pid: i32) -> bool {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
-    ["lockrun", sys::HOLDER_NAME].contains(&name.trim_end())
+    ["lockrun", sys::HOLDER_NAME].contains(&name(pid).as_str())
         || program(&pid.to_string()).is_some_and(|theirs| program("self") == Some(theirs))
+}
+
+/// What the kernel calls a process.
+fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// TERM, and KILL for what still has the lock after a while. By a process of
 /// its own, so that nobody's wait depends on it.
 fn end_by_force(lock: &File, rivals: Vec<Rival>) -> Result<()> {
-    for rival in &rivals {
-        rival.signal(libc::SIGTERM)?;
-        // What is stopped cannot end.
-        rival.signal(libc::SIGCONT)?;
-    }
     if rivals.is_empty() {
         return Ok(());
     }
+    terminate(&rivals)?;
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
         if rustix::process::getppid() == Some(parent) {
-            let deadline = std::time::Instant::now() + KILL_AFTER;
-            for rival in &rivals {
-                rival.wait(deadline.saturating_duration_since(std::time::Instant::now()));
-            }
-            for rival in holding(lock).iter().filter(|rival| rivals.iter().any(|ended| ended.pid == rival.pid)) {
+            wait_for_all(&rivals, KILL_AFTER);
+            for rival in still_holding(lock, &rivals) {
                 let _ = rival.signal(libc::SIGKILL);
             }
         }

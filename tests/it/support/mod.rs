@@ -3,6 +3,7 @@
 //! - [`Sandbox`]: directories and a clean environment that nobody else sees.
 //! - [`Invocation`] -> [`Outcome`]: a command run to its end, and what it did.
 //! - [`Running`], [`Holder`]: a command in the background, one that holds a lock.
+//! - [`Form`]: a lock taken around a command, or for a token.
 //! - [`Timeline`]: who was under the lock when.
 //! - [`Terminal`]: a command on a terminal, and somebody who types.
 //! - [`SignalReporter`]: a command that says which signals reach it.
@@ -11,6 +12,7 @@
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
+mod form;
 mod invocation;
 mod observe;
 mod outcome;
@@ -23,6 +25,7 @@ mod timeline;
 mod token;
 mod tracer;
 
+pub use form::{Asked, Form};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;

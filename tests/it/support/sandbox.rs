@@ -123,6 +123,24 @@ impl Sandbox {
         Holder::start(self.command("flock", &args))
     }
 
+    /// Python that holds `path` by fcntl.flock until told to end, as its
+    /// filelock package does.
+    pub fn hold_by_python(&self, path: &Path) -> Holder {
+        let script = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); \
+                      print('holding', flush=True); sys.stdin.read()";
+        let args = ["-c".as_ref(), script.as_ref(), path.as_os_str()];
+        Holder::start(self.command("python3", &args))
+    }
+
+    /// What `list --json` prints with these words: an object for each lock.
+    #[track_caller]
+    pub fn list<A: AsRef<OsStr>>(&self, words: &[A]) -> Vec<serde_json::Value> {
+        let args = ["list", "--json"].map(OsStr::new).into_iter().chain(words.iter().map(AsRef::as_ref));
+        let outcome = self.lockrun(&args.collect::<Vec<_>>()).run();
+        outcome.assert_code(0).assert_silent();
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+    }
+
     fn search_path(&self) -> String {
         let own = self.path("bin");
         let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -22,13 +22,21 @@ pub struct Terminal {
 impl Terminal {
     #[track_caller]
     pub fn start(invocation: Invocation) -> Self {
+        Self::start_with_width(invocation, 0)
+    }
+
+    /// On one that is so many columns wide; 0: it does not say.
+    #[track_caller]
+    pub fn start_with_width(invocation: Invocation, columns: u16) -> Self {
         let mut ptmx = File::options();
         let master = ptmx.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/ptmx").unwrap();
+        let size = libc::winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let (unlocked, flags) = (0, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
-        // SAFETY: ioctls on an open descriptor; the first reads a live integer,
-        // the second returns a new descriptor that nobody else owns.
+        // SAFETY: ioctls on an open descriptor; the first two read live locals,
+        // the third returns a new descriptor that nobody else owns.
         let slave = unsafe {
             libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked);
+            libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size);
             let slave = libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags);
             assert_ne!(slave, -1, "no terminal: {}", std::io::Error::last_os_error());
             File::from_raw_fd(slave)

@@ -1,0 +1,39 @@
+//! `lockrun break`: make the holder let go.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::which::Locks;
+use crate::cli;
+use crate::exit::Exit;
+use crate::lock::{State, file};
+use crate::message;
+
+/// TERM to KILL, as for `--expires`.
+const KILL_AFTER: Duration = Duration::from_secs(10);
+
+/// Returns when those who held it do so no more.
+pub fn break_lock(options: cli::Break) -> Exit {
+    make_let_go(options).unwrap_or_else(|error| {
+        message::tell_error(&error);
+        Exit::Failed
+    })
+}
+
+fn make_let_go(options: cli::Break) -> Result<Exit> {
+    let locks = Locks::new(options.which)?;
+    if locks.targets.len() != 1 {
+        bail!("which lock? lockrun break LOCK (or --file PATH), one of them; see 'lockrun break --help'");
+    }
+    for seen in locks.look()? {
+        let name = message::shown_name(&seen.name);
+        if seen.state == State::Free {
+            message::tell_about(&name, "not held, nothing to break");
+        } else if let Err(error) = file::break_lock(&seen.path, options.kill_after.unwrap_or(KILL_AFTER)) {
+            message::tell_about(&name, &message::describe(&error));
+            return Ok(Exit::Failed);
+        }
+    }
+    Ok(Exit::Ok)
+}

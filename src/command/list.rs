@@ -1,0 +1,220 @@
+//! `lockrun list`: who holds what, since when, and how many wait.
+
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cli;
+use crate::duration;
+use crate::escape::printable;
+use crate::exit::Exit;
+use crate::lock::file::Survey;
+use crate::lock::{Holder, Seen, State};
+use crate::message;
+use crate::table::{Colour, Column, Look, Table};
+
+use super::stdout::print;
+use super::which::Locks;
+
+/// What `--json` prints of a lock. Stable: fields are only ever added.
+#[derive(Serialize)]
+struct Lock {
+    /// Its name, or the path that it was locked by.
+    name: String,
+    /// The file that is locked.
+    path: String,
+    /// `free`, `exclusive`, `shared`, `slots`, `unknown`.
+    state: &'static str,
+    /// So many places the pool has, if somebody holds one.
+    slots: Option<u32>,
+    /// Everybody who is seen to hold it.
+    holders: Vec<Row>,
+    /// How many wait.
+    waiting: usize,
+}
+
+/// One who holds it; null is what is not known, or not so.
+#[derive(Serialize)]
+struct Row {
+    pid: Option<i32>,
+    user: Option<String>,
+    command: Option<String>,
+    /// RFC 3339.
+    since: Option<String>,
+    /// Seconds since then.
+    age: Option<f64>,
+    /// RFC 3339; null: never.
+    expires: Option<String>,
+    /// Seconds until then; negative if it is past.
+    remaining: Option<f64>,
+    /// On the end of this process a token's lock is let go.
+    owner: Option<i32>,
+    slot: Option<u32>,
+    fence: Option<u64>,
+}
+
+/// Prints a table, or JSON.
+pub fn list(options: cli::List) -> Exit {
+    match text(options).and_then(|text| print(&text)) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            message::tell_error(&error);
+            Exit::Failed
+        }
+    }
+}
+
+fn text(options: cli::List) -> Result<String> {
+    let locks = Locks::new(options.which)?;
+    if options.names {
+        return names(&locks);
+    }
+    let seen = locks.look()?;
+    if options.json { json(&seen) } else { Ok(table(&seen)) }
+}
+
+fn names(locks: &Locks) -> Result<String> {
+    let names = locks.dir.as_ref().map_or_else(|| Ok(Vec::new()), Survey::names_in)?;
+    let simple = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
+    Ok(simple.filter(|name| !name.contains(char::is_control)).map(|name| name + "\n").collect())
+}
+
+/// An array, one lock a line.
+fn json(seen: &[Seen]) -> Result<String> {
+    let now = SystemTime::now();
+    let lines = seen.iter().map(|seen| serde_json::to_string(&described(seen, now)));
+    let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
+    Ok(if lines.is_empty() { "[]\n".into() } else { format!("[\n{}\n]\n", lines.join(",\n")) })
+}
+
+fn described(seen: &Seen, now: SystemTime) -> Lock {
+    let row = |holder: &Holder| Row {
+        pid: holder.pid,
+        user: holder.user.clone(),
+        command: holder.command.clone(),
+        since: holder.since.clone(),
+        age: holder.age.map(|age| age.as_secs_f64()),
+        expires: holder.expires.clone(),
+        remaining: holder.expires.as_deref().and_then(|expires| seconds_until(expires, now)),
+        owner: holder.owner,
+        slot: holder.slot,
+        fence: holder.fence,
+    };
+    Lock {
+        name: String::from_utf8_lossy(&seen.name).into_owned(),
+        path: seen.path.to_string_lossy().into_owned(),
+        state: match seen.state {
+            State::Free => "free",
+            State::Exclusive => "exclusive",
+            State::Shared if places(seen) > 0 => "slots",
+            State::Shared => "shared",
+            State::Unknown => "unknown",
+        },
+        slots: pool(seen),
+        holders: seen.holders.iter().map(row).collect(),
+        waiting: seen.waiting,
+    }
+}
+
+fn places(seen: &Seen) -> usize {
+    seen.holders.iter().filter(|holder| holder.slot.is_some()).count()
+}
+
+/// How many places the pool has; the most, if its holders do not agree.
+fn pool(seen: &Seen) -> Option<u32> {
+    seen.holders.iter().filter_map(|holder| holder.slots).max()
+}
+
+/// Negative if it is past.
+fn seconds_until(time: &str, now: SystemTime) -> Option<f64> {
+    let time = humantime::parse_rfc3339(time).ok()?;
+    Some(match time.duration_since(now) {
+        Ok(left) => left.as_secs_f64(),
+        Err(past) => -past.duration().as_secs_f64(),
+    })
+}
+
+/// A line for each lock, and one more for each further holder of it.
+fn table(seen: &[Seen]) -> String {
+    let now = SystemTime::now();
+    let mut table = Table::new(vec![
+        Column::new("LOCK").shrinks_to(12, 1),
+        Column::new("STATE"),
+        Column::new("PID").right().may_go(2),
+        Column::new("USER").shrinks_to(6, 2).may_go(5),
+        Column::new("COMMAND").shrinks_to(12, 0).may_go(1),
+        Column::new("AGE").right().may_go(3),
+        Column::new("UNTIL").may_go(4),
+        Column::new("WAITING").right(),
+    ]);
+    for seen in seen {
+        let (state, colour) = state(seen);
+        let waiting = if seen.waiting > 0 { seen.waiting.to_string() } else { String::new() };
+        let unknown = seen.state != State::Free && seen.holders.is_empty();
+        let nobody = Holder::default();
+        let holders = if seen.holders.is_empty() { std::slice::from_ref(&nobody) } else { &seen.holders[..] };
+        for (position, holder) in holders.iter().enumerate() {
+            let first = |text: &str| if position == 0 { text.to_owned() } else { String::new() };
+            let shown = |text: &Option<String>| printable(text.as_deref().unwrap_or_default().as_bytes());
+            let unseen = unknown || (holder.pid.is_none() && seen.state != State::Free);
+            let command = match &holder.command {
+                None if unseen => "(holder unknown)".into(),
+                command => shown(command),
+            };
+            table.row(
+                vec![
+                    first(&message::shown_name(&seen.name)),
+                    first(&state),
+                    holder.pid.map_or_else(|| if unseen { "?".into() } else { String::new() }, |pid| pid.to_string()),
+                    shown(&holder.user),
+                    command,
+                    holder.age.map(duration::display).unwrap_or_default(),
+                    until(holder, now),
+                    first(&waiting),
+                ],
+                colour,
+            );
+        }
+    }
+    table.render(look())
+}
+
+fn state(seen: &Seen) -> (String, Colour) {
+    match seen.state {
+        State::Free => ("free".into(), Colour::Green),
+        State::Exclusive => ("held".into(), Colour::Yellow),
+        State::Shared => match (places(seen), seen.holders.len()) {
+            (0, 0) => ("shared".into(), Colour::Yellow),
+            (0, holders) => (format!("shared by {holders}"), Colour::Yellow),
+            (places, _) => match pool(seen) {
+                Some(slots) => (format!("{places} of {slots} slots"), Colour::Yellow),
+                None => (format!("{places} slots"), Colour::Yellow),
+            },
+        },
+        State::Unknown => ("unknown".into(), Colour::Plain),
+    }
+}
+
+/// When the lock is let go at the latest.
+fn until(holder: &Holder, now: SystemTime) -> String {
+    let expiry = holder.expires.as_deref().and_then(|expires| seconds_until(expires, now)).map(|left| {
+        if left <= 0.0 { "expired".into() } else { format!("in {}", duration::display(Duration::from_secs_f64(left))) }
+    });
+    let owner = holder.owner.map(|owner| format!("pid {owner} ends"));
+    [owner, expiry].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// As wide as the terminal, and coloured only on one, <https://no-color.org>.
+fn look() -> Look {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return Look { width: None, coloured: false };
+    }
+    let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| size.ws_col);
+    let said = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    let width = if columns == 0 { 80 } else { columns.into() };
+    Look { width: Some(width), coloured: !said("NO_COLOR") && !dumb }
+}

@@ -1,0 +1,35 @@
+//! `lockrun prune`: remove lock files that nobody uses.
+
+use anyhow::Result;
+
+use crate::cli;
+use crate::escape::printable;
+use crate::exit::Exit;
+use crate::lock::file::prune::all;
+use crate::message;
+
+use super::{stdout, which};
+
+/// Prints the name of every lock whose file it removed.
+pub fn prune(options: cli::Prune) -> Exit {
+    remove(options).unwrap_or_else(|error| {
+        message::tell_error(&error);
+        Exit::Failed
+    })
+}
+
+fn remove(options: cli::Prune) -> Result<Exit> {
+    let Some(dir) = which::dir(options.dir)? else { return Ok(Exit::Ok) };
+    let mut exit = Exit::Ok;
+    let mut unprinted = Ok(());
+    all(&dir, options.dry_run, |removed| match removed {
+        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(&(printable(&name) + "\n")),
+        Ok(_) => {}
+        Err(error) => {
+            message::tell_error(&error);
+            exit = Exit::Failed;
+        }
+    })?;
+    unprinted?;
+    Ok(exit)
+}

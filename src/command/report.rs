@@ -1,0 +1,109 @@
+//! `--report FILE`: one line of JSON about each run.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::message;
+use crate::record::timestamp;
+
+/// A run, from its first moment on.
+pub struct Report {
+    file: File,
+    path: PathBuf,
+    started: Instant,
+    started_at: SystemTime,
+    name: String,
+    command: String,
+    granted: OnceCell<Granted>,
+}
+
+struct Granted {
+    at: SystemTime,
+    waited: Duration,
+    held: Duration,
+    fence: u64,
+}
+
+/// What is appended. Stable: fields are only ever added.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// The lock's name; of several, one a line of this text.
+    name: &'a str,
+    command: &'a str,
+    /// RFC 3339.
+    started: String,
+    /// RFC 3339; null if the lock was not granted.
+    granted: Option<String>,
+    /// RFC 3339.
+    ended: String,
+    /// Seconds until the grant, or until there was none.
+    waited: f64,
+    /// Seconds under the lock; null if it was not granted.
+    held: Option<f64>,
+    /// lockrun's exit code.
+    code: u8,
+    /// The grant's number; of several locks, that of the first.
+    fence: Option<u64>,
+}
+
+impl Report {
+    /// Opens the file, or makes it: a report that cannot be written is told
+    /// before anything is done.
+    ///
+    /// # Errors
+    /// It cannot be opened for appending.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::options().append(true).create(true).open(path);
+        Ok(Self {
+            file: file.with_context(|| format!("cannot open the report {}", path.display()))?,
+            path: path.to_owned(),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            name: String::new(),
+            command: String::new(),
+            granted: OnceCell::new(),
+        })
+    }
+
+    /// What it is about.
+    pub fn about(self, name: &[u8], command: &[u8]) -> Self {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Self { name: text(name), command: text(command), ..self }
+    }
+
+    /// The lock was held for so long, until now.
+    pub fn held(&self, held: Duration, fence: u64) {
+        let waited = self.started.elapsed().saturating_sub(held);
+        let at = SystemTime::now().checked_sub(held).unwrap_or(SystemTime::UNIX_EPOCH);
+        let _ = self.granted.set(Granted { at, waited, held, fence });
+    }
+
+    /// Appends the line, in one write: nobody else's comes between.
+    pub fn finish(mut self, exit: Exit) {
+        let granted = self.granted.get();
+        let line = Line {
+            name: &self.name,
+            command: &self.command,
+            started: timestamp(self.started_at),
+            granted: granted.map(|granted| timestamp(granted.at)),
+            ended: timestamp(SystemTime::now()),
+            waited: granted.map_or_else(|| self.started.elapsed(), |granted| granted.waited).as_secs_f64(),
+            held: granted.map(|granted| granted.held.as_secs_f64()),
+            code: exit.code(),
+            fence: granted.map(|granted| granted.fence),
+        };
+        let mut line = serde_json::to_vec(&line).unwrap_or_default();
+        line.push(b'\n');
+        if let Err(error) = self.file.write_all(&line) {
+            let what = format!("cannot write the report {}", self.path.display());
+            message::tell_error(&anyhow::Error::from(error).context(what));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `lockrun wait`: return once locks are free, taking nothing.
+//!
+//! It sleeps on the ends of the processes that hold them, and looks again
+//! when one has ended, and once a second: a process can let go without
+//! ending, and some cannot be seen. So it has no place in any queue, and
+//! nobody waits for it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::cli;
+use crate::duration::{self, Limit};
+use crate::exit::Exit;
+use crate::lock::Seen;
+use crate::message;
+
+use super::which::Locks;
+
+/// The longest sleep between two looks.
+const SECOND: Duration = Duration::from_secs(1);
+/// The first sleep after a process has ended: whoever watches it lets go in
+/// the next moment.
+const MOMENT: Duration = Duration::from_millis(1);
+/// So many processes are watched; the end of one of more is noticed within a
+/// second.
+const WATCHED: usize = 64;
+
+/// Returns when all of them are free at the same time.
+pub fn wait(options: cli::Wait) -> Exit {
+    until_free(options).unwrap_or_else(|error| {
+        message::tell_error(&error);
+        Exit::Failed
+    })
+}
+
+fn until_free(options: cli::Wait) -> Result<Exit> {
+    let limit = options.timeout.and_then(Limit::finite);
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let mut locks = Locks::new(options.which.clone())?;
+    if locks.targets.is_empty() {
+        bail!("which lock? lockrun wait LOCK... (or --file PATH); see 'lockrun wait --help'");
+    }
+    let (mut watched, mut ended, mut pause) = (Vec::new(), false, MOMENT);
+    loop {
+        let seen = locks.look_closely()?;
+        let Some(busy) = seen.iter().find(|seen| !seen.is_free()) else { return Ok(Exit::Ok) };
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            let limit = duration::display(limit.unwrap_or_default());
+            let name = message::shown_name(&busy.name);
+            message::tell_about(&name, &format!("timed out after {limit}; {}", message::held_by(&busy.holders)));
+            return Ok(Exit::TimedOut);
+        }
+        let holders = holders(&seen);
+        if holders != watched {
+            (watched, ended, pause) = (holders, false, MOMENT);
+        }
+        let left = left.unwrap_or(SECOND);
+        let processes = if ended { Vec::new() } else { open(&watched) };
+        if processes.is_empty() {
+            sleep(&[], pause.min(left))?;
+            pause = (pause * 2).min(SECOND);
+        } else {
+            ended = sleep(&processes, left.min(SECOND))?;
+        }
+        if locks.dir.is_none() {
+            locks = Locks::new(options.which.clone())?;
+        }
+    }
+}
+
+fn holders(seen: &[Seen]) -> Vec<i32> {
+    seen.iter().flat_map(|seen| &seen.holders).filter_map(|holder| holder.pid).take(WATCHED).collect()
+}
+
+/// Those that can still end.
+fn open(pids: &[i32]) -> Vec<OwnedFd> {
+    let open = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
+    pids.iter().filter_map(open).collect()
+}
+
+/// Whether one of them ended meanwhile.
+fn sleep(watched: &[OwnedFd], limit: Duration) -> Result<bool> {
+    let mut polled: Vec<_> = watched.iter().map(|process| PollFd::new(process, PollFlags::IN)).collect();
+    match poll(&mut polled, Some(&Timespec::try_from(limit)?)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,280 @@
+//! What the kernel shows about locks: `/proc/locks` for all of them at once,
+//! `/proc/PID/fdinfo` for those of one process.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+/// A file as the kernel names it beside a lock. On some file systems (btrfs,
+/// overlayfs) these are not the numbers that stat(2) returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    major: u32,
+    minor: u32,
+    inode: u64,
+}
+
+impl FileId {
+    /// A file beside this one: on the same file system, with this inode.
+    pub fn beside(self, inode: u64) -> Self {
+        Self { inode, ..self }
+    }
+
+    /// From the device number that stat(2) returns, where the file itself is
+    /// out of reach.
+    pub fn of_device(device: u64, inode: u64) -> Self {
+        Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device), inode }
+    }
+
+    /// From `fe:00:99`: device in hexadecimal, inode in decimal.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let hexadecimal = |part: &str| u32::from_str_radix(part, 16).ok();
+        let id = Self {
+            major: hexadecimal(parts.next()?)?,
+            minor: hexadecimal(parts.next()?)?,
+            inode: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(id)
+    }
+}
+
+/// One lock by flock(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locker {
+    /// The process that called flock(2): perhaps dead, and 0 if it is in
+    /// another pid namespace.
+    pub pid: i32,
+    /// A shared lock.
+    pub shared: bool,
+}
+
+/// The locks of this machine at one moment, and what was asked about
+/// processes since, each once.
+pub struct Kernel {
+    lockers: HashMap<FileId, Vec<Locker>>,
+    queues: HashSet<FileId>,
+    complete: bool,
+    devices: OnceCell<HashMap<String, (u32, u32)>>,
+    processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
+}
+
+/// A process's locks.
+type Locks = HashMap<FileId, Vec<Locker>>;
+
+/// `/proc/self/ns/pid` in the first pid namespace: PROC_PID_INIT_INO of
+/// linux/proc_ns.h.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// A text of this size came in one piece: the kernel gives a page at a time,
+/// and a line has not half as much as is left.
+const ONE_PIECE: usize = 3500;
+
+impl Kernel {
+    /// Reads `/proc/locks`; without it, nothing is known and nothing certain.
+    pub fn look() -> Self {
+        let mut kernel = Self {
+            lockers: HashMap::new(),
+            queues: HashSet::new(),
+            complete: fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE),
+            devices: OnceCell::new(),
+            processes: RefCell::new(HashMap::new()),
+        };
+        // Between two pages the list may have moved, and a line with it from
+        // the next page to the last one. A second look tells of the rare
+        // case that a single page had a successor that just went away.
+        for _ in 0..2 {
+            let whole = kernel.read_locks().unwrap_or(false);
+            kernel.complete &= whole;
+            if !whole {
+                break;
+            }
+        }
+        kernel
+    }
+
+    /// Whether what is not in [`lockers`](Self::lockers) is not locked, on a
+    /// file system of this machine. Elsewhere the kernel hides locks: of
+    /// processes in other pid namespaces, and of dead ones.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Adds what is locked now. Returns whether it came in one piece.
+    fn read_locks(&mut self) -> io::Result<bool> {
+        let mut file = File::open("/proc/locks")?;
+        let mut text = Vec::new();
+        let mut page = vec![0; 1 << 16];
+        let mut pages = 0;
+        loop {
+            match file.read(&mut page) {
+                Ok(0) => break,
+                Ok(length) => text.extend_from_slice(&page[..length]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            }
+            pages += 1;
+        }
+        for line in String::from_utf8_lossy(&text).lines() {
+            match parse(line) {
+                Some(Line::Flock(file, locker)) => {
+                    let lockers = self.lockers.entry(file).or_default();
+                    if !lockers.contains(&locker) {
+                        lockers.push(locker);
+                    }
+                }
+                Some(Line::Bytes(file)) => {
+                    self.queues.insert(file);
+                }
+                None => {}
+            }
+        }
+        Ok(pages <= 1 && text.len() <= ONE_PIECE)
+    }
+
+    /// Who locked a file by flock(2), as far as it is shown.
+    pub fn lockers(&self, file: FileId) -> &[Locker] {
+        self.lockers.get(&file).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether somebody has byte-range locks on the file: a queue, perhaps.
+    pub fn has_queue(&self, file: FileId) -> bool {
+        self.queues.contains(&file)
+    }
+
+    /// How the kernel names an open file.
+    pub fn id_of(&self, file: impl AsFd) -> Option<FileId> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let inode = match field("ino:") {
+            Some(inode) => inode.parse().ok()?,
+            // Linux before 5.14.
+            None => rustix::fs::fstat(&file).ok()?.st_ino,
+        };
+        let (major, minor) = *self.devices.get_or_init(devices).get(field("mnt_id:")?)?;
+        Some(FileId { major, minor, inode })
+    }
+
+    /// The locks whose description this process has open; `None` if we may
+    /// not look, empty if it is dead.
+    pub fn locks_of(&self, pid: i32) -> Option<Rc<Locks>> {
+        self.processes.borrow_mut().entry(pid).or_insert_with(|| locks_of(pid).map(Rc::new)).clone()
+    }
+
+    /// The processes that have a locked description of the file open, and who
+    /// locked it; not ourselves.
+    pub fn inheritors(&self, file: FileId) -> Vec<(i32, Locker)> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let mut pids: Vec<i32> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| *pid != own)
+            .collect();
+        pids.sort_unstable();
+        let mut inheritors = Vec::new();
+        for pid in pids {
+            let locks = self.locks_of(pid).unwrap_or_default();
+            inheritors.extend(locks.get(&file).into_iter().flatten().map(|locker| (pid, *locker)));
+        }
+        inheritors
+    }
+}
+
+fn locks_of(pid: i32) -> Option<Locks> {
+    let mut locks = Locks::new();
+    for line in lines_of(pid)? {
+        if let Some(Line::Flock(file, locker)) = parse(&line) {
+            locks.entry(file).or_default().push(locker);
+        }
+    }
+    Some(locks)
+}
+
+/// Whether a process has the lock on a file at this moment, or a ticket of
+/// its queue; nothing that was read before counts.
+pub fn has_now(pid: i32, file: FileId) -> bool {
+    let is_about_it = |line: &String| match parse(line) {
+        Some(Line::Flock(locked, _) | Line::Bytes(locked)) => locked == file,
+        None => false,
+    };
+    lines_of(pid).is_some_and(|lines| lines.iter().any(is_about_it))
+}
+
+/// The locks of a process's descriptors, a line each; `None` if we may not
+/// look.
+fn lines_of(pid: i32) -> Option<Vec<String>> {
+    let may_not = |e: &io::Error| e.kind() == ErrorKind::PermissionDenied;
+    let descriptors = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
+        Ok(descriptors) => descriptors,
+        Err(e) if may_not(&e) => return None,
+        Err(_) => return Some(Vec::new()),
+    };
+    let mut lines = Vec::new();
+    for descriptor in descriptors {
+        let descriptor = match descriptor {
+            Ok(descriptor) => descriptor,
+            Err(e) if may_not(&e) => return None,
+            Err(_) => break,
+        };
+        let info = match fs::read_to_string(descriptor.path()) {
+            Err(e) if may_not(&e) => return None,
+            other => other.unwrap_or_default(),
+        };
+        lines.extend(info.lines().filter_map(|line| line.strip_prefix("lock:")).map(str::to_owned));
+    }
+    Some(lines)
+}
+
+/// The devices of mounts, by the mounts' numbers.
+fn devices() -> HashMap<String, (u32, u32)> {
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let device = |line: &str| {
+        let mut fields = line.split(' ');
+        let mount = fields.next()?.to_owned();
+        let (major, minor) = fields.nth(1)?.split_once(':')?;
+        Some((mount, (major.parse().ok()?, minor.parse().ok()?)))
+    };
+    String::from_utf8_lossy(&mounts).lines().filter_map(device).collect()
+}
+
+#[derive(Debug, PartialEq)]
+enum Line {
+    Flock(FileId, Locker),
+    Bytes(FileId),
+}
+
+/// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`; one of
+/// somebody who waits has an arrow behind its number and says nothing here.
+fn parse(line: &str) -> Option<Line> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let kind = fields.next()?;
+    let mode = fields.nth(1)?;
+    let pid = fields.next()?.parse().ok()?;
+    let file = FileId::parse(fields.next()?)?;
+    match kind {
+        "FLOCK" => Some(Line::Flock(file, Locker { pid, shared: mode == "READ" })),
+        "OFDLCK" => Some(Line::Bytes(file)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_are_told_from_those_who_wait() {
+        let file = FileId { major: 0xfe, minor: 0, inode: 99 };
+        let flock = |pid, shared| Some(Line::Flock(file, Locker { pid, shared }));
+        assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), flock(42, false));
+        assert_eq!(parse("\t1: FLOCK  ADVISORY  READ  0 fe:00:99 0 EOF"), flock(0, true));
+        assert_eq!(parse("1: -> FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
+        assert_eq!(parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"), Some(Line::Bytes(file)));
+        assert_eq!(parse("1: POSIX  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
+        assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 <none>:0 0 EOF"), None);
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,425 @@
+//! Looking at locks without disturbing anybody: who holds them, how many wait.
+//!
+//! A lock is held if the kernel shows somebody who holds it. It is free if
+//! the kernel shows all locks there are, and not this one. Where it does not
+//! (another pid namespace, network file systems, more locks than come in one
+//! piece), the lock is tried, under the door: whoever comes through the door
+//! meanwhile waits for us instead of failing.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, statat};
+use rustix::io::Errno;
+
+use super::dir::{self, Dir, open_at};
+use super::kernel::{FileId, Kernel, Locker};
+use super::queue::Queue;
+use super::{Target, open};
+use crate::lock::{Holder, Seen, State};
+use crate::name;
+use crate::process;
+use crate::record::{self, Record, Text};
+use crate::sys::Kind;
+
+/// Whoever is longer in the door was stopped there.
+const DOOR_LIMIT: Duration = Duration::from_secs(1);
+/// Between two tries to find the door empty: it is left within microseconds.
+const DOOR_PAUSE: Duration = Duration::from_micros(50);
+/// So many more times a lock is tried that another look may have kept from us.
+const LOOKS: usize = 3;
+/// Records in one file that are read: the last grant's, and one for each
+/// place of a pool.
+const MOST_RECORDS: usize = 1025;
+
+/// The locks of a directory at one moment.
+pub struct Survey<'a> {
+    dir: Option<&'a Dir>,
+    kernel: Kernel,
+    now: SystemTime,
+    /// How the kernel names the directory; its files are on the same device.
+    id: Option<FileId>,
+    /// Whether a name of the directory has the inode that stat(2) returns,
+    /// and what the kernel does not show is not locked.
+    certain: bool,
+    strangers: RefCell<HashMap<i32, Holder>>,
+}
+
+/// What belongs to one lock.
+struct Subject<'s> {
+    name: Vec<u8>,
+    path: PathBuf,
+    lock: Option<FileId>,
+    queue: Option<FileId>,
+    /// Whether the kernel shows all locks of this file.
+    certain: bool,
+    /// Where it is not the file of the queue.
+    open_lock: Option<&'s dyn Fn() -> rustix::io::Result<File>>,
+    open_queue: &'s dyn Fn() -> rustix::io::Result<(File, bool)>,
+}
+
+impl<'a> Survey<'a> {
+    /// Looks at all of them at once. Without a directory, no lock with a name
+    /// has a file.
+    pub fn new(dir: Option<&'a Dir>) -> Self {
+        let kernel = Kernel::look();
+        let id = dir.and_then(|dir| {
+            let id = kernel.id_of(dir)?;
+            let as_stat_says = id.beside(fstat(dir).ok()?.st_ino) == id;
+            // On overlayfs the numbers differ from file to file.
+            (as_stat_says && dir.network().is_none() && !dir.is_overlay()).then_some(id)
+        });
+        Self {
+            dir,
+            certain: kernel.is_complete() && id.is_some(),
+            now: SystemTime::now(),
+            id,
+            kernel,
+            strangers: RefCell::default(),
+        }
+    }
+
+    /// Every lock that has a file in the directory, by name.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn all(&self) -> Result<Vec<Seen>> {
+        let Some(dir) = self.dir else { return Ok(Vec::new()) };
+        let names = dir.names().with_context(|| format!("cannot read the locks directory {}", dir.path().display()))?;
+        let mut seen: Vec<Seen> = names.iter().filter_map(|name| self.file(dir, name.to_str()?)).collect();
+        seen.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(seen)
+    }
+
+    /// The names of the locks in the directory, for a shell to complete:
+    /// looked at are only the names of the files.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn names_in(dir: &Dir) -> Result<Vec<Vec<u8>>> {
+        let names = dir.names().with_context(|| format!("cannot read {}", dir.path().display()))?;
+        let name = |file: &std::ffi::OsString| name::of_stem(file.to_str()?.strip_suffix(".lock")?);
+        let mut names: Vec<_> = names.iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// One lock. Without a file it is free.
+    ///
+    /// # Errors
+    /// Something that is no lock stands at its place, or it cannot be looked
+    /// at.
+    pub fn of(&self, target: &Target) -> Result<Seen> {
+        match target {
+            Target::Name(name) => {
+                let file_name = name::stem(name) + ".lock";
+                let Some(dir) = self.dir else { return Ok(free(name.clone(), file_name.into())) };
+                let path = dir.path().join(&file_name);
+                match statat(dir, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => {
+                        open::require_plain(&stat).with_context(|| path.display().to_string())?;
+                        Ok(self.named(dir, name.clone(), &file_name, &stat))
+                    }
+                    Err(Errno::NOENT) => Ok(free(name.clone(), path)),
+                    Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
+                }
+            }
+            Target::Path(path) => {
+                let name = path.as_os_str().as_bytes().to_vec();
+                match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                    Ok(file) => Ok(self.at_path(name, path, &file.into())?),
+                    Err(Errno::NOENT) => Ok(free(name, path.clone())),
+                    Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
+                }
+            }
+        }
+    }
+
+    /// Whether a request for the lock could be answered at all.
+    ///
+    /// # Errors
+    /// What keeps a taker from it: permissions, somebody else's file at its
+    /// place.
+    pub fn require_usable(&self, target: &Target) -> Result<()> {
+        let (Some(dir), Target::Name(name)) = (self.dir, target) else { return Ok(()) };
+        let file_name = name::stem(name) + ".lock";
+        match open::existing_lock_file(dir, &file_name)? {
+            Some(opened) if record::read(&opened.file) == Text::Foreign => {
+                bail!("{}: its content is not lockrun's", dir.path().join(file_name).display())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The lock behind a file of the directory, if it is one.
+    fn file(&self, dir: &Dir, file_name: &str) -> Option<Seen> {
+        let (stem, suffix) = file_name.rsplit_once('.')?;
+        match suffix {
+            "lock" => {
+                let known = name::of_stem(stem);
+                if known.is_none() {
+                    name::may_begin(stem, b"")?;
+                }
+                let stat = statat(dir, file_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return None;
+                }
+                // The lock file of another program, perhaps.
+                let ours = stat.st_size % record::SIZE as i64 == 0 || self.text(file_name) != Some(Text::Foreign);
+                let name = known.unwrap_or_else(|| self.long_name(file_name, stem));
+                ours.then(|| self.named(dir, name, file_name, &stat))
+            }
+            "gate" => {
+                let (device, inode) = name::of_path_stem(stem)?;
+                let record = self.text(file_name)?.record();
+                let path = PathBuf::from(record?.name);
+                let identity = open::identity_of(&path).ok()?;
+                if identity == Some(open::Identity { device, inode }) {
+                    return self.of(&Target::Path(path)).ok();
+                }
+                // The path leads elsewhere, but whoever has locked the file
+                // that it led to has it locked still.
+                let seen = self.look(&Subject {
+                    name: path.as_os_str().as_bytes().to_vec(),
+                    path,
+                    lock: Some(FileId::of_device(device, inode)),
+                    queue: None,
+                    certain: true,
+                    open_lock: Some(&|| Err(Errno::NOENT)),
+                    open_queue: &|| self.reading(file_name),
+                });
+                (seen.state != State::Free).then_some(seen)
+            }
+            _ => None,
+        }
+    }
+
+    fn text(&self, file_name: &str) -> Option<Text> {
+        let (file, _) = self.reading(file_name).ok()?;
+        Some(record::read(&file))
+    }
+
+    fn reading(&self, file_name: &str) -> rustix::io::Result<(File, bool)> {
+        let dir = self.dir.ok_or(Errno::NOENT)?;
+        match open_at(dir, file_name, OFlags::RDWR, Mode::empty()) {
+            Ok(file) => Ok((file.into(), true)),
+            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => {
+                Ok((open_at(dir, file_name, OFlags::RDONLY, Mode::empty())?.into(), false))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What the file's text calls itself, if its name does not contradict
+    /// it; otherwise the file's name must do.
+    fn long_name(&self, file_name: &str, stem: &str) -> Vec<u8> {
+        let told = self.text(file_name).and_then(Text::record).map(|record| record.name);
+        let beginning = |name: &String| name.strip_suffix('…').unwrap_or(name).as_bytes().to_vec();
+        let told = told.filter(|name| !name.is_empty() && name::may_begin(stem, &beginning(name)) == Some(true));
+        told.map_or_else(|| stem.as_bytes().to_vec(), String::into_bytes)
+    }
+
+    fn named(&self, dir: &Dir, name: Vec<u8>, file_name: &str, stat: &rustix::fs::Stat) -> Seen {
+        // On other file systems the kernel is asked what it calls this file.
+        let id = || self.kernel.id_of(&self.reading(file_name).ok()?.0);
+        let id = self.id.map(|id| id.beside(stat.st_ino)).or_else(id);
+        self.look(&Subject {
+            path: dir.path().join(file_name),
+            name,
+            lock: id,
+            queue: id,
+            certain: self.certain,
+            open_lock: None,
+            open_queue: &|| self.reading(file_name),
+        })
+    }
+
+    fn at_path(&self, name: Vec<u8>, path: &Path, file: &File) -> Result<Seen> {
+        let stat = fstat(file).with_context(|| format!("cannot look at {}", path.display()))?;
+        let gate = name::path_stem(stat.st_dev, stat.st_ino) + ".gate";
+        let lock = self.kernel.id_of(file);
+        let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
+        let certain = lock.is_some() && self.kernel.is_complete() && dir::network(file).is_none();
+        Ok(self.look(&Subject {
+            name,
+            path: path.to_owned(),
+            lock,
+            queue,
+            certain,
+            open_lock: Some(&|| {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+            }),
+            open_queue: &|| self.reading(&gate),
+        }))
+    }
+
+    fn look(&self, subject: &Subject<'_>) -> Seen {
+        let lockers = subject.lock.map_or(&[][..], |lock| self.kernel.lockers(lock));
+        let shown = match lockers {
+            [] => None,
+            lockers if lockers.iter().any(|locker| !locker.shared) => Some(State::Exclusive),
+            _ => Some(State::Shared),
+        };
+        let certainly_idle = subject.certain && !subject.queue.is_some_and(|queue| self.kernel.has_queue(queue));
+        let mut seen = free(subject.name.clone(), subject.path.clone());
+        if shown.is_none() && certainly_idle {
+            return seen;
+        }
+        let queue = match (subject.open_queue)() {
+            Ok((file, writable)) => Some((Queue::on(file), writable)),
+            // Removed meanwhile.
+            Err(Errno::NOENT) if subject.open_lock.is_none() => return seen,
+            Err(_) => None,
+        };
+        seen.waiting = queue.as_ref().and_then(|(queue, _)| queue.waiting(usize::MAX).ok()).unwrap_or(0);
+        seen.state = match (shown, subject.open_lock) {
+            (Some(state), _) => state,
+            (None, _) if subject.certain => State::Free,
+            (None, None) => queue.as_ref().map_or(State::Unknown, |queue| probe(queue.0.file(), Some(queue))),
+            (None, Some(open)) => match open() {
+                Ok(lock) => probe(&lock, queue.as_ref()),
+                Err(Errno::NOENT) => State::Free,
+                Err(_) => State::Unknown,
+            },
+        };
+        if matches!(seen.state, State::Exclusive | State::Shared) {
+            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
+            seen.holders = self.holders(subject.lock, lockers, &records);
+        }
+        seen
+    }
+
+    /// Everybody who holds the lock, as far as can be seen.
+    fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
+        let Some(lock) = lock else { return Vec::new() };
+        let mut holders = Vec::new();
+        let mut gone = Vec::new();
+        for &locker in lockers {
+            // A number that the kernel remembers may belong to another
+            // process by now.
+            let has_it = self.kernel.locks_of(locker.pid).is_none_or(|locks| locks.contains_key(&lock));
+            match locker.pid {
+                1.. if has_it => holders.push(self.holder(Some(locker.pid), locker.pid, records)),
+                _ => gone.push(locker),
+            }
+        }
+        // Whoever called flock(2) is dead, or in another pid namespace: but
+        // those who inherited the lock have it.
+        if holders.is_empty() || !gone.is_empty() {
+            let inheritors = self.kernel.inheritors(lock);
+            if lockers.is_empty() {
+                for &(pid, locker) in &inheritors {
+                    if !gone.contains(&locker) {
+                        gone.push(locker);
+                        holders.push(self.holder(Some(pid), locker.pid, records));
+                    }
+                }
+                return holders;
+            }
+            for locker in gone {
+                let heir = inheritors.iter().find(|(_, of)| *of == locker).map(|(pid, _)| *pid);
+                holders.push(self.holder(heir, locker.pid, records));
+            }
+        }
+        holders
+    }
+
+    /// What is known of a process: from its record, if the kernel agrees that
+    /// it is the one.
+    fn holder(&self, pid: Option<i32>, locker: i32, records: &[(Option<u32>, Record)]) -> Holder {
+        let own = records.iter().filter(|(_, record)| locker > 0 && record.pid == locker);
+        // A place's record is the better one of the same grant.
+        match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
+            Some((slot, record)) => Holder {
+                pid,
+                command: Some(record.command.clone()),
+                user: Some(record.user.clone()),
+                age: record.age(self.now),
+                since: Some(record.since.clone()),
+                expires: record.expires.clone(),
+                owner: record.owner,
+                fence: Some(record.fence),
+                slot: *slot,
+                slots: record.slots,
+            },
+            None => pid.map(|pid| self.stranger(pid)).unwrap_or_default(),
+        }
+    }
+}
+
+impl Survey<'_> {
+    /// What the kernel says about a process; asked once.
+    fn stranger(&self, pid: i32) -> Holder {
+        let mut strangers = self.strangers.borrow_mut();
+        let stranger = || Holder {
+            pid: Some(pid),
+            command: process::command_line(pid).map(|line| String::from_utf8_lossy(&line).into_owned()),
+            user: process::user(pid),
+            ..Holder::default()
+        };
+        strangers.entry(pid).or_insert_with(stranger).clone()
+    }
+}
+
+fn free(name: Vec<u8>, path: PathBuf) -> Seen {
+    Seen { name, path, state: State::Free, holders: Vec::new(), waiting: 0 }
+}
+
+/// The last grant's record, and those of the places of a pool behind it.
+fn records(file: &File) -> Vec<(Option<u32>, Record)> {
+    let length = file.metadata().map_or(0, |metadata| metadata.len()).min((MOST_RECORDS * record::SIZE) as u64);
+    let mut text = vec![0; length as usize];
+    let length = file.read_at(&mut text, 0).unwrap_or(0);
+    let records = text[..length].chunks(record::SIZE).enumerate();
+    let slot = |position: usize| position.checked_sub(1).and_then(|slot| u32::try_from(slot).ok());
+    records.filter_map(|(position, text)| Some((slot(position), record::parse(text).record()?))).collect()
+}
+
+/// Tries the lock for a moment, while nobody can come through the door.
+fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
+    let start = Instant::now();
+    if let Some((queue, writable)) = queue {
+        let kind = if *writable { Kind::Write } else { Kind::Read };
+        while !matches!(queue.try_block_door(kind), Ok(true)) {
+            if start.elapsed() > DOOR_LIMIT {
+                return State::Unknown;
+            }
+            std::thread::sleep(DOOR_PAUSE);
+        }
+    }
+    // Where we could not have the door for us alone, others may look too.
+    let alone = queue.is_some_and(|(_, writable)| *writable);
+    let mut state = attempt(lock);
+    for _ in 0..LOOKS {
+        if alone || state == State::Free {
+            break;
+        }
+        std::thread::sleep(DOOR_PAUSE);
+        state = attempt(lock);
+    }
+    if let Some((queue, _)) = queue {
+        let _ = queue.leave_door();
+    }
+    state
+}
+
+fn attempt(lock: &File) -> State {
+    let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => State::Exclusive,
+        Err(_) => State::Unknown,
+        Ok(()) => match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => State::Free,
+            Err(Errno::WOULDBLOCK) => State::Shared,
+            Err(_) => State::Unknown,
+        },
+    };
+    let _ = flock(lock, FlockOperation::Unlock);
+    state
+}

@@ -1,0 +1,327 @@
+//! A lock under itself: it fails at once with 122 instead of waiting for ever.
+
+use crate::support::{Form, Outcome, Sandbox};
+
+/// Long enough not to be taken for "at once" when it is waited out.
+const PATIENCE: [&str; 2] = ["-t", "5"];
+
+/// Runs a shell script under a lock taken with these options.
+fn under(sandbox: &Sandbox, options: &[&str], script: &str) -> Outcome {
+    sandbox.lockrun(&[options, &["-c", script]].concat()).run()
+}
+
+/// As a command of the script: a call that takes a lock and gives it back.
+fn inner(form: Form, options: &str) -> String {
+    match form {
+        Form::Run => format!("lockrun -t 5 {options} -- true"),
+        Form::Acquire => {
+            format!("lockrun release -- $(lockrun acquire -t 5 --expires 50 {options} || echo code $? >&2)")
+        }
+    }
+}
+
+/// That the call, as above, fails with 122 and says where the lock was taken.
+#[track_caller]
+fn assert_deadlock(form: Form, outcome: &Outcome) {
+    let lines = ["would wait for itself", "held by"];
+    match form {
+        Form::Run => outcome.assert_code(122).assert_one_line(&lines),
+        Form::Acquire => outcome.assert_stderr_has(&["code 122"]).assert_stderr_has(&lines),
+    };
+}
+
+#[test]
+fn the_same_lock_is_refused_and_the_line_says_where_it_was_taken() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let outcome = under(&sandbox, &["-l", "calc"], &inner(form, "-l calc"));
+        assert_deadlock(form, &outcome);
+        outcome.assert_stderr_has(&["held by pid", "for "]);
+    }
+}
+
+#[test]
+fn every_mode_under_every_mode_of_the_whole_lock() {
+    for form in Form::BOTH {
+        for outer in [&["-l", "calc"] as &[&str], &["-s", "-l", "calc"]] {
+            for options in ["-l calc", "-s -l calc", "--slots 3 -l calc", "--slots 3 --slot 1 -l calc"] {
+                let sandbox = Sandbox::new();
+                assert_deadlock(form, &under(&sandbox, outer, &inner(form, options)));
+            }
+        }
+    }
+}
+
+#[test]
+fn quiet_or_impatient_it_is_told_all_the_same() {
+    let sandbox = Sandbox::new();
+    for options in ["-q", "-n", "-q -n", "-E 9"] {
+        let outcome = under(&sandbox, &["-l", "calc"], &format!("lockrun {options} -l calc -- true"));
+        outcome.assert_code(122).assert_one_line(&["would wait for itself"]);
+    }
+}
+
+#[test]
+fn a_lock_of_a_set_under_the_set_and_a_set_under_one_of_its_locks() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        for name in ["a", "b"] {
+            let options = format!("-l {name}");
+            assert_deadlock(form, &under(&sandbox, &["-l", "a", "-l", "b"], &inner(form, &options)));
+            assert_deadlock(form, &under(&sandbox, &["-l", name], &inner(form, "-l b -l a")));
+        }
+        under(&sandbox, &["-l", "a", "-l", "b"], &inner(form, "-l c")).assert_code(0);
+    }
+}
+
+#[test]
+fn every_lock_of_a_large_set() {
+    let sandbox = Sandbox::new();
+    let names: Vec<_> = (0..40).map(|number| format!("n{number}")).collect();
+    let options: Vec<&str> = names.iter().flat_map(|name| ["-l", name]).collect();
+    let script = "i=0; while [ $i -lt 40 ]; do lockrun -t 0.1 -l n$i -- true 2>&-; echo $?; i=$((i + 1)); done";
+    under(&sandbox, &options, script).assert_stdout(&"122\n".repeat(40));
+}
+
+#[test]
+fn through_many_levels() {
+    let sandbox = Sandbox::new();
+    let levels: Vec<_> =
+        (0..40).flat_map(|number| ["lockrun".into(), "-l".into(), format!("n{number}"), "--".into()]).collect();
+    let mut args: Vec<&str> = levels.iter().map(String::as_str).skip(1).collect();
+    args.extend(["lockrun", "-t", "5", "-l", "n0", "--", "true"]);
+    sandbox.lockrun(&args).run().assert_code(122);
+}
+
+#[test]
+fn a_file_by_another_spelling() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        sandbox.write("work/file", "");
+        std::os::unix::fs::symlink("file", sandbox.path("work/link")).unwrap();
+        assert_deadlock(form, &under(&sandbox, &["--file", "file"], &inner(form, "--file ./link")));
+        let own = format!("--file {}", sandbox.lock_file("calc").display());
+        assert_deadlock(form, &under(&sandbox, &["-l", "calc"], &inner(form, &own)));
+    }
+}
+
+#[test]
+fn the_whole_lock_and_the_own_place_under_a_place() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let pool = ["-l", "gpu", "--slots", "3", "--slot", "1"];
+        for options in ["-l gpu", "-s -l gpu", "-l gpu --slots 3 --slot 4"] {
+            assert_deadlock(form, &under(&sandbox, &pool, &inner(form, options)));
+        }
+    }
+}
+
+#[test]
+fn another_free_place_may_be_taken() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let pool = ["-l", "gpu", "--slots", "2"];
+        under(&sandbox, &pool, &inner(form, "-l gpu --slots 2")).assert_code(0);
+        under(&sandbox, &pool, &inner(form, "-l gpu --slots 2 --slot 1")).assert_code(0);
+        // All of them are ours.
+        let both = format!("lockrun -l gpu --slots 2 -c '{}'", inner(form, "-l gpu --slots 2").replace('\'', "'\\''"));
+        assert_deadlock(form, &under(&sandbox, &pool, &both));
+        assert_deadlock(form, &under(&sandbox, &["-l", "gpu", "--slots", "1"], &inner(form, "-l gpu --slots 1")));
+    }
+}
+
+#[test]
+fn under_a_command_whose_lockrun_was_killed() {
+    let sandbox = Sandbox::new();
+    let script = "kill -9 $PPID; exec 2>>said; lockrun -t 5 -l calc -- true; echo $? >>said";
+    under(&sandbox, &["-l", "calc"], script).assert_signal(libc::SIGKILL);
+    let mut said = String::new();
+    crate::support::eventually("the inner one has ended", || {
+        said = std::fs::read_to_string(sandbox.path("work/said")).unwrap_or_default();
+        said.ends_with("2\n") || said.ends_with("4\n") || said.ends_with("0\n")
+    });
+    assert!(said.ends_with("\n122\n"), "{said}");
+}
+
+/// A program that closes inherited descriptors before it runs another.
+const CLOSE: &str = "python3 -c 'import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))'";
+
+#[test]
+fn with_the_descriptor_closed_on_the_way() {
+    let sandbox = Sandbox::new();
+    let again = |options: &str| format!("{CLOSE} lockrun -t 5 {options} -- true");
+    under(&sandbox, &["-l", "calc"], &again("-l calc")).assert_code(122);
+    under(&sandbox, &["-l", "calc"], &again("-s -l calc")).assert_code(122);
+    under(&sandbox, &["-s", "-l", "calc"], &again("-l calc")).assert_code(122);
+    under(&sandbox, &["-l", "a", "-l", "b"], &again("-l b")).assert_code(122);
+    under(&sandbox, &["--file", "file"], &again("--file file")).assert_code(122);
+    under(&sandbox, &["-l", "gpu", "--slots", "2"], &again("-l gpu")).assert_code(122);
+}
+
+/// Somebody else who shares the lock was granted it after us, so that the
+/// lock's text is about that one.
+#[test]
+fn with_the_descriptor_closed_and_the_text_somebody_elses() {
+    for options in [["-s", "-q"], ["--slots", "2"]] {
+        let sandbox = Sandbox::new();
+        let outer = [&options[..], &["-l", "calc"]].concat();
+        let script = format!("echo in; read line; {CLOSE} lockrun -t 5 -l calc -- true");
+        let running = sandbox.lockrun(&[&outer[..], &["-c", &script]].concat()).input("").start().until_says("in");
+        let other = Form::Run.hold(&sandbox, &outer);
+        running.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
+        drop(other);
+    }
+}
+
+/// What outlives its lock, with the lock's marker in its environment.
+fn survivor(script: &str) -> String {
+    format!("setsid sh -c 'while [ ! -e go ]; do sleep 0.01; done; {script}; echo $? >code' >said 2>&1 & exit 0")
+}
+
+#[track_caller]
+fn code_of_survivor(sandbox: &Sandbox) -> String {
+    sandbox.write("work/go", "");
+    let mut code = String::new();
+    crate::support::eventually("the survivor has asked", || {
+        code = std::fs::read_to_string(sandbox.path("work/code")).unwrap_or_default();
+        code.ends_with('\n')
+    });
+    code
+}
+
+#[test]
+fn the_marker_of_a_lock_that_was_given_back_counts_for_nothing() {
+    let sandbox = Sandbox::new();
+    let script = survivor("lockrun -n -l calc -- true");
+    under(&sandbox, &["-l", "calc"], &script).assert_code(0);
+    assert_eq!(code_of_survivor(&sandbox), "0\n");
+}
+
+#[test]
+fn also_when_somebody_else_has_the_lock_now() {
+    for reentrant in ["", "--reentrant"] {
+        let sandbox = Sandbox::new();
+        under(&sandbox, &["-l", "calc"], &survivor(&format!("lockrun -t 0.1 {reentrant} -l calc -- true")))
+            .assert_code(0);
+        let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
+        assert_eq!(code_of_survivor(&sandbox), "124\n");
+        drop(holder);
+    }
+}
+
+/// flock(1) writes no text, so that the lock's text is still about us.
+#[test]
+fn also_when_flock_has_it_now() {
+    for reentrant in ["", "--reentrant"] {
+        let sandbox = Sandbox::new();
+        under(&sandbox, &["-l", "calc"], &survivor(&format!("lockrun -t 0.1 {reentrant} -l calc -- true")))
+            .assert_code(0);
+        let holder = sandbox.hold_by_flock(&[], &sandbox.lock_file("calc"));
+        assert_eq!(code_of_survivor(&sandbox), "124\n");
+        holder.release();
+    }
+}
+
+#[test]
+fn also_with_the_descriptor_closed() {
+    let sandbox = Sandbox::new();
+    let ask = "exec 0<&- 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-; lockrun -t 0.1 -l calc -- true";
+    under(&sandbox, &["-l", "calc"], &survivor(ask)).assert_code(0);
+    let holder = sandbox.hold_by_flock(&[], &sandbox.lock_file("calc"));
+    assert_eq!(code_of_survivor(&sandbox), "124\n");
+    holder.release();
+}
+
+/// A shell that acquires a lock of its own and then runs something below it.
+fn with_token(sandbox: &Sandbox, options: &str, script: &str) -> Outcome {
+    let script = format!(
+        "T=$(lockrun acquire -q {options} --owner $$) || exit 1
+        sh -c '{script}'; code=$?
+        lockrun release $T || exit 2; exit $code"
+    );
+    sandbox.sh(&script).run()
+}
+
+#[test]
+fn a_token_of_an_ancestor_is_seen() {
+    let nested = ["-l calc", "-s -l calc", "-l calc -l other", "--slots 2 -l calc"];
+    for options in nested {
+        for form in Form::BOTH {
+            let sandbox = Sandbox::new();
+            assert_deadlock(form, &with_token(&sandbox, "-l calc", &inner(form, options)));
+        }
+    }
+    let sandbox = Sandbox::new();
+    with_token(&sandbox, "-l calc", &inner(Form::Run, "-l other")).assert_code(0);
+    for name in ["a", "b"] {
+        with_token(&sandbox, "-l a -l b", &inner(Form::Run, &format!("-l {name}"))).assert_code(122);
+    }
+}
+
+#[test]
+fn a_shared_token_of_an_ancestor_is_seen() {
+    let sandbox = Sandbox::new();
+    with_token(&sandbox, "-s -l calc", &inner(Form::Run, "-l calc")).assert_code(122);
+    with_token(&sandbox, "-s -l calc", &inner(Form::Run, "-s -l calc")).assert_code(122);
+}
+
+#[test]
+fn a_place_of_a_token_of_an_ancestor_is_seen() {
+    let sandbox = Sandbox::new();
+    with_token(&sandbox, "-l gpu --slots 2", &inner(Form::Run, "-l gpu")).assert_code(122);
+    with_token(&sandbox, "-l gpu --slots 2", &inner(Form::Run, "-l gpu --slots 2")).assert_code(0);
+    with_token(&sandbox, "-l gpu --slots 1", &inner(Form::Run, "-l gpu --slots 1")).assert_code(122);
+}
+
+/// As above: the text is about somebody else.
+#[test]
+fn also_when_others_were_granted_the_lock_later() {
+    for options in ["-s", "--slots 2"] {
+        let sandbox = Sandbox::new();
+        let script = format!(
+            "T=$(lockrun acquire -q {options} -l calc --owner $$) || exit 1
+            echo in; read line; lockrun -t 5 -l calc -- true; code=$?
+            lockrun release $T || exit 2; exit $code"
+        );
+        let running = sandbox.sh(&script).input("").start().until_says("in");
+        let options: Vec<_> = options.split(' ').chain(["-l", "calc"]).collect();
+        let other = Form::Run.hold(&sandbox, &options);
+        running.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
+        drop(other);
+    }
+}
+
+#[test]
+fn a_token_in_the_environment_is_seen() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        for (options, nested) in [("-l calc", "-l calc"), ("-l a -l b", "-l a"), ("-l a -l b", "-l b")] {
+            let script = format!(
+                "export LOCKRUN_TOKEN=$(lockrun acquire -q {options} --expires 50) || exit 1
+                ({}); code=$?; lockrun release || exit 2; exit $code",
+                inner(form, nested).replace("release --", "release")
+            );
+            assert_deadlock(form, &sandbox.sh(&script).run());
+        }
+    }
+}
+
+#[test]
+fn a_token_that_holds_nothing_any_more_is_none() {
+    let sandbox = Sandbox::new();
+    let script = "export LOCKRUN_TOKEN=$(lockrun acquire -q -l calc --expires 50) || exit 1
+        lockrun release; exec lockrun -t 0.1 -l calc -- true";
+    sandbox.sh(script).run().assert_code(0);
+    let holder = Form::Run.hold(&sandbox, &["-l", "other"]);
+    sandbox.sh(&script.replace("-t 0.1 -l calc", "-t 0.1 -l calc -l other")).run().assert_code(124);
+    drop(holder);
+}
+
+#[test]
+fn who_waits_is_not_mistaken_for_nested() {
+    let sandbox = Sandbox::new();
+    let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
+    let args = [&PATIENCE[..], &["-l", "other", "--", "lockrun", "-t", "0.1", "-l", "calc", "--", "true"]].concat();
+    sandbox.lockrun(&args).run().assert_code(124);
+    drop(holder);
+}

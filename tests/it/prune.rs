@@ -1,0 +1,130 @@
+//! `lockrun prune`: removes what nobody uses, and nothing else.
+
+use crate::support::{Sandbox, Timeline, may_act_as_root};
+use std::fs;
+
+#[test]
+fn unused_files_are_removed_and_named() {
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_silent().assert_stdout("");
+    assert!(!sandbox.locks().exists());
+    sandbox.write("work/data", "");
+    let locks: [&[&str]; 4] = [&["-l", "calc"], &["-l", "a\x1bb"], &["-l", "data", "-s"], &["--file", "data"]];
+    for lock in locks {
+        sandbox.lockrun(&[lock, &["--", "true"]].concat()).run().assert_code(0);
+    }
+    let before = sandbox.files_in_locks();
+    let expected = "data\na\\x1bb\ncalc\ndata\n";
+    sandbox.lockrun(&["prune", "--dry-run"]).run().assert_code(0).assert_stdout(expected);
+    assert_eq!(sandbox.files_in_locks(), before);
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_silent().assert_stdout(expected);
+    assert_eq!(sandbox.files_in_locks(), [".floor"]);
+    assert!(sandbox.path("work/data").exists());
+}
+
+#[test]
+fn what_is_held_or_waited_for_stays() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("work/data", "");
+    let _holders = [
+        sandbox.hold(&["-l", "held"]),
+        sandbox.hold(&["-l", "shared", "-s"]),
+        sandbox.hold(&["--file", "data"]),
+        sandbox.hold_by_flock(&[], &sandbox.lock_file("flock")),
+        sandbox.hold_by_python(&sandbox.lock_file("python")),
+    ];
+    let before = sandbox.files_in_locks();
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_stdout("");
+    assert_eq!(sandbox.files_in_locks(), before);
+    assert!(file.exists());
+}
+
+#[test]
+fn a_lock_for_which_only_somebody_stopped_waits_stays() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = sandbox.lockrun(&["-l", "calc", "--exec", "--", "true"]).start().until_waiting();
+    waiter.signal(libc::SIGSTOP);
+    holder.release();
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_stdout("");
+    waiter.signal(libc::SIGCONT);
+    waiter.wait().assert_code(0);
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_stdout("calc\n");
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.make_dir("locks", 0o700);
+    for name in ["Cargo.lock", "not ours.lock", "README", ".hidden.lock"] {
+        sandbox.write(&format!("locks/{name}"), "text\n");
+    }
+    sandbox.write("locks/empty.txt", "");
+    let before = sandbox.files_in_locks();
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_stdout("");
+    assert_eq!(sandbox.files_in_locks(), before);
+}
+
+#[test]
+fn another_users_file_in_a_shared_directory_is_told() {
+    if !may_act_as_root("another user") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.make_dir("locks", 0o1777);
+    sandbox.lockrun(&["-l", "root", "--", "true"]).run().assert_code(0);
+    let by_other = |args: &[&str]| sandbox.lockrun(args).current_dir(&std::env::temp_dir()).by_user(12345, 12345).run();
+    by_other(&["-l", "other", "--", "true"]).assert_code(0);
+    let outcome = by_other(&["prune"]);
+    outcome.assert_code(125).assert_stdout("other\n").assert_one_line(&["root.lock", "another user"]);
+}
+
+fn fence(sandbox: &Sandbox, name: &str) -> u64 {
+    let outcome = sandbox.lockrun(&["-l", name, "-c", "echo $LOCKRUN_FENCE"]).run();
+    outcome.assert_code(0).stdout.trim().parse().unwrap()
+}
+
+/// A clock far ahead, then set back: only the floor remembers.
+#[test]
+fn fences_go_on_rising_after_the_file_is_gone() {
+    let sandbox = Sandbox::new();
+    let first = fence(&sandbox, "calc");
+    let ahead = first + 1_000_000_000_000;
+    let text = fs::read_to_string(sandbox.lock_file("calc")).unwrap();
+    let text = text.replace(&format!("\"fence\":{first}"), &format!("\"fence\":{ahead}"));
+    fs::write(sandbox.lock_file("calc"), text).unwrap();
+    assert_eq!(fence(&sandbox, "calc"), ahead + 1);
+    sandbox.lockrun(&["prune"]).run().assert_code(0).assert_stdout("calc\n");
+    assert_eq!(fence(&sandbox, "calc"), ahead + 2);
+    // A smaller one does not lower it.
+    assert!(fence(&sandbox, "other") > ahead + 1, "every new file begins above the floor");
+    sandbox.lockrun(&["prune"]).run().assert_code(0);
+    assert!(fence(&sandbox, "calc") > ahead + 2);
+}
+
+/// 8 takers, some at once, some waiting, beside a loop that prunes.
+#[test]
+fn nobody_gets_in_twice_beside_it() {
+    let sandbox = Sandbox::new();
+    let timeline = Timeline::new(&sandbox);
+    let pruning = "touch pruning; while [ -e pruning ]; do lockrun prune >>pruned || exit 1; done";
+    let pruners = [(); 2].map(|()| sandbox.sh(pruning).start());
+    let turn = timeline.visit("$$", "echo $LOCKRUN_FENCE >>fences");
+    sandbox.write("work/turn", &turn);
+    let taking = "for i in $(seq 100); do lockrun -l calc -- sh ./turn || exit 1; done";
+    let takers: Vec<_> = (0..8).map(|_| sandbox.sh(taking).start()).collect();
+    for taker in takers {
+        taker.wait().assert_code(0).assert_silent();
+    }
+    fs::remove_file(sandbox.path("work/pruning")).unwrap();
+    for pruner in pruners {
+        pruner.wait().assert_code(0).assert_silent();
+    }
+    timeline.assert_one_at_a_time();
+    let numbers = fs::read_to_string(sandbox.path("work/fences")).unwrap();
+    let numbers: Vec<u64> = numbers.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(numbers.len(), 800);
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    let pruned = fs::read_to_string(sandbox.path("work/pruned")).unwrap();
+    assert!(pruned.lines().count() > 0, "nothing was pruned meanwhile");
+}

@@ -1,0 +1,81 @@
+//! `lockrun wait LOCK...`: returns once free, taking nothing.
+
+use crate::support::{Sandbox, eventually};
+use std::time::Duration;
+
+#[test]
+fn a_free_lock_is_not_waited_for() {
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["wait", "calc"]).run().assert_code(0).assert_silent().assert_stdout("");
+    assert!(!sandbox.locks().exists());
+}
+
+#[test]
+fn it_returns_when_the_holder_lets_go() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut waiting = sandbox.lockrun(&["wait", "calc"]).start();
+    eventually("it sleeps", || crate::support::status_field(waiting.pid(), "State").starts_with('S'));
+    assert!(!waiting.has_ended());
+    holder.release();
+    waiting.wait().assert_code(0).assert_silent();
+}
+
+#[test]
+fn it_waits_for_all_of_them() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("work/data", "");
+    let holders = [sandbox.hold(&["-l", "one"]), sandbox.hold(&["-l", "two"]), sandbox.hold_by_flock(&[], &file)];
+    let [first, second, third] = holders;
+    let mut waiting = sandbox.lockrun(&["wait", "one", "two", "--file", "data"]).start();
+    first.release();
+    third.release();
+    sandbox.lockrun(&["wait", "one", "--file", "data"]).run().assert_code(0);
+    assert!(!waiting.has_ended());
+    second.release();
+    waiting.wait().assert_code(0);
+}
+
+#[test]
+fn it_gives_up_after_the_timeout() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    let outcome = sandbox.lockrun(&["wait", "calc", "--timeout", "0.2"]).run();
+    outcome.assert_code(124).assert_one_line(&["calc", "timed out after 200ms", "held by pid"]);
+    assert!((200..5000).contains(&outcome.took.as_millis()), "{outcome:?}");
+    sandbox.lockrun(&["wait", "-t", "0", "calc"]).run().assert_code(124);
+}
+
+/// It is in no queue: others come and go as if it was not there.
+#[test]
+fn it_holds_nobody_up() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc", "--shared"]);
+    let _waiting = [(); 5].map(|()| sandbox.lockrun(&["wait", "calc"]).start());
+    for _ in 0..100 {
+        sandbox.lockrun(&["-n", "-s", "-l", "calc", "--", "true"]).run().assert_code(0);
+    }
+    assert_eq!(sandbox.list(&["calc"])[0]["waiting"], 0);
+    holder.release();
+}
+
+#[test]
+fn a_process_that_inherited_the_lock_is_waited_for_too() {
+    let sandbox = Sandbox::new();
+    sandbox.make_dir("locks", 0o700);
+    let script = format!("(flock 9; sleep 1000 & echo $! >pid) 9>{}", sandbox.lock_file("calc").display());
+    sandbox.sh(&script).run().assert_code(0);
+    let mut waiting = sandbox.lockrun(&["wait", "calc"]).start();
+    eventually("it sleeps", || crate::support::status_field(waiting.pid(), "State").starts_with('S'));
+    assert!(!waiting.has_ended());
+    sandbox.sh("kill $(cat pid)").run().assert_code(0);
+    let outcome = waiting.wait();
+    outcome.assert_code(0);
+    assert!(outcome.took < Duration::from_secs(60), "{outcome:?}");
+}
+
+#[test]
+fn which_lock_must_be_said() {
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["wait"]).run().assert_code(125).assert_one_line(&["which lock?"]);
+}
