@@ -149,5 +149,33 @@ mod installation;
 
 // Tokens.
 
+/// `check --json`, `renew`.
+mod token_check_renew;
+/// CI jobs, and tokens taken inside of another lockrun.
+mod token_ci;
+/// Bad and many clients of the process behind a token.
+mod token_clients;
+/// Many tokens at once, and what they leave behind: nothing.
+mod token_contest;
+/// From acquire to release, with every lock option.
+mod token_cycle;
+/// Tokens, commands and flock(1) exclude each other.
+mod token_exclusion;
 /// Tokens that reach nobody; processes killed or slow at any system call.
 mod token_hand_over;
+/// What the process behind a token keeps of its caller.
+mod token_holder;
+/// Locks lost while somebody has their token.
+mod token_lost;
+/// A token's lock in the lines that people read.
+mod token_messages;
+/// `--owner PID`.
+mod token_owner;
+/// Scripts to copy.
+mod token_recipes;
+/// Wrong, foreign, old and forged tokens; other users; impostors.
+mod token_secrets;
+/// Ways in which shells start acquire.
+mod token_shell;
+/// Where tokens come from; several at once.
+mod token_words;

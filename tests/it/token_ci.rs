@@ -1,0 +1,81 @@
+//! CI jobs: steps that share a token, jobs that are cancelled.
+
+use crate::support::{Sandbox, eventually, holder_of, is_held};
+
+/// What runners do to what a job left behind: kill whoever has the job's
+/// variable.
+const CLEAN_UP: &str = r#"
+    for environment in /proc/[0-9]*/environ; do
+        if tr '\0' '\n' 2>/dev/null <"$environment" | grep -qx "$MARK"; then
+            pid=${environment#/proc/}; kill -9 "${pid%/environ}"; echo killed
+        fi
+    done"#;
+
+#[test]
+fn the_clean_up_of_a_cancelled_job_frees_the_lock() {
+    for variable in ["RUNNER_TRACKING_ID", "BUILD_ID"] {
+        let sandbox = Sandbox::new();
+        let id = format!("job of {}", sandbox.path("").display());
+        let acquire = sandbox.lockrun(&["acquire", "-l", "calc", "--expires", "1h"]);
+        acquire.env(variable, &id).run().assert_code(0);
+        let clean_up = sandbox.sh(CLEAN_UP).env("MARK", format!("{variable}={id}"));
+        clean_up.run().assert_code(0).assert_stdout("killed\n");
+        eventually("the lock is free", || !is_held(&sandbox.lock_file("calc")));
+        sandbox.assert_free("calc");
+    }
+}
+
+#[test]
+fn the_clean_up_of_another_job_does_not() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc", "--expires", "1h"]);
+    sandbox.sh(CLEAN_UP).env("MARK", "BUILD_ID=another one").run().assert_stdout("");
+    sandbox.release(&token).assert_code(0);
+}
+
+#[test]
+fn the_end_of_a_commands_time_is_not_the_end_of_a_token_from_inside() {
+    let sandbox = Sandbox::new();
+    let script = "lockrun acquire -l calc --expires 1h >token; echo acquired; exec sleep 1000";
+    let outcome = sandbox.lockrun(&["-l", "outer", "--expires", "300ms", "--", "sh", "-c", script]).run();
+    outcome.assert_code(123).assert_stdout("acquired\n");
+    let token = std::fs::read_to_string(sandbox.path("work/token")).unwrap();
+    sandbox.release(token.trim()).assert_code(0);
+    sandbox.assert_free("calc");
+}
+
+#[test]
+fn a_tree_does_not_wait_for_the_holder_of_a_token() {
+    let sandbox = Sandbox::new();
+    let run = ["-l", "outer", "--hold", "tree", "--", "lockrun", "acquire", "-l", "calc", "--expires", "1h"];
+    let outcome = sandbox.lockrun(&run).run();
+    let token = outcome.assert_code(0).stdout.trim();
+    sandbox.assert_free("outer");
+    sandbox.check(token).assert_code(0);
+    sandbox.release(token).assert_code(0);
+}
+
+#[test]
+fn whoever_adopts_holders_also_reaps_them() {
+    let sandbox = Sandbox::new();
+    // The outer lockrun becomes the parent of the holder.
+    let script = r#"
+        token=$(lockrun acquire -l calc --expires 1h); holder=$(pgrep -P $PPID lockrun-holder)
+        lockrun release "$token"
+        until ! test -e "/proc/${holder:?}"; do :; done; echo reaped"#;
+    let run = ["-l", "outer", "--hold", "tree", "--", "sh", "-c", script];
+    sandbox.lockrun(&run).run().assert_code(0).assert_stdout("reaped\n");
+}
+
+#[test]
+fn a_token_from_inside_survives_the_kill_of_the_outer_lockrun() {
+    let sandbox = Sandbox::new();
+    let script = "lockrun acquire -l calc --expires 1h; exec sleep 1000";
+    let outer = sandbox.lockrun(&["-l", "outer", "-c", script]).start().until_says("lr1.");
+    let token = outer.stdout();
+    outer.signal_group(libc::SIGKILL);
+    outer.wait();
+    assert!(is_held(&sandbox.lock_file("calc")));
+    assert_ne!(holder_of(&sandbox.lock_file("calc")), 0);
+    sandbox.release(token.trim()).assert_code(0);
+}

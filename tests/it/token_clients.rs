@@ -1,0 +1,134 @@
+//! Whoever speaks badly to a holder keeps nobody else from being heard.
+
+use crate::support::{Sandbox, eventually, holder_of, is_held, may_act_as_root, part, status_field};
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+
+fn connect(token: &str) -> UnixStream {
+    let address = SocketAddr::from_abstract_name(format!("lockrun/{}", part(token, "i"))).unwrap();
+    UnixStream::connect_addr(&address).unwrap()
+}
+
+/// Many who are connected and say nothing, or not enough.
+fn bad_clients(token: &str) -> Vec<UnixStream> {
+    let clients = (0..100).map(|number| {
+        let mut client = connect(token);
+        match number % 4 {
+            0 => {}
+            1 => drop(client.write_all(b"{\"secret\":")),
+            2 => drop(client.write_all(b"\x00\xff nonsense\n")),
+            // The holder may hang up in the middle of this.
+            _ => {
+                client.set_nonblocking(true).unwrap();
+                drop(client.write(&[b'x'; 100_000]));
+            }
+        }
+        client
+    });
+    clients.collect()
+}
+
+#[test]
+fn token_commands_are_heard_among_bad_clients() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let before = bad_clients(&token);
+    sandbox.check(&token).assert_code(0);
+    let more = bad_clients(&token);
+    sandbox.with_token("renew", &token).assert_code(0);
+    sandbox.release(&token).assert_code(0).assert_silent();
+    sandbox.assert_free("calc");
+    drop((before, more));
+}
+
+#[test]
+fn the_owners_end_is_seen_among_bad_clients() {
+    let sandbox = Sandbox::new();
+    let owner = sandbox.sh("exec sleep 1000").start();
+    let token = sandbox.acquire(&["-l", "calc", "--owner", &owner.pid().to_string()]);
+    let _clients = bad_clients(&token);
+    owner.signal(libc::SIGKILL);
+    eventually("the lock is free", || !is_held(&sandbox.lock_file("calc")));
+}
+
+#[test]
+fn the_expiry_is_seen_among_bad_clients() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc", "--expires", "1h"]);
+    let _clients = bad_clients(&token);
+    sandbox.lockrun(&["renew", &token, "--expires", "20ms"]).run().assert_code(0);
+    eventually("the lock is free", || !is_held(&sandbox.lock_file("calc")));
+}
+
+#[test]
+fn bad_clients_leave_the_holder_asleep() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let pid = holder_of(&sandbox.lock_file("calc"));
+    let _clients = bad_clients(&token);
+    eventually("the holder sleeps among its clients", || {
+        let switches = || status_field(pid, "voluntary_ctxt_switches");
+        let before = switches();
+        sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+        status_field(pid, "State").starts_with('S') && before == switches()
+    });
+}
+
+#[test]
+fn whoever_hangs_up_before_the_answer_does_not_end_the_holder() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    for _ in 0..100 {
+        connect(&token).write_all(b"{\"secret\":\"x\",\"ask\":\"Check\"}\n").unwrap();
+    }
+    sandbox.check(&token).assert_code(0);
+}
+
+#[test]
+fn another_user_who_hangs_up_does_not_end_the_holder() {
+    if !may_act_as_root("acting as two users") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let script = "import socket, sys
+for _ in range(100):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect('\\0lockrun/' + sys.argv[1])
+    client.close()";
+    let args = ["-c", script, &part(&token, "i")];
+    sandbox.command("/usr/bin/python3", &args).by_user(54321, 54321).run().assert_code(0);
+    sandbox.check(&token).assert_code(0);
+}
+
+#[test]
+fn a_slow_client_is_never_told_that_its_lock_is_gone() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let lockrun = sandbox.path("bin/lockrun");
+    let strace = ["-qq", "-o", "/dev/null", "-e", "trace=getsockopt", "-e", "inject=getsockopt:delay_enter=500000"];
+    let slow = [&strace as &[&str], &[lockrun.to_str().unwrap(), "check", &token]].concat();
+    let slow = sandbox.command("strace", &slow).start();
+    // It has connected, and says nothing yet, while many others come and go.
+    let id = part(&token, "i");
+    eventually("it has connected", || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+        sockets.lines().filter(|line| line.ends_with(&id)).count() > 1
+    });
+    let clients: Vec<_> = (0..40).map(|_| connect(&token)).collect();
+    let outcome = slow.wait();
+    assert_ne!(outcome.code, Some(123), "it is not lost: {outcome:?}");
+    drop(clients);
+    sandbox.release(&token).assert_code(0);
+}
+
+#[test]
+fn many_checks_at_once_are_all_answered() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let checks: Vec<_> = (0..60).map(|_| sandbox.lockrun(&["check", &token]).start()).collect();
+    for check in checks {
+        check.wait().assert_code(0).assert_silent();
+    }
+}
