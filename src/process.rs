@@ -3,7 +3,14 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::process::Pid;
+
 use crate::users;
+
+/// A process id from a text, if it can be one.
+pub fn id(pid: i32) -> Option<Pid> {
+    if pid > 0 { Pid::from_raw(pid) } else { None }
+}
 
 /// The children of all threads of a process.
 pub fn children(pid: i32) -> Vec<i32> {
@@ -12,6 +19,11 @@ pub fn children(pid: i32) -> Vec<i32> {
         .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok())
         .flat_map(|children| children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
+}
+
+/// What the kernel calls it, in short; empty for one that is gone.
+pub fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The parent; `None` for a process that is gone, or that has none here.

@@ -177,7 +177,9 @@ impl Text {
 
 /// RFC 3339 in UTC, to the millisecond.
 pub fn timestamp(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    // The last second that RFC 3339 can tell, which is far enough off.
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_millis(time.min(last)).to_string()
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@
 //! own parent ends, so none can leave the tree. Children that we had before,
 //! from whoever executed us, are not COMMAND's and are spared.
 
-use std::fs;
-
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, waitid};
 
@@ -131,5 +129,5 @@ fn below(root: i32, goes_on: impl Fn(i32) -> bool) -> impl Iterator<Item = (i32,
 /// Whether this is the process behind a token: it belongs to whoever has the
 /// token, wherever it was acquired.
 fn is_token_holder(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == sys::HOLDER_NAME)
+    process::name(pid) == sys::HOLDER_NAME
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::asked::Asked;
 use crate::child::{Granted, Verdict, Waited, Waiter};
@@ -220,14 +220,13 @@ fn above_stdio(stream: UnixStream) -> Result<UnixStream> {
 /// that may be given to another one.
 fn open_owner(pid: i32) -> Result<OwnedFd> {
     let refused = |why: &str| anyhow!("--owner {pid}: {why}");
-    let process =
-        Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| refused("not a process id")).and_then(|pid| {
-            pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
-                rustix::io::Errno::SRCH => refused("there is no such process"),
-                rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => refused("is a thread, not a process"),
-                other => refused(&message::os_error(other.raw_os_error())),
-            })
-        })?;
+    let process = process::id(pid).ok_or_else(|| refused("not a process id")).and_then(|pid| {
+        pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
+            rustix::io::Errno::SRCH => refused("there is no such process"),
+            rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => refused("is a thread, not a process"),
+            other => refused(&message::os_error(other.raw_os_error())),
+        })
+    })?;
     let process = sys::above_stdio(process)?;
     // A zombie has ended, whoever has not yet been told.
     let mut polled = [PollFd::new(&process, PollFlags::IN)];

@@ -4,14 +4,18 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::holder::{self, Answer, Ask};
+use crate::lock::file::Advice;
 use crate::message;
-use crate::record;
+use crate::process;
+use crate::record::{self, Record};
+use crate::sys;
 use crate::token::Token;
 
 const VARIABLE: &str = "LOCKRUN_TOKEN";
@@ -20,7 +24,7 @@ const VARIABLE: &str = "LOCKRUN_TOKEN";
 /// environment. An empty word is one too, and no token.
 ///
 /// # Errors
-/// None was given, or stdin cannot be read.
+/// None was given.
 pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
     if given.is_empty() {
         let word = std::env::var_os(VARIABLE)
@@ -34,12 +38,15 @@ pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
             continue;
         }
         let mut text = Vec::new();
-        std::io::stdin().read_to_end(&mut text).context("cannot read tokens from stdin")?;
+        if let Err(error) = std::io::stdin().read_to_end(&mut text) {
+            message::tell(&format!("cannot read tokens from stdin: {}", printable(error.to_string().as_bytes())));
+        }
         let on_stdin = text.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
         let before = words.len();
         words.extend(on_stdin.map(<[u8]>::to_vec));
         if words.len() == before {
-            return Err(anyhow!("no token on stdin"));
+            // No token; the others are tried nevertheless.
+            words.push(Vec::new());
         }
     }
     Ok(words)
@@ -75,7 +82,16 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Exi
 pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
     match holder::ask(token, question)? {
         Answer::Gone => {
-            tell_gone(token);
+            let record = record_of(token);
+            if let Some(record) = &record
+                && record.fence == token.fence()
+                && record.ended.is_none()
+                && process::name(record.pid) == sys::HOLDER_NAME
+            {
+                return Err(anyhow!("its holder, pid {}, cannot be reached from here", record.pid))
+                    .context(Advice("use the token in the network namespace where the lock was acquired"));
+            }
+            tell_gone(token, record);
             Ok(Err(Exit::Lost))
         }
         answer => Ok(Ok(answer)),
@@ -85,13 +101,20 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
 /// What was lost was lost while somebody relied on it.
 pub fn tell_lost(token: &Token, how: &str) {
     let name = message::shown_name(token.name.as_bytes());
+    let how = printable(how.as_bytes());
     message::tell_about(&name, &format!("lost: {how}; what was done under it was not protected to the end"));
 }
 
-fn tell_gone(token: &Token) {
+/// What the lock's file says, about this grant or a later one.
+fn record_of(token: &Token) -> Option<Record> {
+    let path = token.dir().join(&token.grants.first()?.file);
+    // Not a FIFO, which a forged token could name.
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).ok()?;
+    record::read(&file).record()
+}
+
+fn tell_gone(token: &Token, record: Option<Record>) {
     let name = message::shown_name(token.name.as_bytes());
-    let file = token.grants.first().map(|grant| token.dir().join(&grant.file));
-    let record = file.and_then(|file| std::fs::File::open(file).ok()).and_then(|file| record::read(&file).record());
     let Some(record) = record else {
         return tell_lost(token, "not held any more, since when is not known");
     };
@@ -104,10 +127,10 @@ fn tell_gone(token: &Token) {
         Some(ended) if ended.starts_with("released") => {
             message::tell_about(&name, &format!("not held any more: {}", printable(ended.as_bytes())));
         }
-        Some(ended) => tell_lost(token, &printable(ended.as_bytes())),
+        Some(ended) => tell_lost(token, ended),
         None if is_ours => tell_lost(token, "its holder was killed, when is not known"),
         None => {
-            let since = printable(record.since.as_bytes());
+            let since = &record.since;
             tell_lost(token, &format!("not held any more, and granted to others since, last at {since}"));
         }
     }

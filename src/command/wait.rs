@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
 use crate::lock::Seen;
 use crate::message;
+use crate::process;
 
 use super::which::Locks;
 
@@ -79,7 +80,7 @@ fn holders(seen: &[Seen]) -> Vec<i32> {
 
 /// Those that can still end.
 fn open(pids: &[i32]) -> Vec<OwnedFd> {
-    let open = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
+    let open = |pid: &i32| pidfd_open(process::id(*pid)?, PidfdFlags::empty()).ok();
     pids.iter().filter_map(open).collect()
 }
 

@@ -1,6 +1,6 @@
 //! What is said to the process behind a token: one line of JSON each way.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -94,41 +94,61 @@ pub fn listen(id: &str) -> io::Result<UnixListener> {
     Ok(sys::above_stdio(OwnedFd::from(listener))?.into())
 }
 
+/// So often a holder is asked that hangs up, as it does on the slowest of
+/// very many.
+const TRIES: usize = 5;
+/// No answer of a holder is longer.
+const LONGEST_ANSWER: u64 = 1 << 16;
+
 /// Asks the holder of a token.
 ///
 /// # Errors
 /// The holder does not believe us: another user's, or a secret that is not
 /// its own. No message shows a secret.
 pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
-    let mut stream = match UnixStream::connect_addr(&address(&token.id)?) {
-        Ok(stream) => stream,
-        Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(Answer::Gone),
-        Err(e) => return Err(e).context("cannot reach the token's holder"),
-    };
-    // Whoever listens there instead of the holder gets no secret.
-    let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the token's holder is")?;
-    if peer.uid.as_raw() != token.uid {
-        return Ok(Answer::Gone);
-    }
     let mut request = serde_json::to_vec(&Request { secret: token.secret.clone(), ask })?;
     request.push(b'\n');
     let mut line = String::new();
-    // A holder that refuses us has spoken before we have.
-    let said = stream.write_all(&request);
-    let heard = BufReader::new(&stream).read_line(&mut line);
+    for _ in 0..TRIES {
+        let Some(stream) = connect(token)? else { return Ok(Answer::Gone) };
+        line = exchange(stream, &request)?;
+        if !line.is_empty() {
+            break;
+        }
+    }
     if line.is_empty() {
-        // It ended while we spoke.
-        return match (said, heard) {
-            (Ok(()), Ok(_)) => Ok(Answer::Gone),
-            (Err(e), _) | (_, Err(e)) if ended(&e) => Ok(Answer::Gone),
-            (Err(e), _) | (_, Err(e)) => Err(e).context("cannot speak with the token's holder"),
-        };
+        bail!("the token's holder does not answer");
     }
     match serde_json::from_str(&line).map_err(|_| anyhow!("the token's holder answers in words of another version"))? {
         Reply::Released { lost } => Ok(Answer::Released { lost }),
         Reply::State(state) => Ok(Answer::State(state)),
         Reply::WrongSecret => bail!("this is not the token that the lock was acquired with"),
         Reply::NotYours => bail!("belongs to user {}: only that user and root may use the token", token.uid),
+    }
+}
+
+/// A line to the holder; `None` if it is gone.
+fn connect(token: &Token) -> Result<Option<UnixStream>> {
+    let stream = match UnixStream::connect_addr(&address(&token.id)?) {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(None),
+        Err(e) => return Err(e).context("cannot reach the token's holder"),
+    };
+    // Whoever listens there instead of the holder gets no secret.
+    let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the token's holder is")?;
+    Ok((peer.uid.as_raw() == token.uid).then_some(stream))
+}
+
+/// What the holder answers; empty if it hung up.
+fn exchange(mut stream: UnixStream, request: &[u8]) -> Result<String> {
+    let mut line = String::new();
+    // A holder that refuses us has spoken before we have.
+    let said = stream.write_all(request);
+    let heard = BufReader::new((&stream).take(LONGEST_ANSWER)).read_line(&mut line);
+    match (said, heard) {
+        _ if !line.is_empty() => Ok(line),
+        (Err(e), _) | (_, Err(e)) if !ended(&e) => Err(e).context("cannot speak with the token's holder"),
+        _ => Ok(line),
     }
 }
 

@@ -31,13 +31,6 @@ pub enum Mode {
     },
 }
 
-impl Mode {
-    /// Whether this asks for a place of a pool.
-    pub fn is_place(self) -> bool {
-        matches!(self, Mode::Place { .. })
-    }
-}
-
 /// How long to wait, and what may interrupt it.
 #[derive(Clone, Copy)]
 pub struct Patience {

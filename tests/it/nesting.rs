@@ -158,9 +158,6 @@ fn with_the_descriptor_closed_on_the_way() {
     under(&sandbox, &["-l", "gpu", "--slots", "2"], &again("-l gpu")).assert_code(122);
 }
 
-/// Somebody else who shares the lock was granted it after us, so that the
-/// lock's text is about that one.
-
 /// What outlives its lock, with the lock's marker in its environment.
 fn survivor(script: &str) -> String {
     format!("setsid sh -c 'while [ ! -e go ]; do sleep 0.01; done; {script}; echo $? >code' >said 2>&1 & exit 0")

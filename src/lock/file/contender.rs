@@ -277,7 +277,7 @@ impl Contender {
     pub fn end_rivals(&self) -> Result<()> {
         if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
             let replacers = queue.replacers_before(ticket).with_context(|| self.cannot_lock())?;
-            rivals::end(&self.lock.file, queue.file(), &replacers)?;
+            rivals::end(&self.lock.file, queue.file(), &replacers).with_context(|| self.cannot_lock())?;
         }
         Ok(())
     }
@@ -458,7 +458,7 @@ impl Contender {
 
     /// Changes the record of our grant, if it is still there.
     pub fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
-        let Ok(opened) = open::lock_file(dir, &self.queue_name) else { return };
+        let Ok(Some(opened)) = open::existing_lock_file(dir, &self.queue_name) else { return };
         if opened.identity != self.queue_identity {
             return;
         }

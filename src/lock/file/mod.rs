@@ -199,7 +199,7 @@ impl Store for FileStore {
                         continue 'reopen;
                     }
                     // Another place of the pool may become free.
-                    Some(Marker { strength: nesting::Strength::Place(_), .. }) if self.terms.mode.is_place() => {}
+                    Some(marker) if marker.strength.leaves_room_for(self.terms.mode) => {}
                     Some(_) => return Ok(Answer::Refused(Refusal::Deadlock)),
                     None => {}
                 }

@@ -58,6 +58,15 @@ impl Strength {
         }
     }
 
+    /// Whether this mode can be granted beside it: another place of a pool.
+    pub fn leaves_room_for(self, mode: Mode) -> bool {
+        match (self, mode) {
+            (Strength::Place(held), Mode::Place { which: Some(place), .. }) => place != held,
+            (Strength::Place(held), Mode::Place { which: None, of }) => of > 1 || held >= of,
+            _ => false,
+        }
+    }
+
     /// Whether a request of this mode asks for no more.
     pub fn covers(self, mode: Mode) -> bool {
         match self {

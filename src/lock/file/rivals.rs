@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 
 use super::dir::Advice;
 use super::kernel::{self, FileId, Kernel};
@@ -75,9 +75,17 @@ pub fn holding(lock: &File) -> Vec<Rival> {
     let kernel = Kernel::look();
     let Some(file) = kernel.id_of(lock) else { return Vec::new() };
     let mut pids: Vec<i32> = kernel.inheritors(file).into_iter().map(|(pid, _)| pid).collect();
+    // While we read, the lock may have been granted to a child of one that we
+    // had passed by then.
+    let parents: Vec<i32> = pids.iter().filter_map(|pid| process::parent(*pid)).collect();
+    pids.extend(parents);
+    pids.sort_unstable();
     pids.dedup();
-    let mut rivals: Vec<Rival> =
-        pids.into_iter().filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, file))).collect();
+    let mut rivals: Vec<Rival> = pids
+        .into_iter()
+        .filter(|pid| *pid != us())
+        .filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, file)))
+        .collect();
     // Of other users we see only who called flock(2). They cannot be signalled
     // by us, but they can be named.
     let strangers = kernel.lockers(file).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
@@ -94,12 +102,12 @@ impl Rival {
     /// The process, if what makes it one still holds when we cannot mistake
     /// it any more.
     fn find(pid: i32, is_one: &dyn Fn() -> bool) -> Option<Self> {
-        let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let process = pidfd_open(process::id(pid)?, PidfdFlags::empty()).ok()?;
         if !is_one() {
             return None;
         }
         // A lockrun's child that waits listens to nobody; its parent does.
-        if name(pid) == sys::WAITER_NAME {
+        if process::name(pid) == sys::WAITER_NAME {
             let parent = process::parent(pid)?;
             return Self::find(parent, &|| process::parent(pid) == Some(parent));
         }
@@ -174,6 +182,10 @@ fn still_holding(lock: &File, rivals: &[Rival]) -> Vec<Rival> {
     holding(lock).into_iter().filter(was_there).collect()
 }
 
+fn us() -> i32 {
+    getpid().as_raw_nonzero().get()
+}
+
 fn wait_for_all(rivals: &[Rival], limit: Duration) {
     let now = Instant::now();
     let deadline = now.checked_add(limit).unwrap_or(now + KILLED);
@@ -195,13 +207,8 @@ fn terminate(rivals: &[Rival]) -> Result<()> {
 /// Anybody else would just die of what only a lockrun understands.
 fn is_lockrun(pid: i32) -> bool {
     let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
-    ["lockrun", sys::HOLDER_NAME].contains(&name(pid).as_str())
+    ["lockrun", sys::HOLDER_NAME].contains(&process::name(pid).as_str())
         || program(&pid.to_string()).is_some_and(|theirs| program("self") == Some(theirs))
-}
-
-/// What the kernel calls a process.
-fn name(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// TERM, and KILL for what still has the lock after a while. By a process of
