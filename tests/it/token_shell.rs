@@ -1,7 +1,7 @@
 //! Ways in which shells start acquire, with `--owner $$`: the owner is the
 //! script, whatever stands between it and acquire.
 
-use crate::support::{Sandbox, eventually, is_held};
+use crate::support::{Sandbox, children, eventually, is_held};
 
 const SHELLS: [&str; 2] = ["dash", "bash"];
 
@@ -75,6 +75,8 @@ fn ctrl_c_between_acquire_and_release_is_the_end_of_the_lock() {
     let sandbox = Sandbox::new();
     let script = "token=$(lockrun acquire -l calc --owner $$) || exit; echo taken; sleep 1000; echo not here";
     let running = sandbox.sh(script).start().until_says("taken");
+    let is_sleep = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    eventually("it sleeps", || children(running.pid()).iter().any(is_sleep));
     running.signal_group(libc::SIGINT);
     let outcome = running.wait();
     assert_eq!(outcome.stdout, "taken\n");
