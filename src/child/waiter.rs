@@ -11,13 +11,16 @@ use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, pidfd_open,
+    set_parent_process_death_signal, waitid, waitpid,
 };
 use rustix::thread::futex::{self, Timespec};
 
 use crate::lock::{Patience, Refusal};
 use crate::message;
+use crate::process;
 use crate::sys::{self, Arrived, Forked, Shared};
 
 /// States of the shared word. A mapping is born zero.
@@ -37,6 +40,9 @@ const CLEARED: u32 = 2;
 /// A parent that was stopped does not clear its line; COMMAND does not wait
 /// longer for that.
 const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// Those that sleep for the child end with it, by the kernel's hand.
+const SLEEPERS_END: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// What the child tells the parent. Fits into one page.
 struct Cell {
@@ -255,19 +261,18 @@ impl Waiter {
                     }
                 }
                 Arrived::Signal { number: signal, sender, .. } if is_deadly(signal) => {
-                    let ended = Waited::Ended { signal, sender };
-                    return Ok(if self.cancel() { ended } else { self.granted(Some(arrived)) });
+                    return self.give_up(Waited::Ended { signal, sender }, Some(arrived));
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
-                    if !self.cancel() {
-                        return Ok(self.granted(Some(arrived)));
+                    let waited = self.give_up(Waited::Again, Some(arrived))?;
+                    if let Waited::Again = waited {
+                        watch.hide();
+                        sys::stop_by(number);
                     }
-                    watch.hide();
-                    sys::stop_by(number);
-                    return Ok(Waited::Again);
+                    return Ok(waited);
                 }
                 Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
-                    return Ok(if self.cancel() { Waited::TimedOut } else { self.granted(None) });
+                    return self.give_up(Waited::TimedOut, None);
                 }
                 // Nothing to us, but perhaps something to COMMAND.
                 Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
@@ -293,14 +298,32 @@ impl Waiter {
         result
     }
 
-    /// Takes the decision away from the child; `false` if it was faster.
-    fn cancel(&self) -> bool {
-        let cancelled = self.cell.change(WAITING, CANCELLED);
-        if cancelled {
-            let _ = sys::send(self.child, libc::SIGKILL);
-            self.over(());
+    /// Ends the wait with `waited`, unless the child was faster: granted, or
+    /// at its own end.
+    fn give_up(&self, waited: Waited, arrived: Option<Arrived>) -> Result<Waited> {
+        if self.cell.change(WAITING, CANCELLED) {
+            self.end_child();
+            return Ok(waited);
         }
-        cancelled
+        if self.is_granted() {
+            return Ok(self.granted(arrived));
+        }
+        match self.child_changed()? {
+            Some(Waited::Again) | None => Ok(waited),
+            Some(refused) => Ok(refused),
+        }
+    }
+
+    /// Ends the child and those that sleep for it: when we return, none of
+    /// them has anything of the lock any more.
+    fn end_child(&self) {
+        let open = |pid: i32| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
+        let sleepers: Vec<_> = process::children(self.child_id()).into_iter().filter_map(open).collect();
+        let _ = sys::send(self.child, libc::SIGKILL);
+        self.over(());
+        for sleeper in &sleepers {
+            let _ = poll(&mut [PollFd::new(sleeper, PollFlags::IN)], Some(&SLEEPERS_END));
+        }
     }
 
     fn child_changed(&self) -> Result<Option<Waited>> {

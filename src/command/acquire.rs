@@ -62,6 +62,13 @@ struct Kit {
     callers_line: UnixStream,
 }
 
+impl Kit {
+    /// What the caller needs of it; the rest is closed.
+    fn into_callers_line(self) -> UnixStream {
+        self.callers_line
+    }
+}
+
 impl Acquisition {
     fn new(options: cli::Acquire) -> Result<Self> {
         rustix::io::fcntl_getfd(rustix::stdio::stdout())
@@ -126,7 +133,7 @@ impl Acquisition {
         let (waiter, kit) =
             Waiter::start(kit, true, wait, hold).context("cannot start the process that holds the lock")?;
         // The new process's ends stay open only there: its end is ours.
-        let Kit { callers_line: line, .. } = kit;
+        let line = kit.into_callers_line();
         // One that does not wait is answered by the child, when it has looked.
         let deadline = self.asked.patience.deadline.filter(|_| self.asked.patience.queue);
         match waiter.watch(&Patience { deadline, ..self.asked.patience }, &mut waiting)? {

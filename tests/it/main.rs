@@ -113,6 +113,10 @@ mod undisturbed;
 mod wait;
 // Pools, sets, and what goes with them.
 
+/// Thousands of grants of every kind, and locks that are broken on purpose.
+mod campaign;
+/// `acquire --timeout 0`.
+mod impatient_acquire;
 /// `--max-waiters`.
 mod max_waiters;
 /// Readers, writers, places and sets in one queue.

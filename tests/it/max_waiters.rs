@@ -1,6 +1,6 @@
 //! `--max-waiters N`: exactly N wait, whoever comes then fails at once.
 
-use crate::support::{Asked, Form, Running, Sandbox, eventually, is_alive};
+use crate::support::{Asked, Form, Sandbox, eventually, is_alive, stubborn_holder as stubborn};
 
 fn at_most(number: &str) -> [&str; 4] {
     ["-l", "calc", "--max-waiters", number]
@@ -62,10 +62,10 @@ fn first_to_end(crowd: &[Asked]) -> usize {
 
 #[test]
 fn whoever_leaves_frees_a_place() {
-    let ends: [(&[&str], Option<i32>); 4] =
-        [(&[], Some(libc::SIGKILL)), (&[], Some(libc::SIGTERM)), (&["-t", "0.2"], None), (&["--replace"], None)];
+    let ends: [(&[&str], Option<i32>); 3] =
+        [(&[], Some(libc::SIGKILL)), (&[], Some(libc::SIGTERM)), (&["-t", "0.2"], None)];
     for form in Form::BOTH {
-        for (options, signal) in &ends[..3] {
+        for (options, signal) in &ends {
             let sandbox = Sandbox::new();
             let holder = form.hold(&sandbox, &["-l", "calc"]);
             let leaving = form.ask(&sandbox, &[options, &at_most("1")[..]].concat()).until_waiting();
@@ -74,10 +74,10 @@ fn whoever_leaves_frees_a_place() {
                 leaving.running().signal(*signal);
             }
             leaving.end();
-            // It takes its helper along.
-            let next = form.ask(&sandbox, &at_most("1")).until_waiting();
+            eventually("the helper of one that was killed is gone", || {
+                form.fail(&sandbox, &[&["-t", "0.01"], &at_most("1")[..]].concat()).code == Some(124)
+            });
             holder.release();
-            next.until_held();
         }
     }
 }
@@ -128,12 +128,6 @@ fn who_got_the_lock_waits_no_more() {
         }
         holder.release();
     }
-}
-
-/// A holder that ends when its input does, and not by TERM.
-pub fn stubborn(sandbox: &Sandbox, options: &[&str]) -> Running {
-    let script = "trap '' TERM; echo holding; exec cat";
-    sandbox.lockrun(&[options, &["--kill-after", "100", "-c", script]].concat()).input("").start().until_says("holding")
 }
 
 #[test]

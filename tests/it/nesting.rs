@@ -160,18 +160,6 @@ fn with_the_descriptor_closed_on_the_way() {
 
 /// Somebody else who shares the lock was granted it after us, so that the
 /// lock's text is about that one.
-#[test]
-fn with_the_descriptor_closed_and_the_text_somebody_elses() {
-    for options in [["-s", "-q"], ["--slots", "2"]] {
-        let sandbox = Sandbox::new();
-        let outer = [&options[..], &["-l", "calc"]].concat();
-        let script = format!("echo in; read line; {CLOSE} lockrun -t 5 -l calc -- true");
-        let running = sandbox.lockrun(&[&outer[..], &["-c", &script]].concat()).input("").start().until_says("in");
-        let other = Form::Run.hold(&sandbox, &outer);
-        running.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
-        drop(other);
-    }
-}
 
 /// What outlives its lock, with the lock's marker in its environment.
 fn survivor(script: &str) -> String {
@@ -274,22 +262,6 @@ fn a_place_of_a_token_of_an_ancestor_is_seen() {
 }
 
 /// As above: the text is about somebody else.
-#[test]
-fn also_when_others_were_granted_the_lock_later() {
-    for options in ["-s", "--slots 2"] {
-        let sandbox = Sandbox::new();
-        let script = format!(
-            "T=$(lockrun acquire -q {options} -l calc --owner $$) || exit 1
-            echo in; read line; lockrun -t 5 -l calc -- true; code=$?
-            lockrun release $T || exit 2; exit $code"
-        );
-        let running = sandbox.sh(&script).input("").start().until_says("in");
-        let options: Vec<_> = options.split(' ').chain(["-l", "calc"]).collect();
-        let other = Form::Run.hold(&sandbox, &options);
-        running.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
-        drop(other);
-    }
-}
 
 #[test]
 fn a_token_in_the_environment_is_seen() {

@@ -1,7 +1,8 @@
 //! `--replace`: ends who holds the lock, and who waits to do the same.
 
-use crate::max_waiters::stubborn;
-use crate::support::{Form, Running, Sandbox, eventually, is_alive, is_held, may_act_as_root};
+use crate::support::{
+    Form, Running, Sandbox, eventually, is_alive, is_held, may_act_as_root, stubborn_holder as stubborn,
+};
 use std::fs;
 
 const REPLACE: [&str; 3] = ["--replace", "-l", "calc"];
@@ -32,7 +33,7 @@ fn the_holder_is_ended_with_all_that_it_started() {
         assert!(!pids.iter().any(|pid| is_alive(*pid)), "{pids:?}");
         let by = format!("pid {}", replacer.running().pid());
         let ended = holder.wait();
-        ended.assert_code(123).assert_one_line(&["calc", "replaced by", "--replace", "TERM"]);
+        ended.assert_code(123).assert_one_line(&["calc", "replaced by pid", "TERM"]);
         if form == Form::Run {
             ended.assert_stderr_has(&[&by]);
         }
@@ -55,7 +56,7 @@ fn a_token_is_ended() {
         let holder = Form::Acquire.hold(&sandbox, &["-l", "calc"]);
         let replacer = form.hold(&sandbox, &REPLACE);
         sandbox.lockrun(&["check", &holder.token()]).run().assert_code(123);
-        holder.release().assert_code(123).assert_stderr_has(&["replaced by"]);
+        holder.release().assert_code(123).assert_stderr_has(&["calc", "lost"]);
         replacer.release().assert_code(0);
     }
 }
@@ -153,7 +154,7 @@ fn who_waits_to_replace_is_replaced_too_and_says_by_whom() {
         let newer = newer.ask(&sandbox, &REPLACE);
         eventually("the older one ends", || !is_alive(older.running().pid()) || newer.holds());
         holder.wait().assert_code(123);
-        older.end().assert_code(123).assert_stdout("").assert_one_line(&["calc", "replaced", "--replace"]);
+        older.end().assert_code(123).assert_stdout("").assert_one_line(&["calc", "replaced", "by pid"]);
         newer.until_held().release().assert_code(0);
     }
 }
@@ -211,7 +212,7 @@ fn of_ten_at_once_exactly_one_stays() {
         let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
         let mut crowd: Vec<_> = (0..10).map(|_| form.ask(&sandbox, &REPLACE)).collect();
         holder.end().assert_code(123);
-        let lost = |token: &str| sandbox.lockrun(&["check", "-q", token]).run().code == Some(123);
+        let lost = |token: &str| sandbox.lockrun(&["check", token]).run().code == Some(123);
         for _ in 0..9 {
             let mut gone = None;
             eventually("one more of them is replaced", || {
@@ -221,9 +222,11 @@ fn of_ten_at_once_exactly_one_stays() {
                 });
                 gone.is_some()
             });
+            // A token that was handed out, and then replaced, says so too.
             let gone = crowd.remove(gone.unwrap());
-            let outcome = if gone.holds() { gone.release() } else { gone.end() };
-            outcome.assert_code(123).assert_stderr_has(&["replaced", "--replace"]);
+            let word = if gone.holds() && form == Form::Acquire { "lost" } else { "replaced" };
+            let outcome = if word == "lost" { gone.release() } else { gone.end() };
+            outcome.assert_code(123).assert_stderr_has(&[word]);
         }
         let last = crowd.pop().unwrap().until_held();
         form.fail(&sandbox, &["-n", "-l", "calc"]).assert_code(75);

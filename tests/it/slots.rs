@@ -206,6 +206,28 @@ fn nor_does_its_lock_stay() {
     outcome.assert_code(0).assert_stdout("").assert_silent();
 }
 
+/// Whoever waits for any place has a helper for each.
+#[test]
+fn a_waiter_whose_helper_was_killed_is_not_stuck() {
+    for place in 0..2 {
+        let sandbox = Sandbox::new();
+        let holders = ["0", "1"].map(|place| sandbox.hold(&["-l", "gpu", "--slots", "2", "--slot", place]));
+        let next = Form::Run.ask(&sandbox, &["-l", "gpu", "--slots", "2"]).until_waiting();
+        let mut helpers = Vec::new();
+        eventually("its helpers sleep", || {
+            helpers = children(next.running().pid()).into_iter().flat_map(children).collect();
+            helpers.len() == 2 && next.running().is_waiting()
+        });
+        // SAFETY: kill has no memory effects; it is below our own child.
+        unsafe { libc::kill(helpers[place], libc::SIGKILL) };
+        let [first, second] = holders;
+        let (released, kept) = if place == 0 { (first, second) } else { (second, first) };
+        released.release();
+        next.until_held();
+        kept.release();
+    }
+}
+
 /// How often this process and those below it have run, all in all.
 fn times_run(pid: i32) -> u64 {
     let own = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"].map(|field| status_field(pid, field));

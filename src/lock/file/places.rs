@@ -97,18 +97,23 @@ impl<'fd> Places<'fd> {
     /// `EINTR`, when a timer or a signal came; no process left of those that
     /// are allowed.
     pub fn take_any(self, count: u32, queue: &Queue, ticket: Ticket) -> io::Result<u32> {
+        for place in 0..count {
+            if !queue.is_place_wanted_before(ticket, place)? && self.try_take(place)? {
+                return Ok(place);
+            }
+        }
         let winner = Shared::<AtomicU32>::zeroed()?;
         let mut sleepers = Vec::new();
-        let started = (0..count).try_for_each(|place| {
-            let sleeper = self.start_sleeper(place, queue, ticket, &winner)?;
-            sleepers.push(sleeper);
+        let started = (0..count).take_while(|_| winner.load(Ordering::SeqCst) == 0).try_for_each(|place| {
+            sleepers.push((self.start_sleeper(place, queue, ticket, &winner)?, place));
             Ok(())
         });
-        let result = started.and_then(|()| wait_for_winner(&winner, &mut sleepers));
-        for sleeper in &sleepers {
+        let restart = |place| self.start_sleeper(place, queue, ticket, &winner);
+        let result = started.and_then(|()| wait_for_winner(&winner, &mut sleepers, restart));
+        for (sleeper, _) in &sleepers {
             let _ = sys::send(*sleeper, libc::SIGKILL);
         }
-        for sleeper in &sleepers {
+        for (sleeper, _) in &sleepers {
             let _ = waitpid(Some(*sleeper), WaitOptions::empty());
         }
         let won = winner.load(Ordering::SeqCst);
@@ -143,13 +148,19 @@ impl<'fd> Places<'fd> {
 }
 
 /// Sleeps until one of the sleepers has a place; takes those that have ended
-/// out of the list.
-fn wait_for_winner(winner: &Shared<AtomicU32>, sleepers: &mut Vec<Pid>) -> io::Result<()> {
+/// out of the list. One that somebody killed gets a successor.
+fn wait_for_winner(
+    winner: &Shared<AtomicU32>,
+    sleepers: &mut Vec<(Pid, u32)>,
+    restart: impl Fn(u32) -> io::Result<Pid>,
+) -> io::Result<()> {
     while winner.load(Ordering::SeqCst) == 0 && !sleepers.is_empty() {
         // Any child: it has no others.
-        match waitpid(None, WaitOptions::empty())? {
-            Some((pid, _)) => sleepers.retain(|sleeper| *sleeper != pid),
-            None => break,
+        let Some((pid, status)) = waitpid(None, WaitOptions::empty())? else { break };
+        let Some(position) = sleepers.iter().position(|(sleeper, _)| *sleeper == pid) else { continue };
+        let (_, place) = sleepers.swap_remove(position);
+        if status.signaled() && winner.load(Ordering::SeqCst) == 0 {
+            sleepers.push((restart(place)?, place));
         }
     }
     Ok(())

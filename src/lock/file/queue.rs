@@ -165,6 +165,14 @@ impl Queue {
         Ok(self.bytes().conflict(Kind::Write, Line::of_place(place).start, LINE)?.is_some())
     }
 
+    /// Whether somebody who came before `ticket` waits for this certain place.
+    ///
+    /// # Errors
+    /// As [`try_enter_door`](Self::try_enter_door).
+    pub fn is_place_wanted_before(&self, ticket: Ticket, place: u32) -> io::Result<bool> {
+        Ok(self.before(Line::of_place(place), ticket)?.is_some())
+    }
+
     /// How many wait, of whatever mode; counted up to `most`.
     ///
     /// # Errors

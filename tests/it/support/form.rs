@@ -141,3 +141,11 @@ impl Drop for Asked<'_> {
         }
     }
 }
+
+/// A holder that does not end by TERM, but when its input ends.
+#[track_caller]
+pub fn stubborn_holder(sandbox: &Sandbox, options: &[&str]) -> Running {
+    let script = "trap '' TERM; echo holding; exec cat";
+    let args = [options, &["--kill-after", "100", "-c", script]].concat();
+    sandbox.lockrun(&args).input("").start().until_says("holding")
+}

@@ -25,7 +25,7 @@ mod timeline;
 mod token;
 mod tracer;
 
-pub use form::{Asked, Form};
+pub use form::{Asked, Form, stubborn_holder};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
