@@ -141,6 +141,6 @@ end
 
 complete -c lockrun -f
 complete -c lockrun -n __fish_lockrun_in_command -f -a '(__fish_lockrun_command)'
-for subcommand in list status wait
+for subcommand in list status wait break
     complete -c lockrun -n "__fish_lockrun_using_subcommand $subcommand" -f -a '(__fish_lockrun_names)'
 end
