@@ -87,6 +87,7 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
                 && record.fence == token.fence()
                 && record.ended.is_none()
                 && process::name(record.pid) == sys::HOLDER_NAME
+                && !process::is_zombie(record.pid)
             {
                 return Err(anyhow!("its holder, pid {}, cannot be reached from here", record.pid))
                     .context(Advice("use the token in the network namespace where the lock was acquired"));
@@ -109,7 +110,11 @@ pub fn tell_lost(token: &Token, how: &str) {
 fn record_of(token: &Token) -> Option<Record> {
     let path = token.dir().join(&token.grants.first()?.file);
     // Not a FIFO, which a forged token could name.
-    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).ok()?;
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .open(path)
+        .ok()?;
     record::read(&file).record()
 }
 

@@ -12,8 +12,8 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     (
         "command",
         &[
-            "child", "cli", "duration", "escape", "exit", "holder", "lock", "message", "name", "record", "sys",
-            "table", "token", "users", "waiting",
+            "child", "cli", "duration", "escape", "exit", "holder", "lock", "message", "name", "process", "record",
+            "sys", "table", "token", "users", "waiting",
         ],
     ),
     ("waiting", &["child", "duration", "lock", "message"]),

@@ -138,9 +138,13 @@ fn the_expiry_runs_on_the_clock_that_runs_through_suspend() {
     let sandbox = Sandbox::new();
     sandbox.acquire(&["-l", "calc", "--expires", "1h"]);
     let pid = holder_of(&sandbox.lock_file("calc"));
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten();
-    let infos: Vec<_> = infos.flat_map(|info| fs::read_to_string(info.path())).collect();
-    let timer = infos.iter().find(|info| info.contains("clockid:")).expect("no timer");
+    let mut timer = None;
+    eventually("it has a timer", || {
+        let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten();
+        timer = infos.flat_map(|info| fs::read_to_string(info.path())).find(|info| info.contains("clockid:"));
+        timer.is_some()
+    });
+    let timer = timer.unwrap();
     assert!(timer.contains(&format!("clockid: {}", libc::CLOCK_BOOTTIME)), "{timer}");
 }
 

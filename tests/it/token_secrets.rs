@@ -185,7 +185,7 @@ fn what_a_false_holder_answers_is_escaped() {
 fn stray(token: &str, file: &str) -> String {
     altered(token, |value| {
         value["i"] = "nobody".into();
-        value["r"] = file.into();
+        value["g"][0]["r"] = file.into();
     })
 }
 

@@ -30,8 +30,16 @@ pub fn is_held(path: &Path) -> bool {
 /// Whether this process, or one that it started, sleeps in flock(2) or fcntl(2).
 pub fn sleeps_in_a_lock_call(pid: i32) -> bool {
     let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    let number = call.split(' ').next().and_then(|word| word.parse().ok());
-    matches!(number, Some(libc::SYS_flock | libc::SYS_fcntl)) || children(pid).into_iter().any(sleeps_in_a_lock_call)
+    let mut words = call.split(' ');
+    let number = words.next().and_then(|word| word.parse().ok());
+    let operation = words.nth(1).and_then(|word| i32::from_str_radix(word.strip_prefix("0x")?, 16).ok()).unwrap_or(0);
+    // Not one that asks, or tries, and was only preempted in it.
+    let sleeps = match number {
+        Some(libc::SYS_flock) => operation & libc::LOCK_NB == 0,
+        Some(libc::SYS_fcntl) => [libc::F_SETLKW, libc::F_OFD_SETLKW].contains(&operation),
+        _ => false,
+    };
+    sleeps || children(pid).into_iter().any(sleeps_in_a_lock_call)
 }
 
 /// Whether this process runs still; one that nobody has waited for yet does not.
