@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::users;
 
@@ -56,6 +58,27 @@ pub fn user(pid: i32) -> Option<String> {
 pub fn proc_is_ours() -> bool {
     let us = rustix::process::getpid().as_raw_nonzero().get().to_string();
     fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == us.as_str())
+}
+
+/// Whether it has begun to end: the kernel closes what it has open one after
+/// the other, so a socket may be gone while a lock is still held. A process
+/// that is gone has ended.
+pub fn is_ending(pid: i32) -> bool {
+    // PF_EXITING, see proc_pid_stat(5); set before anything is closed.
+    const EXITING: u32 = 0x4;
+    stat(pid).is_none_or(|fields| {
+        let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+        fields.starts_with(['Z', 'X']) || flags & EXITING != 0
+    })
+}
+
+/// Sleeps until it has ended, and let go of all it had; not longer than
+/// `limit`.
+pub fn wait_for_end(pid: i32, limit: Duration) {
+    let Some(Ok(process)) = id(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+    let limit = Timespec::try_from(limit).ok();
+    // Only a signal's handler could interrupt it, and we have none.
+    let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], limit.as_ref());
 }
 
 /// Whether it has ended without being waited for; `false` for one that is

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -19,6 +20,10 @@ use crate::sys;
 use crate::token::Token;
 
 const VARIABLE: &str = "LOCKRUN_TOKEN";
+
+/// A process that was killed does not take longer to end, unless it hangs in
+/// the kernel.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// The words that were given: as arguments, on stdin for `-`, or else in the
 /// environment. An empty word is one too, and no token.
@@ -86,8 +91,7 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
             if let Some(record) = &record
                 && record.fence == token.fence()
                 && record.ended.is_none()
-                && process::name(record.pid) == sys::HOLDER_NAME
-                && !process::is_zombie(record.pid)
+                && is_out_of_reach(record.pid)
             {
                 return Err(anyhow!("its holder, pid {}, cannot be reached from here", record.pid))
                     .context(Advice("use the token in the network namespace where the lock was acquired"));
@@ -97,6 +101,19 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
         }
         answer => Ok(Ok(answer)),
     }
+}
+
+/// Whether the holder with this pid goes on, though its socket is not there
+/// for us. One that was killed is waited for: its lock goes after its socket.
+fn is_out_of_reach(pid: i32) -> bool {
+    if process::name(pid) != sys::HOLDER_NAME {
+        return false;
+    }
+    let is_ending = process::is_ending(pid);
+    if is_ending {
+        process::wait_for_end(pid, END_LIMIT);
+    }
+    !is_ending
 }
 
 /// What was lost was lost while somebody relied on it.

@@ -114,7 +114,7 @@ fn an_exec_holder_is_ended_also_when_it_runs_another_lockrun() {
     let script = "lockrun -l other -- sleep 1000 & echo holding; sleep 1000; sleep 1000";
     let holder = sandbox.lockrun(&["--exec", "-l", "calc", "-c", script]).start().until_says("holding");
     eventually("the inner one runs", || sandbox.lock_file("other").exists() && is_held(&sandbox.lock_file("other")));
-    Form::Run.fail(&sandbox, &["-t", "20", "--replace", "-l", "calc"]).assert_code(0);
+    Form::Run.hold(&sandbox, &["-t", "20", "--replace", "-l", "calc"]).release().assert_code(0);
     holder.wait().assert_signal(libc::SIGTERM);
     assert!(!is_held(&sandbox.lock_file("other")));
 }
@@ -127,7 +127,7 @@ fn so_is_a_command_whose_lockrun_was_killed_and_that_runs_another() {
     eventually("the inner one runs", || sandbox.lock_file("other").exists() && is_held(&sandbox.lock_file("other")));
     holder.signal(libc::SIGKILL);
     holder.wait().assert_signal(libc::SIGKILL);
-    Form::Run.fail(&sandbox, &["-t", "20", "--replace", "-l", "calc"]).assert_code(0);
+    Form::Run.hold(&sandbox, &["-t", "20", "--replace", "-l", "calc"]).release().assert_code(0);
     assert!(!is_held(&sandbox.lock_file("other")));
 }
 
@@ -199,7 +199,7 @@ fn a_set_that_holds_the_lock_and_waits_for_another_is_ended() {
         let (first, second) = if identity("a") < identity("b") { ("a", "b") } else { ("b", "a") };
         let holder = Form::Run.hold(&sandbox, &["-l", second]);
         let set = form.ask(&sandbox, &["-l", "a", "-l", "b"]).until_waiting();
-        Form::Run.fail(&sandbox, &["-t", "10", "--replace", "-l", first]).assert_code(0);
+        Form::Run.hold(&sandbox, &["-t", "10", "--replace", "-l", first]).release().assert_code(0);
         set.end().assert_code(123).assert_one_line(&["replaced"]);
         holder.release().assert_code(0);
     }

@@ -128,7 +128,10 @@ impl Asked<'_> {
     /// How it ended, by itself.
     #[track_caller]
     pub fn end(mut self) -> Outcome {
-        self.running.take().unwrap().wait()
+        let mut running = self.running.take().unwrap();
+        // Its input stays open: that it ends is not our doing.
+        eventually("it ends by itself", || running.has_ended());
+        running.wait()
     }
 }
 
