@@ -262,8 +262,9 @@ impl Job {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
         running.held.release()?;
-        // The next one runs already; now there is time for the dead, and none
-        // is spent on closing what ends with us.
+        // The next one goes first, should it be on our processor. Then there is
+        // time for the dead, but not for closing what ends with us.
+        std::thread::yield_now();
         std::mem::forget(running.held);
         child::reap();
         let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
