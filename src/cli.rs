@@ -469,17 +469,17 @@ Other commands, each with its own --help:
   lockrun completions SHELL      bash, zsh, fish
 
 Examples:
-  lockrun -- backup.sh --all               the same command line never twice at once
-  lockrun --name calc --timeout 10 -- cmd  wait 10 s at most, then exit with 124
-  lockrun -n -E 0 -q -l sync -- sync.sh    in a crontab: skip quietly if it still runs
-  lockrun -l db -c 'dump && upload'        a shell line
-  lockrun --file /var/lib/x -- cmd         the same lock as flock(1) on that path
-  lockrun --shared -l data -- read.sh      together with other readers
-  lockrun --slots 2 -l gpu -- train.sh     at most two at once
-  lockrun --replace -l ci -- build.sh      end the older run, keep the newest
-  lockrun --expires 1h -l job -- cmd       end it, with all it started, after an hour
+  lockrun -- backup.sh --all             the same command line never twice
+  lockrun -l calc --timeout 10 -- cmd    wait 10 s at most, then exit with 124
+  lockrun -n -E 0 -q -l sync -- sync.sh  in a crontab: skip quietly if it runs
+  lockrun -l db -c 'dump && upload'      a shell line
+  lockrun --file /var/lib/x -- cmd       the same lock as flock(1) on that path
+  lockrun --shared -l data -- read.sh    together with other readers
+  lockrun --slots 2 -l gpu -- train.sh   at most two at once
+  lockrun --replace -l ci -- build.sh    end the older run, keep the newest
+  lockrun --expires 1h -l job -- cmd     end it, with all it started, after 1 h
 
-Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too):
+Exit codes (otherwise COMMAND's own; a signal that ends it ends lockrun too):
    75  busy: --timeout 0, and it is held or others wait
   121  queue full: --max-waiters
   122  it would deadlock: this command already runs under the lock
@@ -551,7 +551,8 @@ fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
     }
     let rendered = error.render().to_string();
     let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let said: Vec<&str> = said.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let is_noise = |line: &&str| line.is_empty() || ["For more", "tip: to pass"].iter().any(|s| line.starts_with(s));
+    let said: Vec<&str> = said.filter(|line| !is_noise(line)).collect();
     let text = said.join("; ").replace(":; ", ": ");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     format!("{}; see 'lockrun --help'", printable(text.as_bytes()))

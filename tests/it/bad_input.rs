@@ -38,7 +38,7 @@ fn a_command_without_the_dashes_before_it() {
 #[test]
 fn unknown_options() {
     refused_options(&["--frobnicate"], &["--frobnicate"]);
-    refused_options(&["--timeuot", "3"], &["--timeuot", "--timeout"]);
+    refused_options(&["--timeuot", "3"], &["unexpected argument '--timeuot' found; tip: ", "'--timeout'; see"]);
     refused_options(&["-Z"], &["-Z"]);
 }
 
