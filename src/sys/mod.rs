@@ -8,6 +8,7 @@
 
 mod arena;
 mod byte_lock;
+mod light_sleep;
 mod process;
 mod shared;
 mod signal;

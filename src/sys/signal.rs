@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
+use super::light_sleep;
 use super::timer::timespec;
 
 /// By this signal a waiting process tells the one that watches it that the
@@ -108,7 +109,7 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
         // SAFETY: a full set and live locals; a null time means no limit.
         let number = unsafe {
             libc::sigfillset(all.as_mut_ptr());
-            libc::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit)
+            light_sleep::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit) as i32
         };
         match number {
             -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
