@@ -1,12 +1,10 @@
 //! Sleeping without the memory of the program's own code.
 //!
-//! A lockrun sleeps nearly all its life: as long as COMMAND runs. What it has
-//! mapped of its own file meanwhile is of no use to it, counts as memory that
-//! is its own, and has to be unmapped at the end, when somebody waits for
-//! that. So it is given back before the sleep; the kernel still has it, and
-//! maps again the little that is needed afterwards.
-
-use std::ffi::c_long;
+//! A lockrun sleeps nearly all its life. What it has mapped of its own file
+//! meanwhile is of no use to it, counts as memory that is its own, and has to
+//! be unmapped at the end, or when COMMAND is executed, while somebody waits
+//! for that. So it is given back before the sleep; the kernel keeps it, and
+//! maps the little again that is needed afterwards.
 
 unsafe extern "C" {
     // Where the linker put the beginning and the end of the program's code.
@@ -14,41 +12,38 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// As much of a function as has to stay: what it executes between giving the
-/// code back and falling asleep is less.
+/// As much of a function stays: what is executed between giving the code back
+/// and falling asleep is less.
 const KEPT: usize = 1024;
 
-/// rt_sigtimedwait(2), with the code given back first.
-///
-/// # Safety
-/// As of the system call: valid pointers, or null where it allows that.
+/// Calls `sleep`, which sleeps in the system call made by the C library's
+/// function `call`, with the program's code given back.
 #[inline(never)]
-pub(super) unsafe fn sigtimedwait(
-    set: *const libc::sigset_t,
-    info: *mut libc::siginfo_t,
-    limit: *const libc::timespec,
-) -> c_long {
-    /// In bytes; the C library's may be larger.
-    const KERNEL_SIGSET: usize = 8;
+pub fn lightly<T, F: FnOnce() -> T>(call: *const (), sleep: F) -> T {
+    give_code_back([lightly::<T, F> as *const (), libc::syscall as *const (), call]);
+    sleep()
+}
+
+/// All but what these functions need.
+#[inline(always)]
+fn give_code_back(mut kept: [*const (); 3]) {
+    kept.sort_unstable();
     // SAFETY: a question without side effects, which never fails.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    // Ours and the one that makes the system calls.
-    let mut kept = [sigtimedwait as *const () as usize, libc::syscall as *const () as usize];
-    kept.sort_unstable();
     let mut from = (&raw const __executable_start).addr();
-    let end = (&raw const etext).addr();
-    // SAFETY: these pages are the program's file, which nobody writes to; after
-    // this they are what they were before. A failure changes nothing.
-    let give_back = |from: usize, to: usize| unsafe {
-        if from < to {
-            libc::syscall(libc::SYS_madvise, from, to - from, libc::MADV_DONTNEED);
-        }
-    };
     for function in kept {
-        give_back(from, function & !(page - 1));
-        from = from.max((function + KEPT).next_multiple_of(page));
+        unmap(from, function.addr() & !(page - 1));
+        from = from.max((function.addr() + KEPT).next_multiple_of(page));
     }
-    give_back(from, end & !(page - 1));
-    // SAFETY: the caller's promise.
-    unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, set, info, limit, KERNEL_SIGSET) }
+    unmap(from, (&raw const etext).addr() & !(page - 1));
+}
+
+#[inline(always)]
+fn unmap(from: usize, to: usize) {
+    if from < to {
+        // SAFETY: these pages are the program's file, which nobody writes to:
+        // when they are mapped again they are what they were. Without effect
+        // where it fails.
+        unsafe { libc::syscall(libc::SYS_madvise, from, to - from, libc::MADV_DONTNEED) };
+    }
 }
