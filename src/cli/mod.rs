@@ -473,17 +473,17 @@ Other commands, each with its own --help:
   lockrun completions SHELL      bash, zsh, fish
 
 Examples:
-  lockrun -- backup.sh --all               the same command line never twice at once
-  lockrun --name calc --timeout 10 -- cmd  wait 10 s at most, then exit with 124
-  lockrun -n -E 0 -q -l sync -- sync.sh    in a crontab: skip quietly if it still runs
-  lockrun -l db -c 'dump && upload'        a shell line
-  lockrun --file /var/lib/x -- cmd         the same lock as flock(1) on that path
-  lockrun --shared -l data -- read.sh      together with other readers
-  lockrun --slots 2 -l gpu -- train.sh     at most two at once
-  lockrun --replace -l ci -- build.sh      end the older run, keep the newest
-  lockrun --expires 1h -l job -- cmd       end it, with all it started, after an hour
+  lockrun -- backup.sh --all             the same command line never twice
+  lockrun -l calc --timeout 10 -- cmd    wait 10 s at most, then exit with 124
+  lockrun -n -E 0 -q -l sync -- sync.sh  in a crontab: skip quietly if it runs
+  lockrun -l db -c 'dump && upload'      a shell line
+  lockrun --file /var/lib/x -- cmd       the same lock as flock(1) on that path
+  lockrun --shared -l data -- read.sh    together with other readers
+  lockrun --slots 2 -l gpu -- train.sh   at most two at once
+  lockrun --replace -l ci -- build.sh    end the older run, keep the newest
+  lockrun --expires 1h -l job -- cmd     end it, with all it started, after 1 h
 
-Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too):
+Exit codes (otherwise COMMAND's own; a signal that ends it ends lockrun too):
    75  busy: --timeout 0, and it is held or others wait
   121  queue full: --max-waiters
   122  it would deadlock: this command already runs under the lock

@@ -59,7 +59,8 @@ fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
     }
     let rendered = error.render().to_string();
     let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let said: Vec<&str> = said.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let is_noise = |line: &&str| line.is_empty() || ["For more", "tip: to pass"].iter().any(|s| line.starts_with(s));
+    let said: Vec<&str> = said.filter(|line| !is_noise(line)).collect();
     let text = said.join("; ").replace(":; ", ": ");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     format!("{}; see 'lockrun --help'", printable(text.as_bytes()))

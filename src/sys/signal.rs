@@ -152,6 +152,12 @@ pub fn pending() -> Mask {
 }
 
 impl Mask {
+    /// Lets those of `signals` through again that are not in the set: what a
+    /// caller had blocked stays so.
+    pub fn unblock(&self, signals: &[i32]) {
+        signals.iter().filter(|signal| !self.has(**signal)).for_each(|signal| unblock(*signal));
+    }
+
     /// Whether a signal is in the set.
     pub fn has(&self, signal: i32) -> bool {
         // SAFETY: reads a set that the kernel filled.
