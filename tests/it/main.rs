@@ -146,6 +146,8 @@ mod documentation;
 mod examples;
 /// `make install`.
 mod installation;
+/// `make deb`, `make rpm`.
+mod packages;
 
 // Tokens.
 
