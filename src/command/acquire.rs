@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::asked::Asked;
-use crate::child::{Granted, Verdict, Waited, Waiter};
+use crate::child::{self, Granted, Verdict, Waited, Waiter};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
@@ -31,9 +31,6 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 /// By these variables CI systems find what a cancelled job left running:
 /// GitHub Actions' runner, Jenkins.
 const KEPT_ENVIRONMENT: [&str; 3] = ["RUNNER_TRACKING_ID", "BUILD_ID", "JENKINS_NODE_COOKIE"];
-
-/// A stop in the moment of the grant comes too late to give up our place.
-const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// Takes the lock and prints its token.
 pub fn acquire(options: cli::Acquire) -> Exit {
@@ -142,9 +139,10 @@ impl Acquisition {
             Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
             Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
             // The signal will find nothing to end any more but this process;
-            // the holder sees that and lets go.
+            // the holder sees that and lets go. A stop comes too late to give
+            // up our place.
             Waited::Granted { arrived: Some(Arrived::Signal { number, sender, .. }), .. }
-                if !STOPPING.contains(&number) =>
+                if child::is_deadly(number) =>
             {
                 Ok(Some(self.asked.wait_ended(number, sender)))
             }
