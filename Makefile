@@ -36,6 +36,7 @@ help:
 	@echo 'test     the tests'
 	@echo 'check    format, lints, tests, manual, shell scripts'
 	@echo 'docs     write man/ and completions/ anew from the command line'
+	@echo 'pictures draw the pictures in docs/ anew, from a real run'
 	@echo 'bench    lockrun beside flock, setlock and s6-setlock'
 	@echo 'setup    install what check needs, with apt-get'
 	@echo 'clean    remove what was built'
@@ -78,6 +79,9 @@ check: tools packagers
 docs:
 	UPDATE=1 $(CARGO) test --locked --test it as_the_command_line
 
+pictures: build
+	docs/pictures '$(CARGO_TARGET_DIR)/$(TARGET)/release/lockrun' docs
+
 bench:
 	$(CARGO) bench --locked
 
@@ -117,4 +121,4 @@ endif
 PACKAGERS = cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all help build install deb rpm test check docs bench clean tools packagers setup
+.PHONY: all help build install deb rpm test check docs pictures bench clean tools packagers setup

@@ -151,6 +151,8 @@ mod examples;
 mod installation;
 /// `make deb`, `make rpm`.
 mod packages;
+/// README's pictures show what lockrun prints.
+mod pictures;
 
 // Tokens.
 

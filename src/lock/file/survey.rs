@@ -292,6 +292,9 @@ impl<'a> Survey<'a> {
         if matches!(seen.state, State::Exclusive | State::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
+            // In an order of its own, and first of all those of whom most is
+            // known.
+            seen.holders.sort_by_key(|holder| (holder.slot, holder.since.is_none(), holder.pid));
         }
         seen
     }
