@@ -16,6 +16,9 @@ CARGO = cargo
 CARGO_TARGET_DIR ?= target
 # The program to install; made if it is not given.
 BINARY =
+# The processor and system that the program is for, and where packages go.
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+PACKAGES = $(CARGO_TARGET_DIR)/packages
 
 # For shells that have not read what rustup wrote into the profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -28,9 +31,12 @@ all: build
 help:
 	@echo 'build    the program, optimised (the default)'
 	@echo 'install  program, manual, completions; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'deb      a Debian package, in $(PACKAGES)'
+	@echo 'rpm      an rpm package, in $(PACKAGES)'
 	@echo 'test     the tests'
 	@echo 'check    format, lints, tests, manual, shell scripts'
 	@echo 'docs     write man/ and completions/ anew from the command line'
+	@echo 'pictures draw the pictures in docs/ anew, from a real run'
 	@echo 'bench    lockrun beside flock, setlock and s6-setlock'
 	@echo 'setup    install what check needs, with apt-get'
 	@echo 'clean    remove what was built'
@@ -53,10 +59,17 @@ install:
 	install -D -m 644 completions/_lockrun '$(DESTDIR)$(ZSH_COMPLETIONS)/_lockrun'
 	install -D -m 644 completions/lockrun.fish '$(DESTDIR)$(FISH_COMPLETIONS)/lockrun.fish'
 
+deb: build packagers
+	$(CARGO) deb --locked --no-build --target $(TARGET) --output '$(PACKAGES)/'
+
+rpm: build packagers
+	mkdir -p '$(PACKAGES)'
+	$(CARGO) generate-rpm --target $(TARGET) --target-dir '$(CARGO_TARGET_DIR)' --output '$(PACKAGES)/'
+
 test:
 	$(CARGO) test --locked
 
-check: tools
+check: tools packagers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked
@@ -66,6 +79,9 @@ check: tools
 docs:
 	UPDATE=1 $(CARGO) test --locked --test it as_the_command_line
 
+pictures: build
+	docs/pictures '$(CARGO_TARGET_DIR)/$(TARGET)/release/lockrun' docs
+
 bench:
 	$(CARGO) bench --locked
 
@@ -73,7 +89,8 @@ clean:
 	$(CARGO) clean
 
 # What the tests call or read, and the package that it comes in.
-TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc fish:fish flock:util-linux getent:libc-bin jq:jq mandoc:mandoc python3:python3 script:bsdutils setlock:daemontools \
+TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc cpio:cpio fish:fish flock:util-linux \
+	getent:libc-bin jq:jq mandoc:mandoc python3:python3 rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
 	shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
@@ -86,6 +103,14 @@ tools:
 		echo "missing: $$missing (on Debian, 'make setup' installs what is missing)" >&2; exit 1; \
 	fi
 
+# They are quick enough without being optimised, and sooner there.
+packagers:
+	@export CARGO_PROFILE_DEV_DEBUG=0; for packager in $(PACKAGERS); do \
+		name=$${packager%@*}; \
+		$(CARGO) $${name#cargo-} --version >/dev/null 2>&1 || \
+			$(CARGO) install --locked --debug "$$packager" || exit; \
+	done
+
 setup:
 ifneq ($(missing),)
 	$(as_root) apt-get update
@@ -94,6 +119,7 @@ ifneq ($(missing),)
 endif
 	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
 
+PACKAGERS = cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all help build install test check docs bench clean tools setup
+.PHONY: all help build install deb rpm test check docs pictures bench clean tools packagers setup

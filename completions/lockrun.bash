@@ -581,7 +581,7 @@ _lockrun_line() {
     fi
     case ${COMP_WORDS[1]}:$prev:$cur in
     *:-l:* | *:--name:*) __lockrun_names "$dir" ;;
-    *:-d:* | *:--dir:* | *:--file:* | *:-t:* | *:--timeout:* | *:-*) _lockrun "$1" "$cur" "$prev" ;;
+    *:-d:* | *:--dir:* | *:--file:* | *:-t:* | *:--timeout:* | *:--kill-after:* | *:-*) _lockrun "$1" "$cur" "$prev" ;;
     list:* | status:* | wait:* | break:*)
         if ((COMP_CWORD > 1)); then __lockrun_names "$dir"; else _lockrun "$1" "$cur" "$prev"; fi
         ;;

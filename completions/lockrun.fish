@@ -144,3 +144,4 @@ complete -c lockrun -n __fish_lockrun_in_command -f -a '(__fish_lockrun_command)
 for subcommand in list status wait break
     complete -c lockrun -n "__fish_lockrun_using_subcommand $subcommand" -f -a '(__fish_lockrun_names)'
 end
+complete -c lockrun -n '__fish_lockrun_using_subcommand completions' -f -a 'bash zsh fish'

@@ -87,6 +87,11 @@ pub fn is_zombie(pid: i32) -> bool {
     stat(pid).is_some_and(|fields| fields.starts_with('Z'))
 }
 
+/// Whether a signal has stopped it.
+pub fn is_stopped(pid: i32) -> bool {
+    stat(pid).is_some_and(|fields| fields.starts_with('T'))
+}
+
 /// `/proc/PID/stat` from the state on, behind a name that may contain
 /// anything.
 fn stat(pid: i32) -> Option<String> {

@@ -164,8 +164,13 @@ pub fn offset_of_slot(slot: u32) -> u64 {
 
 /// Reads what a lock file contains; what cannot be read is [`Text::Empty`].
 pub fn read(file: &File) -> Text {
+    read_at(file, 0)
+}
+
+/// Reads one of its records: see [`offset_of_slot`].
+pub fn read_at(file: &File, offset: u64) -> Text {
     let mut text = [0; SIZE];
-    let length = file.read_at(&mut text, 0).unwrap_or(0);
+    let length = file.read_at(&mut text, offset).unwrap_or(0);
     parse(&text[..length])
 }
 

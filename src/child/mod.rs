@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 
 pub use supervise::{Cause, Early, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
-pub use waiter::{Granted, Verdict, Waited, Waiter, Watch};
+pub use waiter::{Granted, Verdict, Waited, Waiter, Watch, is_deadly};
 
 use crate::sys::{Exec, Mask};
 

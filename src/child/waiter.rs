@@ -380,7 +380,7 @@ impl Waiter {
 }
 
 /// Whether a signal would end this process if it were not blocked.
-fn is_deadly(signal: i32) -> bool {
+pub fn is_deadly(signal: i32) -> bool {
     let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
     !harmless.contains(&signal) && !is_stopping(signal) && !sys::is_ignored(signal)
 }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::asked::Asked;
-use crate::child::{Granted, Verdict, Waited, Waiter, Watch};
+use crate::child::{self, Granted, Verdict, Waited, Waiter, Watch};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
@@ -40,9 +40,6 @@ const A_LOOK: Duration = Duration::from_millis(10);
 /// What may end us while the token is handed out: the holder sees that, and
 /// lets go. Not PIPE, which a failed write tells about as well.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
-
-/// A stop in the moment of the grant comes too late to give up our place.
-const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// Takes the lock and prints its token.
 pub fn acquire(options: cli::Acquire) -> Exit {
@@ -180,9 +177,10 @@ impl Acquisition {
             Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
             Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
             // The signal will find nothing to end any more but this process;
-            // the holder sees that and lets go.
+            // the holder sees that and lets go. A stop comes too late to give
+            // up our place.
             Waited::Granted { arrived: Some(Arrived::Signal { number, sender, .. }), .. }
-                if !STOPPING.contains(&number) =>
+                if child::is_deadly(number) =>
             {
                 Ok(Some(self.asked.wait_ended(number, sender)))
             }

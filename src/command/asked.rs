@@ -139,13 +139,15 @@ impl Asked {
     }
 
     /// A signal ended the wait: by that signal, or by who came with
-    /// `--replace` after us.
+    /// `--replace` after us, or broke what we had of it already.
     pub fn wait_ended(&self, signal: i32, sender: i32) -> Exit {
-        if signal != sys::REPLACE() {
-            return Exit::Signal(signal);
-        }
+        let what = match signal {
+            _ if signal == sys::REPLACE() => "replaced",
+            _ if signal == sys::BREAK() => "broken",
+            _ => return Exit::Signal(signal),
+        };
         let by = message::by(sender);
-        message::tell_about(&self.name, &format!("replaced while waiting, by {by}; the command was not started"));
+        message::tell_about(&self.name, &format!("{what} while waiting, by {by}; the command was not started"));
         Exit::Lost
     }
 

@@ -13,6 +13,9 @@ use crate::message;
 /// TERM to KILL, as for `--expires`.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
+const NOBODY: &str = "held, but nobody who holds it can be seen from here; nobody was signalled; \
+    root, or the holder's user, outside of containers, can break it";
+
 /// Returns when those who held it do so no more.
 pub fn break_lock(options: cli::Break) -> Exit {
     make_let_go(options).unwrap_or_else(|error| {
@@ -30,10 +33,17 @@ fn make_let_go(options: cli::Break) -> Result<Exit> {
         let name = message::shown_name(&seen.name);
         if seen.state == State::Free {
             message::tell_about(&name, "not held, nothing to break");
-        } else if let Err(error) = file::break_lock(&seen.path, options.kill_after.unwrap_or(KILL_AFTER)) {
-            message::tell_about(&name, &message::describe(&error));
-            return Ok(Exit::Failed);
+            continue;
         }
+        let why = match file::break_lock(&seen.path, options.kill_after.unwrap_or(KILL_AFTER)) {
+            Ok(true) => continue,
+            // Let go before we could see by whom.
+            Ok(false) if locks.look()?.iter().all(|seen| seen.state == State::Free) => continue,
+            Ok(false) => NOBODY.to_owned(),
+            Err(error) => message::describe(&error),
+        };
+        message::tell_about(&name, &why);
+        return Ok(Exit::Failed);
     }
     Ok(Exit::Ok)
 }

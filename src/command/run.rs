@@ -208,7 +208,7 @@ impl Job {
         let before = sys::restore(&self.asked.patience.mask);
         // The kernel keeps those from PID 1 that it does not catch.
         let mut catch = if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { STOPPING.to_vec() };
-        catch.push(sys::REPLACE());
+        catch.extend([sys::REPLACE(), sys::BREAK()]);
         let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch)?;
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);

@@ -123,7 +123,8 @@ pub fn tell_lost(token: &Token, how: &str) {
     message::tell_about(&name, &format!("lost: {how}; what was done under it was not protected to the end"));
 }
 
-/// What the lock's file says, about this grant or a later one.
+/// What the lock's file says, about this grant or a later one. Of a pool, each
+/// place remembers its own last grant.
 fn record_of(token: &Token) -> Option<Record> {
     let path = token.dir().join(&token.grants.first()?.file);
     // Not a FIFO, which a forged token could name.
@@ -132,7 +133,8 @@ fn record_of(token: &Token) -> Option<Record> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
         .open(path)
         .ok()?;
-    record::read(&file).record()
+    let of_place = token.slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
+    of_place.filter(|record| record.fence == token.fence()).or_else(|| record::read(&file).record())
 }
 
 fn tell_gone(token: &Token, record: Option<Record>) {

@@ -41,8 +41,29 @@ fn subcommands() {
 }
 
 #[test]
+fn options_of_subcommands() {
+    let sandbox = Sandbox::new();
+    for (command, beginning, option) in [
+        ("list", "--j", "--json"),
+        ("status", "--di", "--dir"),
+        ("wait", "--ti", "--timeout"),
+        ("break", "--k", "--kill-after"),
+        ("prune", "--dr", "--dry-run"),
+        ("completions", "--h", "--help"),
+    ] {
+        offers(&sandbox, &["lockrun", command, beginning], &[option], false);
+    }
+    offers(&sandbox, &["lockrun", "break", "--"], &["--dir", "--file", "--help", "--kill-after"], false);
+    offers(&sandbox, &["lockrun", "completions", ""], &["bash", "zsh", "fish"], true);
+}
+
+#[test]
 fn values() {
     let sandbox = Sandbox::new();
+    sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
+    // A time, and not a lock.
+    offers(&sandbox, &["lockrun", "break", "--kill-after", ""], &[], false);
+    offers(&sandbox, &["lockrun", "wait", "--timeout", ""], &[], false);
     offers(&sandbox, &["lockrun", "--hold", ""], &["command", "tree"], false);
     offers(&sandbox, &["lockrun", "--hold", "t"], &["tree"], false);
 }
@@ -55,13 +76,18 @@ fn names_of_locks() {
     }
     offers(&sandbox, &["lockrun", "--name", "cal"], &["calc", "calendar"], false);
     offers(&sandbox, &["lockrun", "-n", "-l", "b"], &["backup"], false);
-    for command in ["list", "status", "wait"] {
+    for command in ["list", "status", "wait", "break"] {
         offers(&sandbox, &["lockrun", command, "cal"], &["calc", "calendar"], false);
     }
+    offers(&sandbox, &["lockrun", "wait", "calc", "ba"], &["backup"], false);
+    offers(&sandbox, &["lockrun", "break", "--kill-after", "5", "ba"], &["backup"], false);
     offers(&sandbox, &["lockrun", "--name", "a"], &["a/b\\ c"], false);
     let directory = sandbox.path("other").display().to_string();
     sandbox.lockrun(&["-d", &directory, "-l", "cafe", "--", "true"]).run().assert_code(0);
     offers(&sandbox, &["lockrun", "-d", &directory, "-l", "ca"], &["cafe"], false);
+    for command in ["list", "break"] {
+        offers(&sandbox, &["lockrun", command, "-d", &directory, "ca"], &["cafe"], false);
+    }
 }
 
 #[test]

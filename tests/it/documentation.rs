@@ -237,7 +237,9 @@ fn completed(shell: Shell, script: &str, part: &str) -> String {
             let rest = replaced(&rest, "A lock'\\''s name:'", "A lock'\\''s name:_lockrun_names'");
             let start = "_lockrun() {\n";
             let in_command = "    if (( ${words[(i)--]} < CURRENT )); then _lockrun_command; return; fi\n";
-            let rest = replaced(&rest, start, &format!("{start}{in_command}"));
+            // _arguments forgets them before it asks for names.
+            let all_words = "    local -a line_words=(\"${(@)words}\")\n";
+            let rest = replaced(&rest, start, &format!("{start}{in_command}{all_words}"));
             format!("{first}\n{note}\n{part}{rest}")
         }
         _ => {

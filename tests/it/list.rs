@@ -203,7 +203,9 @@ fn another_user_sees_that_it_is_held() {
     outcome.assert_code(0).assert_silent();
     let locks: Vec<Value> = serde_json::from_str(&outcome.stdout).unwrap();
     let state = |name: &str| locks.iter().find(|lock| lock["name"] == name).unwrap()["state"].clone();
-    assert_eq!([state("calc"), state("dead"), state("free")], ["exclusive", "exclusive", "free"]);
+    assert_eq!([state("calc"), state("dead")], ["exclusive", "exclusive"]);
+    // On a machine with many locks the kernel does not show all of them at once.
+    assert!(["free", "unknown"].contains(&state("free").as_str().unwrap()), "{outcome:?}");
     assert_eq!(locks[0]["holders"][0]["pid"], holder.pid(), "{outcome:?}");
 }
 

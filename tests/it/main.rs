@@ -97,6 +97,8 @@ mod witness;
 
 // Looking at locks.
 
+/// `break`.
+mod break_lock;
 /// `list --json`: every kind of holder.
 mod list;
 /// `list` for people: columns, widths, colours.
@@ -111,6 +113,7 @@ mod status;
 mod undisturbed;
 /// `wait`.
 mod wait;
+
 // Pools, sets, and what goes with them.
 
 /// Thousands of grants of every kind, and locks that are broken on purpose.
@@ -146,6 +149,10 @@ mod documentation;
 mod examples;
 /// `make install`.
 mod installation;
+/// `make deb`, `make rpm`.
+mod packages;
+/// README's pictures show what lockrun prints.
+mod pictures;
 
 // Tokens.
 

@@ -70,12 +70,12 @@ fn whoever_adopts_holders_also_reaps_them() {
 #[test]
 fn a_token_from_inside_survives_the_kill_of_the_outer_lockrun() {
     let sandbox = Sandbox::new();
-    let script = "lockrun acquire -l calc --expires 1h; exec sleep 1000";
-    let outer = sandbox.lockrun(&["-l", "outer", "-c", script]).start().until_says("lr1.");
-    let token = outer.stdout();
+    let script = "lockrun acquire -l calc --expires 1h; echo acquired; exec sleep 1000";
+    let outer = sandbox.lockrun(&["-l", "outer", "-c", script]).start().until_says("acquired");
+    let token = outer.stdout().lines().next().unwrap().to_owned();
     outer.signal_group(libc::SIGKILL);
     outer.wait();
     assert!(is_held(&sandbox.lock_file("calc")));
     assert_ne!(holder_of(&sandbox.lock_file("calc")), 0);
-    sandbox.release(token.trim()).assert_code(0);
+    sandbox.release(&token).assert_code(0);
 }

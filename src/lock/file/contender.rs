@@ -456,16 +456,19 @@ impl Contender {
         format!("cannot unlock {}", printable_path(&self.target, &self.queue_name))
     }
 
-    /// Changes the record of our grant, if it is still there.
+    /// Changes the record of our grant where it is still there: as the last
+    /// one, and as that of its place.
     pub fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
         let Ok(Some(opened)) = open::existing_lock_file(dir, &self.queue_name) else { return };
         if opened.identity != self.queue_identity {
             return;
         }
-        let Some(mut record) = record::read(&opened.file).record() else { return };
-        if Some(record.fence) == self.fence {
-            change(&mut record);
-            let _ = opened.file.write_all_at(&record.to_text(), 0);
+        for offset in [Some(0), self.place.map(record::offset_of_slot)].into_iter().flatten() {
+            let record = record::read_at(&opened.file, offset).record();
+            if let Some(mut record) = record.filter(|record| Some(record.fence) == self.fence) {
+                change(&mut record);
+                let _ = opened.file.write_all_at(&record.to_text(), offset);
+            }
         }
     }
 

@@ -8,6 +8,9 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
+use rustix::fs::{Dir, Mode, OFlags, open, openat};
+use rustix::io::Errno;
+
 /// A file as the kernel names it beside a lock. On some file systems (btrfs,
 /// overlayfs) these are not the numbers that stat(2) returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -206,26 +209,35 @@ pub fn has_now(pid: i32, file: FileId) -> bool {
 /// The locks of a process's descriptors, a line each; `None` if we may not
 /// look.
 fn lines_of(pid: i32) -> Option<Vec<String>> {
-    let may_not = |e: &io::Error| e.kind() == ErrorKind::PermissionDenied;
-    let descriptors = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
-        Ok(descriptors) => descriptors,
-        Err(e) if may_not(&e) => return None,
-        Err(_) => return Some(Vec::new()),
-    };
     let mut lines = Vec::new();
-    for descriptor in descriptors {
-        let descriptor = match descriptor {
-            Ok(descriptor) => descriptor,
-            Err(e) if may_not(&e) => return None,
-            Err(_) => break,
-        };
-        let info = match fs::read_to_string(descriptor.path()) {
-            Err(e) if may_not(&e) => return None,
-            other => other.unwrap_or_default(),
-        };
+    match each_descriptor(pid, |info| {
+        let info = String::from_utf8_lossy(info);
         lines.extend(info.lines().filter_map(|line| line.strip_prefix("lock:")).map(str::to_owned));
+    }) {
+        Err(Errno::ACCESS | Errno::PERM) => None,
+        // It has ended.
+        _ => Some(lines),
     }
-    Some(lines)
+}
+
+/// What the kernel tells about each of a process's descriptors. There may be
+/// thousands: with as few system calls as it takes.
+fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8])) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let directory = open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
+    let mut info = vec![0; 1 << 14];
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        // The text of one descriptor comes in one piece.
+        let file = openat(&directory, entry.file_name(), flags, Mode::empty());
+        match file.and_then(|file| rustix::io::read(&file, &mut info)) {
+            Ok(length) => tell(&info[..length]),
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
+            // Closed meanwhile, or the directory itself.
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The devices of mounts, by the mounts' numbers.

@@ -235,11 +235,12 @@ impl Store for FileStore {
     }
 }
 
-/// Makes whoever holds a lock let go.
+/// Makes whoever holds a lock let go. Returns whether anybody was seen to
+/// hold it.
 ///
 /// # Errors
 /// See `rivals::break_lock`; or the lock's file cannot be opened.
-pub fn break_lock(path: &Path, kill_after: Duration) -> Result<()> {
+pub fn break_lock(path: &Path, kill_after: Duration) -> Result<bool> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let lock = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(sys::above_stdio);
     let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;

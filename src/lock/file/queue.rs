@@ -38,7 +38,7 @@ const PLACE_LINES: i64 = 2 * AREA;
 const REPLACERS: i64 = 3 * AREA;
 /// Tickets: exclusive, shared, any place.
 const MAIN: i64 = 4 * AREA;
-/// Tickets for certain places.
+/// Tickets for certain places, right behind the others.
 const CERTAIN: i64 = 5 * AREA;
 /// The door is one byte.
 const DOOR: i64 = 6 * AREA;
@@ -178,8 +178,7 @@ impl Queue {
     /// # Errors
     /// As [`try_enter_door`](Self::try_enter_door).
     pub fn waiting(&self, most: usize) -> io::Result<usize> {
-        let main = self.count(MAIN, CERTAIN, most)?;
-        Ok(main + self.count(CERTAIN, DOOR, most - main)?)
+        self.count(MAIN, DOOR, most)
     }
 
     /// As [`waiting`](Self::waiting), without those who end the holder.

@@ -30,43 +30,58 @@ pub struct Rival {
     /// A lockrun, which ends its command by itself when it is asked to, and
     /// says by whom.
     is_lockrun: bool,
+    /// The kernel shows us that it has the lock. Of others we only know that
+    /// it had it once, so that they may be named, but never signalled.
+    is_seen: bool,
 }
 
 /// Ends who holds `lock`, and those of `replacers` who wait on `queue`.
 ///
 /// # Errors
-/// One of them is another user's; those that are ours have been signalled.
+/// One of the holders is another user's: then none has been signalled.
 pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
     let queue = Kernel::look().id_of(queue);
     let has_ticket = |pid| queue.is_some_and(|queue| has_ticket(pid, queue));
     let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
     let holding = holding(lock);
+    require_ours(&holding)?;
     for rival in &waiting {
         rival.signal(sys::REPLACE())?;
     }
-    if ask(&holding, sys::REPLACE())? { Ok(()) } else { end_by_force(lock, holding) }
+    if ask_to_end(&holding, sys::REPLACE())? { kill_later(lock, holding) } else { Ok(()) }
 }
 
-/// Asks those of the holders to end who are a lockrun; `false` if none is.
-/// One that runs under another one, and has only inherited the lock, is ended
-/// by that.
+/// Asks everybody to end who holds the lock: a lockrun by `signal`, so that
+/// it ends its command and all it started, anybody else by TERM. Returns
+/// whether there is anybody else.
 ///
 /// # Errors
-/// They are another user's.
-pub fn ask(holding: &[Rival], signal: i32) -> Result<bool> {
-    // One that runs under another holder has only inherited the lock, and is
-    // ended with that.
-    let outermost = holding.iter().filter(|rival| {
-        !process::ancestors(rival.pid).any(|ancestor| holding.iter().any(|other| other.pid == ancestor))
-    });
-    let outermost = outermost.filter(|rival| rival.is_lockrun);
-    let mut asked = false;
-    for rival in outermost {
+/// See [`Rival::signal`].
+fn ask_to_end(holding: &[Rival], signal: i32) -> Result<bool> {
+    let (lockruns, others) = lockruns_and_others(holding);
+    let asked = lockruns.into_iter().map(|rival| (rival, signal));
+    for (rival, signal) in asked.chain(others.iter().map(|rival| (*rival, libc::SIGTERM))) {
         rival.signal(signal)?;
-        asked = true;
+        // What is stopped cannot end.
+        if process::is_stopped(rival.pid) {
+            rival.signal(libc::SIGCONT)?;
+        }
     }
-    Ok(asked)
+    Ok(!others.is_empty())
+}
+
+/// A lockrun ends all that it runs by itself. One that runs under another
+/// holder has only inherited the lock, and is not asked.
+fn lockruns_and_others(holding: &[Rival]) -> (Vec<&Rival>, Vec<&Rival>) {
+    let is_below = |rival: &Rival, holders: &[&Rival]| {
+        process::ancestors(rival.pid).any(|ancestor| holders.iter().any(|holder| holder.pid == ancestor))
+    };
+    let all: Vec<&Rival> = holding.iter().collect();
+    let (lockruns, others): (Vec<_>, Vec<_>) =
+        holding.iter().partition(|rival| rival.is_lockrun && !is_below(rival, &all));
+    let others = others.into_iter().filter(|rival| !is_below(rival, &lockruns)).collect();
+    (lockruns, others)
 }
 
 /// Everybody who has the lock on this file. We do not count, nor do those who
@@ -89,8 +104,16 @@ pub fn holding(lock: &File) -> Vec<Rival> {
     // Of other users we see only who called flock(2). They cannot be signalled
     // by us, but they can be named.
     let strangers = kernel.lockers(file).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
-    rivals.extend(strangers.filter_map(|locker| Rival::find(locker.pid, &|| true)));
+    let strangers = strangers.filter_map(|locker| Rival::find(locker.pid, &|| true));
+    rivals.extend(strangers.map(|rival| Rival { is_seen: false, ..rival }));
     rivals
+}
+
+/// # Errors
+/// One of them may not be signalled by us.
+fn require_ours(rivals: &[Rival]) -> Result<()> {
+    const NOTHING: i32 = 0;
+    rivals.iter().try_for_each(|rival| rival.signal(NOTHING))
 }
 
 /// The wrapper leaves the ticket to the child that waits in it.
@@ -111,15 +134,16 @@ impl Rival {
             let parent = process::parent(pid)?;
             return Self::find(parent, &|| process::parent(pid) == Some(parent));
         }
-        Some(Self { pid, process, is_lockrun: is_lockrun(pid) })
+        Some(Self { pid, process, is_lockrun: is_lockrun(pid), is_seen: true })
     }
 
     /// Sends a signal.
     ///
     /// # Errors
     /// It is another user's. That it has ended is none.
-    pub fn signal(&self, signal: i32) -> Result<()> {
-        match sys::send_by_pidfd(&self.process, signal) {
+    fn signal(&self, signal: i32) -> Result<()> {
+        let sent = if self.is_seen { sys::send_by_pidfd(&self.process, signal) } else { Err(Errno::PERM) };
+        match sent {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) => Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
                 .context(Advice("ask that user, or root")),
@@ -137,37 +161,34 @@ impl Rival {
 
 /// Makes whoever holds the lock on this file let go, and waits until they
 /// have: a lockrun ends its command and all it started, anybody else gets
-/// TERM; what is left after `kill_after` gets KILL.
+/// TERM; what is left after `kill_after` gets KILL. Returns whether anybody
+/// was seen to hold it.
 ///
 /// # Errors
-/// Nobody who holds it can be seen from here, or they are another user's, or
-/// they did not end even so.
-pub fn break_lock(lock: &File, kill_after: Duration) -> Result<()> {
+/// They are another user's: then nobody was signalled. Or they did not end
+/// even so.
+pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
     let rivals = holding(lock);
-    if rivals.is_empty() {
-        return Err(anyhow!("held, but nobody who holds it can be seen from here; nobody was signalled"))
-            .context(Advice("root, or the holder's user on the same machine and outside of containers, can break it"));
-    }
-    let by_lockrun = ask(&rivals, sys::BREAK())?;
-    if !by_lockrun {
-        terminate(&rivals)?;
-    }
+    require_ours(&rivals)?;
+    ask_to_end(&rivals, sys::BREAK())?;
     wait_for_all(&rivals, kill_after);
     let left = still_holding(lock, &rivals);
-    if left.is_empty() {
-        return Ok(());
-    }
     // A lockrun that is asked twice kills what it runs, and then says so; if
     // even it does not answer, it is killed as anybody else.
-    if by_lockrun && ask(&left, sys::BREAK())? {
-        wait_for_all(&left, KILLED);
+    let (lockruns, others) = lockruns_and_others(&left);
+    for rival in &lockruns {
+        rival.signal(sys::BREAK())?;
     }
+    for rival in &others {
+        rival.signal(libc::SIGKILL)?;
+    }
+    wait_for_all(&left, KILLED);
     for rival in still_holding(lock, &left) {
         rival.signal(libc::SIGKILL)?;
     }
     wait_for_all(&left, KILLED);
     match still_holding(lock, &left).first() {
-        None => Ok(()),
+        None => Ok(!rivals.is_empty()),
         Some(rival) => Err(anyhow!("pid {} holds it even after KILL", rival.pid)),
     }
 }
@@ -194,15 +215,6 @@ fn wait_for_all(rivals: &[Rival], limit: Duration) {
     }
 }
 
-fn terminate(rivals: &[Rival]) -> Result<()> {
-    for rival in rivals {
-        rival.signal(libc::SIGTERM)?;
-        // What is stopped cannot end.
-        rival.signal(libc::SIGCONT)?;
-    }
-    Ok(())
-}
-
 /// Told by its name in the kernel, or by being the same program as we are.
 /// Anybody else would just die of what only a lockrun understands.
 fn is_lockrun(pid: i32) -> bool {
@@ -211,19 +223,16 @@ fn is_lockrun(pid: i32) -> bool {
         || program(&pid.to_string()).is_some_and(|theirs| program("self") == Some(theirs))
 }
 
-/// TERM, and KILL for what still has the lock after a while. By a process of
-/// its own, so that nobody's wait depends on it.
-fn end_by_force(lock: &File, rivals: Vec<Rival>) -> Result<()> {
-    if rivals.is_empty() {
-        return Ok(());
-    }
-    terminate(&rivals)?;
+/// KILL for what still has the lock after a while. By a process of its own,
+/// so that nobody's wait depends on it.
+fn kill_later(lock: &File, rivals: Vec<Rival>) -> Result<()> {
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
         if rustix::process::getppid() == Some(parent) {
             wait_for_all(&rivals, KILL_AFTER);
-            for rival in still_holding(lock, &rivals) {
+            let left = still_holding(lock, &rivals);
+            for rival in lockruns_and_others(&left).1 {
                 let _ = rival.signal(libc::SIGKILL);
             }
         }
