@@ -177,6 +177,7 @@ impl Asked {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             command,
             expires,
+            is_token: false,
             owner: None,
         }
     }

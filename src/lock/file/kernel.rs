@@ -58,7 +58,7 @@ pub struct Kernel {
     lockers: HashMap<FileId, Vec<Locker>>,
     queues: HashSet<FileId>,
     complete: bool,
-    devices: OnceCell<HashMap<String, (u32, u32)>>,
+    devices: OnceCell<Devices>,
     processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
 }
 
@@ -126,7 +126,7 @@ impl Kernel {
                         lockers.push(locker);
                     }
                 }
-                Some(Line::Bytes(file)) => {
+                Some(Line::Bytes { file, .. }) => {
                     self.queues.insert(file);
                 }
                 None => {}
@@ -147,15 +147,7 @@ impl Kernel {
 
     /// How the kernel names an open file.
     pub fn id_of(&self, file: impl AsFd) -> Option<FileId> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let inode = match field("ino:") {
-            Some(inode) => inode.parse().ok()?,
-            // Linux before 5.14.
-            None => rustix::fs::fstat(&file).ok()?.st_ino,
-        };
-        let (major, minor) = *self.devices.get_or_init(devices).get(field("mnt_id:")?)?;
-        Some(FileId { major, minor, inode })
+        id_of(file, self.devices.get_or_init(devices))
     }
 
     /// The locks whose description this process has open; `None` if we may
@@ -183,10 +175,29 @@ impl Kernel {
     }
 }
 
+impl FileId {
+    /// How the kernel names an open file.
+    pub fn of(file: impl AsFd) -> Option<Self> {
+        id_of(file, &devices())
+    }
+}
+
+fn id_of(file: impl AsFd, devices: &Devices) -> Option<FileId> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let inode = match field("ino:") {
+        Some(inode) => inode.parse().ok()?,
+        // Linux before 5.14.
+        None => rustix::fs::fstat(&file).ok()?.st_ino,
+    };
+    let (major, minor) = *devices.get(field("mnt_id:")?)?;
+    Some(FileId { major, minor, inode })
+}
+
 fn locks_of(pid: i32) -> Option<Locks> {
     let mut locks = Locks::new();
-    for line in lines_of(pid)? {
-        if let Some(Line::Flock(file, locker)) = parse(&line) {
+    for line in descriptors_of(pid)?.into_iter().flat_map(|descriptor| descriptor.locks) {
+        if let Line::Flock(file, locker) = line {
             locks.entry(file).or_default().push(locker);
         }
     }
@@ -196,23 +207,31 @@ fn locks_of(pid: i32) -> Option<Locks> {
 /// Whether a process has the lock on a file at this moment, or a ticket of
 /// its queue; nothing that was read before counts.
 pub fn has_now(pid: i32, file: FileId) -> bool {
-    let is_about_it = |line: &String| match parse(line) {
-        Some(Line::Flock(locked, _) | Line::Bytes(locked)) => locked == file,
-        None => false,
+    let is_about_it = |line: &Line| match line {
+        Line::Flock(locked, _) | Line::Bytes { file: locked, .. } => *locked == file,
     };
-    lines_of(pid).is_some_and(|lines| lines.iter().any(is_about_it))
+    descriptors_of(pid).is_some_and(|descriptors| descriptors.iter().any(|one| one.locks.iter().any(is_about_it)))
 }
 
-/// The locks of a process's descriptors, a line each; `None` if we may not
-/// look.
-fn lines_of(pid: i32) -> Option<Vec<String>> {
+/// What the kernel shows about a descriptor of a process.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// The locks of its description.
+    pub locks: Vec<Line>,
+    /// The process that it refers to, if it is a pidfd.
+    pub process: Option<i32>,
+}
+
+/// The descriptors of a process, as they are now; `None` if we may not look,
+/// empty if it is dead.
+pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
     let may_not = |e: &io::Error| e.kind() == ErrorKind::PermissionDenied;
     let descriptors = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
         Ok(descriptors) => descriptors,
         Err(e) if may_not(&e) => return None,
         Err(_) => return Some(Vec::new()),
     };
-    let mut lines = Vec::new();
+    let mut seen = Vec::new();
     for descriptor in descriptors {
         let descriptor = match descriptor {
             Ok(descriptor) => descriptor,
@@ -223,13 +242,19 @@ fn lines_of(pid: i32) -> Option<Vec<String>> {
             Err(e) if may_not(&e) => return None,
             other => other.unwrap_or_default(),
         };
-        lines.extend(info.lines().filter_map(|line| line.strip_prefix("lock:")).map(str::to_owned));
+        let process = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        seen.push(Descriptor {
+            locks: info.lines().filter_map(|line| parse(line.strip_prefix("lock:")?)).collect(),
+            process: process.and_then(|pid| pid.trim().parse().ok()),
+        });
     }
-    Some(lines)
+    Some(seen)
 }
 
 /// The devices of mounts, by the mounts' numbers.
-fn devices() -> HashMap<String, (u32, u32)> {
+type Devices = HashMap<String, (u32, u32)>;
+
+fn devices() -> Devices {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let device = |line: &str| {
         let mut fields = line.split(' ');
@@ -240,10 +265,13 @@ fn devices() -> HashMap<String, (u32, u32)> {
     String::from_utf8_lossy(&mounts).lines().filter_map(device).collect()
 }
 
+/// A lock that somebody has.
 #[derive(Debug, PartialEq)]
-enum Line {
+pub enum Line {
+    /// By flock(2).
     Flock(FileId, Locker),
-    Bytes(FileId),
+    /// On these bytes, `last` included.
+    Bytes { file: FileId, first: i64, last: i64 },
 }
 
 /// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`; one of
@@ -256,7 +284,11 @@ fn parse(line: &str) -> Option<Line> {
     let file = FileId::parse(fields.next()?)?;
     match kind {
         "FLOCK" => Some(Line::Flock(file, Locker { pid, shared: mode == "READ" })),
-        "OFDLCK" => Some(Line::Bytes(file)),
+        "OFDLCK" => Some(Line::Bytes {
+            file,
+            first: fields.next()?.parse().ok()?,
+            last: fields.next().map_or(i64::MAX, |last| last.parse().unwrap_or(i64::MAX)),
+        }),
         _ => None,
     }
 }
@@ -272,7 +304,7 @@ mod tests {
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), flock(42, false));
         assert_eq!(parse("\t1: FLOCK  ADVISORY  READ  0 fe:00:99 0 EOF"), flock(0, true));
         assert_eq!(parse("1: -> FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
-        assert_eq!(parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"), Some(Line::Bytes(file)));
+        assert_eq!(parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"), Some(Line::Bytes { file, first: 0, last: 0 }));
         assert_eq!(parse("1: POSIX  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 <none>:0 0 EOF"), None);
         assert_eq!(parse(""), None);

@@ -152,13 +152,12 @@ impl Store for FileStore {
     type Held = FileHeld;
 
     fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
-        // By what was found on the way, not by what we inherited.
+        // By tokens, which are asked for last.
         let mut covered: Vec<Marker> = Vec::new();
         'reopen: loop {
             let mut contenders = self.contenders()?;
             for contender in &mut contenders {
-                let terms = &self.terms;
-                match nesting::judge(&self.around, contender.identity(), terms.mode, terms.reentrant) {
+                match contender.judge_markers(&self.around, self.terms.reentrant) {
                     Verdict::Ask => {}
                     Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
                     Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
@@ -193,15 +192,13 @@ impl Store for FileStore {
                 (None, _) => &[],
             };
             for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
-                match contender.held_for_us(&self.around) {
-                    Some(marker) if self.terms.reentrant && marker.strength.covers(self.terms.mode) => {
+                match contender.judge_tokens(self.terms.reentrant)? {
+                    Verdict::Ask => {}
+                    Verdict::Covered(marker) => {
                         covered.push(marker);
                         continue 'reopen;
                     }
-                    // Another place of the pool may become free.
-                    Some(marker) if marker.strength.leaves_room_for(self.terms.mode) => {}
-                    Some(_) => return Ok(Answer::Refused(Refusal::Deadlock)),
-                    None => {}
+                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
                 }
             }
             let Some(blocked) = blocked else {

@@ -166,6 +166,11 @@ fn wait_for_winner(
     Ok(())
 }
 
+/// The place that somebody holds who has these bytes of the lock's file.
+pub fn held_by(first: i64, last: i64) -> Option<u32> {
+    (first == last).then_some(first - HELD_PLACES)?.try_into().ok().filter(|place| *place < MOST_PLACES)
+}
+
 fn at(place: u32) -> i64 {
     HELD_PLACES + i64::from(place)
 }
