@@ -6,7 +6,7 @@
 //! from a text is never used.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -37,15 +37,19 @@ pub struct Rival {
 /// # Errors
 /// One of them is another user's; those that are ours have been signalled.
 pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
-    let queue = Kernel::look().id_of(queue);
+    let queue = FileId::of(queue);
     let has_ticket = |pid| queue.is_some_and(|queue| has_ticket(pid, queue));
     let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
-    let holding = holding(lock);
+    let lock = FileId::of(lock);
+    let holding = lock.map(holding).unwrap_or_default();
     for rival in &waiting {
         rival.signal(sys::REPLACE())?;
     }
-    if ask(&holding, sys::REPLACE())? { Ok(()) } else { end_by_force(lock, holding) }
+    match lock {
+        Some(lock) if !ask(&holding, sys::REPLACE())? => end_by_force(lock, holding),
+        _ => Ok(()),
+    }
 }
 
 /// Asks those of the holders to end who are a lockrun; `false` if none is.
@@ -71,10 +75,9 @@ pub fn ask(holding: &[Rival], signal: i32) -> Result<bool> {
 
 /// Everybody who has the lock on this file. We do not count, nor do those who
 /// have the file open without holding it.
-pub fn holding(lock: &File) -> Vec<Rival> {
+pub fn holding(lock: FileId) -> Vec<Rival> {
     let kernel = Kernel::look();
-    let Some(file) = kernel.id_of(lock) else { return Vec::new() };
-    let mut pids: Vec<i32> = kernel.inheritors(file).into_iter().map(|(pid, _)| pid).collect();
+    let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
     // While we read, the lock may have been granted to a child of one that we
     // had passed by then.
     let parents: Vec<i32> = pids.iter().filter_map(|pid| process::parent(*pid)).collect();
@@ -84,11 +87,11 @@ pub fn holding(lock: &File) -> Vec<Rival> {
     let mut rivals: Vec<Rival> = pids
         .into_iter()
         .filter(|pid| *pid != us())
-        .filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, file)))
+        .filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, lock)))
         .collect();
     // Of other users we see only who called flock(2). They cannot be signalled
     // by us, but they can be named.
-    let strangers = kernel.lockers(file).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
+    let strangers = kernel.lockers(lock).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
     rivals.extend(strangers.filter_map(|locker| Rival::find(locker.pid, &|| true)));
     rivals
 }
@@ -143,11 +146,11 @@ impl Rival {
 /// Nobody who holds it can be seen from here, or they are another user's, or
 /// they did not end even so.
 pub fn break_lock(lock: &File, kill_after: Duration) -> Result<()> {
-    let rivals = holding(lock);
-    if rivals.is_empty() {
+    let seen = FileId::of(lock).map(|lock| (lock, holding(lock)));
+    let Some((lock, rivals)) = seen.filter(|(_, rivals)| !rivals.is_empty()) else {
         return Err(anyhow!("held, but nobody who holds it can be seen from here; nobody was signalled"))
             .context(Advice("root, or the holder's user on the same machine and outside of containers, can break it"));
-    }
+    };
     let by_lockrun = ask(&rivals, sys::BREAK())?;
     if !by_lockrun {
         terminate(&rivals)?;
@@ -177,7 +180,7 @@ pub fn break_lock(lock: &File, kill_after: Duration) -> Result<()> {
 const KILLED: Duration = Duration::from_secs(5);
 
 /// Those who held the lock and hold it still.
-fn still_holding(lock: &File, rivals: &[Rival]) -> Vec<Rival> {
+fn still_holding(lock: FileId, rivals: &[Rival]) -> Vec<Rival> {
     let was_there = |now: &Rival| rivals.iter().any(|rival| rival.pid == now.pid);
     holding(lock).into_iter().filter(was_there).collect()
 }
@@ -213,7 +216,7 @@ fn is_lockrun(pid: i32) -> bool {
 
 /// TERM, and KILL for what still has the lock after a while. By a process of
 /// its own, so that nobody's wait depends on it.
-fn end_by_force(lock: &File, rivals: Vec<Rival>) -> Result<()> {
+fn end_by_force(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
     if rivals.is_empty() {
         return Ok(());
     }
@@ -221,6 +224,9 @@ fn end_by_force(lock: &File, rivals: Vec<Rival>) -> Result<()> {
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        // Our ticket and what we hold are not its own, and may be given back
+        // while it waits.
+        sys::close_all_but(&rivals.iter().map(|rival| rival.process.as_fd()).collect::<Vec<_>>());
         if rustix::process::getppid() == Some(parent) {
             wait_for_all(&rivals, KILL_AFTER);
             for rival in still_holding(lock, &rivals) {
