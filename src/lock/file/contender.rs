@@ -185,7 +185,7 @@ impl Contender {
         let places = Places::of(&self.lock.file);
         let Mode::Place { of, which } = self.mode else { return Ok(None) };
         match (which, &self.queue) {
-            (Some(place), _) => places.first_free(std::iter::once(place)),
+            (Some(place), _) => places.first_free(place..place + 1),
             (None, Some(queue)) => {
                 let mut start = 0;
                 while let Some(place) = places.first_free(start..of)? {
@@ -271,8 +271,21 @@ impl Contender {
 
     /// How many wait already, counted up to `most`; not those who end the
     /// holder.
-    pub fn waiting(&self, most: usize) -> Result<usize> {
+    fn waiting(&self, most: usize) -> Result<usize> {
         self.queue.as_ref().map_or(Ok(0), |queue| queue.waiting_patiently(most)).with_context(|| self.cannot_lock())
+    }
+
+    /// Whether we would have to wait, and so many wait already. Only under the
+    /// door.
+    pub fn would_wait_with(&mut self, most: usize) -> Result<bool> {
+        if self.covered || self.waiting(most)? < most {
+            return Ok(false);
+        }
+        let taken = self.take()?;
+        if taken {
+            self.release()?;
+        }
+        Ok(!taken)
     }
 
     /// Ends who holds the lock, and who waits before us to do the same.

@@ -204,15 +204,17 @@ impl Store for FileStore {
             let Some(blocked) = blocked else {
                 return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
             };
-            let contender = &mut contenders[blocked];
             if !patience.queue {
                 return Ok(Answer::Refused(Refusal::Busy));
             }
-            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace)
-                && contender.waiting(most as usize)? >= most as usize
-            {
-                return Ok(Answer::Refused(Refusal::QueueFull));
+            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace) {
+                for contender in &mut contenders[blocked..] {
+                    if contender.would_wait_with(most as usize)? {
+                        return Ok(Answer::Refused(Refusal::QueueFull));
+                    }
+                }
             }
+            let contender = &mut contenders[blocked];
             // Told now and not after a long wait.
             contender.read_own_text()?;
             contender.draw_ticket(self.terms.replace)?;
