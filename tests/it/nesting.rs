@@ -355,6 +355,17 @@ fn and_its_number_is_that_of_the_token() {
     }
 }
 
+/// The set waits for one lock now, and would wait for the token's later.
+#[test]
+fn a_lock_of_a_set_that_a_token_of_an_ancestor_holds_is_seen_at_once() {
+    for name in ["a", "b"] {
+        let sandbox = Sandbox::new();
+        let other = Form::Run.hold(&sandbox, &["-l", if name == "a" { "b" } else { "a" }]);
+        with_token(&sandbox, &format!("-l {name}"), "lockrun -t 5 -l a -l b -- true").assert_code(122);
+        drop(other);
+    }
+}
+
 /// Two places by two tokens: the pool has no third one.
 #[test]
 fn all_places_of_a_pool_by_tokens_of_an_ancestor() {

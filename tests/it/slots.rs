@@ -258,23 +258,39 @@ fn nobody_polls_for_a_place() {
 /// A process for each place is more than a machine has.
 #[test]
 fn one_place_of_very_many_is_found_without_a_process_for_each() {
-    for in_the_way in [&["-l", "gpu"] as &[&str], &["-s", "-l", "gpu"]] {
+    let sandbox = Sandbox::new();
+    let whole = Form::Run.hold(&sandbox, &["-l", "gpu"]);
+    let trace = ["-f", "-o", "trace", "-e", "trace=clone,clone3,fork,vfork", "lockrun"];
+    let args = [&trace, &["-l", "gpu", "--slots", "300", "-c", HOLD][..]].concat();
+    let waiting = sandbox.command("strace", &args).input("").start().until_waiting();
+    whole.release();
+    let holding = waiting.until_says("holding");
+    let trace = std::fs::read_to_string(sandbox.path("work/trace")).unwrap_or_default();
+    let started = trace.lines().filter(|line| line.contains("clone") && !line.contains("resumed")).count();
+    assert!((1..100).contains(&started), "{started} processes to find one free place, {holding:?}");
+}
+
+/// A reader has all of them at once.
+#[test]
+fn nor_does_it_take_one_for_each_to_wait_for_a_reader() {
+    for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let whole = Form::Run.hold(&sandbox, in_the_way);
-        let trace = ["-f", "-o", "trace", "-e", "trace=clone,clone3,fork,vfork", "lockrun"];
-        let args = [&trace, &["-l", "gpu", "--slots", "300", "-c", "echo holding; exec cat"][..]].concat();
-        let waiting = sandbox.command("strace", &args).input("").start().until_waiting();
-        whole.release();
-        let holding = waiting.until_says("holding");
-        let trace = std::fs::read_to_string(sandbox.path("work/trace")).unwrap_or_default();
-        let started = trace.lines().filter(|line| line.contains("clone") && !line.contains("resumed")).count();
-        assert!((1..100).contains(&started), "{started} processes to find one free place, {holding:?}");
+        let readers = [(); 2].map(|()| form.hold(&sandbox, &["-s", "-l", "gpu"]));
+        let waiter = form.ask(&sandbox, &["-l", "gpu", "--slots", "300"]);
+        eventually("it sleeps, and nobody for it", || {
+            let waiting = children(waiter.running().pid());
+            waiting.len() == 1 && waiter.running().is_waiting() && children(waiting[0]).is_empty()
+        });
+        let [first, second] = readers;
+        first.release();
+        waiter.assert_waits();
+        second.release();
+        waiter.until_held();
     }
 }
 
-/// Neither is a look at each: the place that is free is behind very many.
 #[test]
-fn nor_a_look_at_each() {
+fn nor_a_look_at_each_place() {
     let sandbox = Sandbox::new();
     let reader = Form::Run.hold(&sandbox, &["-s", "-l", "gpu"]);
     let trace = ["-o", "trace", "-e", "trace=fcntl", "lockrun", "-n", "-q", "-l", "gpu", "--slots", "1000000"];

@@ -185,11 +185,12 @@ impl Store for FileStore {
                     continue 'reopen;
                 }
             }
-            let suspects: &[_] = match (blocked, self.terms.mode) {
-                (Some(blocked), _) => &contenders[blocked..=blocked],
+            let suspects = match (self.terms.mode, blocked) {
                 // Sharing with one's own token would be granted, too.
-                (None, Mode::Shared) => &contenders,
-                (None, _) => &[],
+                (Mode::Shared, _) => &contenders[..],
+                // Also what would have to be waited for later.
+                (_, Some(blocked)) => &contenders[blocked..],
+                (_, None) => &[],
             };
             for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
                 match contender.judge_tokens(self.terms.reentrant)? {

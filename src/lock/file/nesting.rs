@@ -7,6 +7,7 @@
 //! for a token is found by the signs in the lock's queue, and the kernel shows
 //! for whom. The lock's text tells nothing here: it is about the last grant.
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -183,19 +184,19 @@ pub fn held_around(markers: &[Marker], lock: &File, identity: Identity) -> Vec<M
     }
     let Some(lock) = FileId::of(lock) else { return Vec::new() };
     let us = getpid().as_raw_nonzero().get();
+    let kernel: LazyCell<Kernel> = LazyCell::new(Kernel::look);
     let shown: Vec<Strength> =
-        std::iter::once(us).chain(process::ancestors(us)).flat_map(|pid| strengths_of(pid, lock)).collect();
+        std::iter::once(us).chain(process::ancestors(us)).flat_map(|pid| strengths_of(pid, lock, &kernel)).collect();
     about_this.retain(|marker| shown.contains(&marker.strength));
     about_this
 }
 
 /// How strongly a process has the lock on a file, by each of its descriptors.
-fn strengths_of(pid: i32, lock: FileId) -> Vec<Strength> {
+fn strengths_of(pid: i32, lock: FileId, kernel: &LazyCell<Kernel>) -> Vec<Strength> {
     match kernel::descriptors_of(pid) {
         Some(descriptors) => descriptors.iter().filter_map(|descriptor| Strength::shown(descriptor, lock)).collect(),
         // Another user's: who called flock(2) is shown to everybody.
         None => {
-            let kernel = Kernel::look();
             let own = kernel.lockers(lock).iter().filter(|locker| locker.pid == pid);
             own.map(|locker| if locker.shared { Strength::Shared } else { Strength::Exclusive }).collect()
         }
