@@ -215,6 +215,20 @@ fn another_user_sees_that_it_is_held() {
     assert_eq!(locks[0]["holders"][0]["pid"], holder.pid(), "{locks:?}");
 }
 
+/// As Python's lockf takes it, which is another kind of lock than the lock.
+#[test]
+fn somebody_elses_record_lock_on_the_whole_file_is_no_waiter() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let script = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); \
+                  print('holding', flush=True); sys.stdin.read()";
+    let file = sandbox.lock_file("calc").display().to_string();
+    let stranger = sandbox.command("python3", &["-c", script, &file]).input("").start().until_says("holding");
+    assert_eq!(one(&sandbox, &["calc"])["waiting"], 0);
+    stranger.wait().assert_code(0);
+    drop(holder);
+}
+
 #[test]
 fn any_name_is_shown_as_it_was_given() {
     let sandbox = Sandbox::new();

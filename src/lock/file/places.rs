@@ -50,7 +50,7 @@ impl<'fd> Places<'fd> {
         while place < at(among.end) {
             match self.bytes.conflict(Kind::Write, place, 1)? {
                 // A reader has them all.
-                Some(held) => place = held.start + held.len,
+                Some(held) => place = held.end(),
                 None => return Ok(u32::try_from(place - HELD_PLACES).ok()),
             }
         }

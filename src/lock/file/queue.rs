@@ -252,7 +252,7 @@ impl Queue {
         let is_ticket = found.start >= from && (found.start - MAIN) % STRIDE == 0;
         let mut count = usize::from(is_ticket);
         count += self.count(from, found.start, most - count)?;
-        count += self.count(found.start.max(from) + found.len.max(1), to, most - count)?;
+        count += self.count(found.end(), to, most - count)?;
         Ok(count)
     }
 
@@ -342,7 +342,7 @@ impl Queue {
         while let Some((from, to)) = ranges.pop() {
             if let Some(found) = self.bytes().conflict(Kind::Write, from, to - from)? {
                 ranges.push((from, found.start));
-                ranges.push((found.start + found.len.max(1), to));
+                ranges.push((found.end(), to));
                 all.push(found);
             }
         }
