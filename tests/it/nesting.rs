@@ -1,6 +1,6 @@
 //! A lock under itself: it fails at once with 122 instead of waiting for ever.
 
-use crate::support::{Form, Outcome, Sandbox};
+use crate::support::{Form, Outcome, Sandbox, with_mounts};
 
 /// Long enough not to be taken for "at once" when it is waited out.
 const PATIENCE: [&str; 2] = ["-t", "5"];
@@ -275,6 +275,22 @@ fn with_token(sandbox: &Sandbox, options: &str, script: &str) -> Outcome {
         lockrun release $T || exit 2; exit $code"
     );
     sandbox.sh(&script).run()
+}
+
+/// The mount that the lock is on is none of those that are listed there.
+#[test]
+fn in_a_chroot() {
+    let sandbox = Sandbox::new();
+    let root =
+        "mkdir -p root/proc root/bin root/locks; mount --rbind /proc root/proc; cp $(command -v lockrun) root/bin";
+    let inner = "chroot root /bin/lockrun -t 5 -s -d /locks -l calc -- none";
+    let by_lockrun = format!("lockrun -d root/locks -s -l calc -- {inner}");
+    let by_token = format!("lockrun acquire -d root/locks -s -l calc --owner $$ >/dev/null; {inner}");
+    for script in [by_lockrun, by_token] {
+        if let Some(asked) = with_mounts(&sandbox, &format!("{root}; {script}")) {
+            asked.run().assert_code(122);
+        }
+    }
 }
 
 #[test]

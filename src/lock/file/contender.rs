@@ -417,7 +417,7 @@ impl Contender {
     /// shared: anything else that is taken was nobody's.
     pub fn judge_tokens(&self, reentrant: bool) -> Result<Verdict> {
         let Some(queue) = &self.queue else { return Ok(Verdict::Ask) };
-        let held = nesting::held_by_tokens(&self.lock.file, self.lock.identity, queue);
+        let held = nesting::held_by_tokens(self.lock.identity, queue, self.queue_identity);
         let held = held.with_context(|| self.cannot_lock())?;
         let nothing_new = held.is_empty();
         let all = [&self.held_around[..], &held].concat();

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A file as the kernel names it beside a lock. On some file systems (btrfs,
@@ -216,6 +217,8 @@ pub fn has_now(pid: i32, file: FileId) -> bool {
 /// What the kernel shows about a descriptor of a process.
 #[derive(Debug)]
 pub struct Descriptor {
+    /// Where /proc has what it refers to.
+    pub path: PathBuf,
     /// The locks of its description.
     pub locks: Vec<Line>,
     /// The process that it refers to, if it is a pidfd.
@@ -244,6 +247,7 @@ pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
         };
         let process = info.lines().find_map(|line| line.strip_prefix("Pid:"));
         seen.push(Descriptor {
+            path: Path::new(&format!("/proc/{pid}/fd")).join(descriptor.file_name()),
             locks: info.lines().filter_map(|line| parse(line.strip_prefix("lock:")?)).collect(),
             process: process.and_then(|pid| pid.trim().parse().ok()),
         });

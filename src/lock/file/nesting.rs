@@ -15,8 +15,8 @@ use std::str::FromStr;
 
 use rustix::process::getpid;
 
-use super::kernel::{self, Descriptor, FileId, Kernel, Line};
-use super::open::Identity;
+use super::kernel::{self, Descriptor, Kernel, Line, Locker};
+use super::open::{self, Identity};
 use super::places;
 use super::queue::{self, OwnedSign, Queue};
 use crate::lock::Mode;
@@ -68,22 +68,28 @@ impl Strength {
         }
     }
 
-    /// As the kernel shows it for the lock of this file, if the descriptor has
-    /// it.
-    fn shown(descriptor: &Descriptor, lock: FileId) -> Option<Self> {
+    /// As the kernel shows it, if the descriptor has the lock of this file.
+    fn shown(descriptor: &Descriptor, lock: Identity) -> Option<Self> {
         let shared = descriptor.locks.iter().find_map(|line| match line {
-            Line::Flock(file, locker) if *file == lock => Some(locker.shared),
-            _ => None,
+            Line::Flock(_, locker) => Some(locker.shared),
+            Line::Bytes { .. } => None,
         })?;
+        if open::identity_of(&descriptor.path) != Ok(Some(lock)) {
+            return None;
+        }
         let place = descriptor.locks.iter().find_map(|line| match line {
-            Line::Bytes { file, first, last } if *file == lock => places::held_by(*first, *last),
-            _ => None,
+            Line::Bytes { first, last, .. } => places::held_by(*first, *last),
+            Line::Flock(..) => None,
         });
         Some(match place {
             Some(place) => Strength::Place(place),
             None if shared => Strength::Shared,
             None => Strength::Exclusive,
         })
+    }
+
+    fn of_locker(locker: &Locker) -> Self {
+        if locker.shared { Strength::Shared } else { Strength::Exclusive }
     }
 
     /// Whether a request of this mode asks for no more.
@@ -182,25 +188,23 @@ pub fn held_around(markers: &[Marker], lock: &File, identity: Identity) -> Vec<M
     if about_this.is_empty() {
         return about_this;
     }
-    let Some(lock) = FileId::of(lock) else { return Vec::new() };
     let us = getpid().as_raw_nonzero().get();
-    let kernel: LazyCell<Kernel> = LazyCell::new(Kernel::look);
-    let shown: Vec<Strength> =
-        std::iter::once(us).chain(process::ancestors(us)).flat_map(|pid| strengths_of(pid, lock, &kernel)).collect();
+    let lockers = LazyCell::new(|| {
+        let kernel = Kernel::look();
+        kernel.id_of(lock).map_or_else(Vec::new, |lock| kernel.lockers(lock).to_vec())
+    });
+    let holders = std::iter::once(us).chain(process::ancestors(us));
+    let shown: Vec<Strength> = holders
+        .flat_map(|pid| match kernel::descriptors_of(pid) {
+            Some(descriptors) => {
+                descriptors.iter().filter_map(|descriptor| Strength::shown(descriptor, identity)).collect()
+            }
+            // Another user's: who called flock(2) is shown to everybody.
+            None => lockers.iter().filter(|locker| locker.pid == pid).map(Strength::of_locker).collect::<Vec<_>>(),
+        })
+        .collect();
     about_this.retain(|marker| shown.contains(&marker.strength));
     about_this
-}
-
-/// How strongly a process has the lock on a file, by each of its descriptors.
-fn strengths_of(pid: i32, lock: FileId, kernel: &LazyCell<Kernel>) -> Vec<Strength> {
-    match kernel::descriptors_of(pid) {
-        Some(descriptors) => descriptors.iter().filter_map(|descriptor| Strength::shown(descriptor, lock)).collect(),
-        // Another user's: who called flock(2) is shown to everybody.
-        None => {
-            let own = kernel.lockers(lock).iter().filter(|locker| locker.pid == pid);
-            own.map(|locker| if locker.shared { Strength::Shared } else { Strength::Exclusive }).collect()
-        }
-    }
 }
 
 /// By which grants the lock on this file is held for us by tokens: one of our
@@ -208,37 +212,39 @@ fn strengths_of(pid: i32, lock: FileId, kernel: &LazyCell<Kernel>) -> Vec<Streng
 ///
 /// # Errors
 /// The queue cannot be read.
-pub fn held_by_tokens(lock: &File, identity: Identity, queue: &Queue) -> io::Result<Vec<Marker>> {
+pub fn held_by_tokens(lock: Identity, queue: &Queue, queue_identity: Identity) -> io::Result<Vec<Marker>> {
     let mut held = Vec::new();
     let token = std::env::var_os("LOCKRUN_TOKEN").and_then(|word| Token::parse(word.as_encoded_bytes()));
     for marker in token.iter().flat_map(|token| &token.grants).filter_map(|grant| grant.marker.parse::<Marker>().ok()) {
-        if marker.identity == identity && queue.has_sign_of_grant(marker.fence)? {
+        if marker.identity == lock && queue.has_sign_of_grant(marker.fence)? {
             held.push(marker);
         }
     }
     let us = getpid().as_raw_nonzero().get();
     for sign in queue.signs_of_owners(process::ancestors(us))? {
-        let found = FileId::of(lock).zip(FileId::of(queue.file()));
-        held.extend(found.and_then(|(lock, queue)| held_by_token(&sign, lock, queue, identity)));
+        held.extend(held_by_token(&sign, lock, queue_identity));
     }
     Ok(held)
 }
 
 /// The grant of a token, if the process that the sign names, as we know
 /// processes, really holds the lock on behalf of that owner.
-fn held_by_token(sign: &OwnedSign, lock: FileId, queue: FileId, identity: Identity) -> Option<Marker> {
+fn held_by_token(sign: &OwnedSign, lock: Identity, queue: Identity) -> Option<Marker> {
     if process::name(sign.holder) != sys::HOLDER_NAME {
         return None;
     }
     let descriptors = kernel::descriptors_of(sign.holder)?;
-    let grant = |line: &Line| match line {
-        Line::Bytes { file, first, .. } if *file == queue => queue::grant_of_sign(*first),
-        _ => None,
-    };
     descriptors.iter().find(|descriptor| descriptor.process == Some(sign.owner))?;
+    let sign_on = |descriptor: &Descriptor| {
+        let grant = descriptor.locks.iter().find_map(|line| match line {
+            Line::Bytes { first, .. } => queue::grant_of_sign(*first),
+            Line::Flock(..) => None,
+        })?;
+        (open::identity_of(&descriptor.path) == Ok(Some(queue))).then_some(grant)
+    };
     Some(Marker {
-        identity,
-        fence: descriptors.iter().flat_map(|descriptor| &descriptor.locks).find_map(grant)?,
+        identity: lock,
+        fence: descriptors.iter().find_map(sign_on)?,
         strength: descriptors.iter().find_map(|descriptor| Strength::shown(descriptor, lock))?,
     })
 }
