@@ -73,7 +73,9 @@ pub struct Claim {
     pub command: Vec<u8>,
     /// How long the lock may be held.
     pub expires: Option<Duration>,
-    /// The process on whose end the lock is let go.
+    /// Whether the lock is held for a token.
+    pub is_token: bool,
+    /// The process on whose end a token's lock is let go.
     pub owner: Option<i32>,
 }
 
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     fn claim(command: Vec<u8>) -> Claim {
-        Claim { user: "ann".into(), host: "box".into(), command, expires: None, owner: None }
+        Claim { user: "ann".into(), host: "box".into(), command, expires: None, is_token: false, owner: None }
     }
 
     #[test]

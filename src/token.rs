@@ -54,6 +54,9 @@ pub struct Granted {
     /// The file in the locks directory that remembers it.
     #[serde(rename = "r")]
     pub file: String,
+    /// By which a lockrun under the token recognises it.
+    #[serde(rename = "m")]
+    pub marker: String,
 }
 
 impl Token {
@@ -127,7 +130,7 @@ mod tests {
             name: "de ploy".into(),
             slot: Some(3),
             dir: b"/run/lock\xff run".to_vec(),
-            grants: vec![Granted { fence: u64::MAX, file: "de%20ploy.lock".into() }],
+            grants: vec![Granted { fence: u64::MAX, file: "de%20ploy.lock".into(), marker: "1:2:3:x".into() }],
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
+use crate::lock::WholeNumber;
 use crate::lock::file::MOST_PLACES;
 
 pub use parse::parse;
@@ -146,12 +147,13 @@ pub struct Lock {
     /// With --slots N: exactly place K modulo N
     ///
     /// Any whole number: -1 is place N-1.
-    #[arg(long, value_name = "K", allow_hyphen_values = true, requires = "slots")]
-    pub slot: Option<i64>,
+    #[arg(long, value_name = "K", allow_hyphen_values = true, requires = "slots", value_parser = WholeNumber::parse)]
+    pub slot: Option<WholeNumber>,
 
     /// Fail at once if N wait already; 0: never wait
     ///
-    /// Exit code 121.
+    /// Exit code 121. With several locks: if N wait for any of those that would
+    /// have to be waited for.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub max_waiters: Option<u32>,
 

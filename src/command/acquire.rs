@@ -20,7 +20,7 @@ use crate::escape::printable;
 use crate::exit::Exit;
 use crate::holder::{self, Holder};
 use crate::lock::file::FileHeld;
-use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
+use crate::lock::{Answer, Grant, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::process;
 use crate::record::Claim;
@@ -118,6 +118,7 @@ impl Acquisition {
         let asked = Asked::new(options.lock, Vec::new, mask)?;
         let for_whom = options.owner.or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
         let mut claim = asked.claim(described(for_whom), lease);
+        claim.is_token = true;
         claim.owner = options.owner;
         Ok(Self { asked, claim, owner, lease, lease_by_default })
     }
@@ -206,7 +207,11 @@ impl Acquisition {
             slot: grants[0].slot,
             grants: grants
                 .iter()
-                .map(|grant| token::Granted { fence: grant.fence, file: grant.file.clone() })
+                .map(|Grant { fence, file, marker, .. }| token::Granted {
+                    fence: *fence,
+                    file: file.clone(),
+                    marker: marker.clone(),
+                })
                 .collect(),
         };
         sys::detach();

@@ -179,6 +179,7 @@ impl Asked {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             command,
             expires,
+            is_token: false,
             owner: None,
         }
     }
@@ -214,9 +215,9 @@ fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce(
 }
 
 fn mode(options: &cli::Lock) -> Mode {
-    match (options.slots, options.slot) {
+    match (options.slots, &options.slot) {
         (Some(of), slot) => {
-            let which = slot.map(|slot| slot.rem_euclid(i64::from(of)) as u32);
+            let which = slot.as_ref().map(|slot| slot.modulo(of));
             Mode::Place { of, which }
         }
         _ if options.shared => Mode::Shared,

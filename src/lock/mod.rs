@@ -31,6 +31,35 @@ pub enum Mode {
     },
 }
 
+/// A whole number of any length, by which one certain place is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WholeNumber {
+    digits: String,
+    is_negative: bool,
+}
+
+impl WholeNumber {
+    /// From decimal digits behind an optional sign.
+    ///
+    /// # Errors
+    /// It is something else: why, for people.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let is_negative = text.starts_with('-');
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err("not a whole number".into());
+        }
+        Ok(Self { digits: digits.into(), is_negative })
+    }
+
+    /// The place that it stands for among so many: -1 is the last one.
+    pub fn modulo(&self, places: u32) -> u32 {
+        let places = u64::from(places);
+        let rest = self.digits.bytes().fold(0, |rest, digit| (rest * 10 + u64::from(digit - b'0')) % places);
+        (if self.is_negative { (places - rest) % places } else { rest }) as u32
+    }
+}
+
 /// How long to wait, and what may interrupt it.
 #[derive(Clone, Copy)]
 pub struct Patience {
@@ -254,5 +283,30 @@ impl Seen {
     /// Whether somebody who does not wait would get it.
     pub fn is_free(&self) -> bool {
         self.state == State::Free && self.waiting == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_whole_number_is_a_place_as_in_arithmetic(number: i128, places in 1_u32..) {
+            let place = WholeNumber::parse(&number.to_string()).unwrap().modulo(places);
+            prop_assert_eq!(i128::from(place), number.rem_euclid(places.into()));
+        }
+    }
+
+    #[test]
+    fn of_any_length_and_with_a_sign() {
+        let modulo = |text: &str| WholeNumber::parse(text).map(|number| number.modulo(5)).ok();
+        assert_eq!(modulo(&format!("1{}2", "0".repeat(1000))), Some(2));
+        assert_eq!(modulo(&format!("-1{}2", "0".repeat(1000))), Some(3));
+        assert_eq!([modulo("+7"), modulo("-0"), modulo("-5")], [Some(2), Some(0), Some(0)]);
+        for wrong in ["", "-", "+-1", "1.0", "1e3", "0x1", " 1", "one"] {
+            assert_eq!(modulo(wrong), None, "{wrong}");
+        }
     }
 }

@@ -28,6 +28,13 @@ pub struct Found {
     pub len: i64,
 }
 
+impl Found {
+    /// The first byte behind it.
+    pub fn end(&self) -> i64 {
+        self.start + self.len
+    }
+}
+
 /// Byte-range locks of one open file description.
 #[derive(Clone, Copy)]
 pub struct ByteLock<'fd> {
@@ -76,7 +83,9 @@ impl<'fd> ByteLock<'fd> {
     /// `EBADF`, `EINVAL`.
     pub fn conflict(self, kind: Kind, start: i64, len: i64) -> io::Result<Option<Found>> {
         let found = self.call(libc::F_OFD_GETLK, kind.raw(), start, len)?;
-        Ok((i32::from(found.l_type) != libc::F_UNLCK).then_some(Found { start: found.l_start, len: found.l_len }))
+        // Somebody else's lock, of another kind perhaps, may have no end.
+        let len = if found.l_len == 0 { i64::MAX - found.l_start } else { found.l_len };
+        Ok((i32::from(found.l_type) != libc::F_UNLCK).then_some(Found { start: found.l_start, len }))
     }
 
     fn call(self, command: libc::c_int, kind: libc::c_int, start: i64, len: i64) -> io::Result<libc::flock> {

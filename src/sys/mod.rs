@@ -26,5 +26,7 @@ pub use signal::{
     next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
 };
 pub use signal_fd::SignalFd;
-pub use start::{HOLDER_NAME, WAITER_NAME, above_stdio, become_waiter, detach, remember_arguments, retitle};
+pub use start::{
+    HOLDER_NAME, WAITER_NAME, above_stdio, become_waiter, close_all_but, detach, remember_arguments, retitle,
+};
 pub use timer::{Interrupter, Timer, suspend_aware_now};

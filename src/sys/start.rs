@@ -2,7 +2,7 @@
 //! memory that the kernel shows to ps(1).
 
 use std::ffi::c_char;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -45,9 +45,7 @@ pub fn detach() {
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
     }
-    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return };
-    let numbers = descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    for fd in numbers.collect::<Vec<_>>().into_iter().filter(|fd| *fd > 2) {
+    for fd in descriptors().into_iter().filter(|fd| *fd > 2) {
         // SAFETY: fcntl and close on numbers; only what came to us through
         // exec lacks the flag, and no object of ours owns that.
         unsafe {
@@ -57,6 +55,24 @@ pub fn detach() {
             }
         }
     }
+}
+
+/// Closes everything but these, in a process that was forked for them alone
+/// and ends by [`exit_now`](super::exit_now).
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    for fd in descriptors() {
+        if !keep.iter().any(|kept| kept.as_raw_fd() == fd) {
+            // SAFETY: close on a number. Objects that own it are not used any
+            // more by this process, and are not dropped before its end.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// The numbers of this process's descriptors.
+fn descriptors() -> Vec<i32> {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 static ARGUMENTS: AtomicPtr<*mut c_char> = AtomicPtr::new(std::ptr::null_mut());

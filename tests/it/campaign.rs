@@ -47,7 +47,7 @@ fn nobody_is_ever_inside_who_must_not_be_and_nobody_is_stuck() {
     let grants = grants(&sandbox);
     println!("{grants:#?}");
     assert!(overlap.is_err(), "{overlap:?} in {grants:?}");
-    for kind in ["calc x", "calc s", "calc p0", "calc p1", "calc p2", "a x", "a s", "a p1", "b x", "b s"] {
+    for kind in ["calc x", "calc s", "calc p0", "calc p1", "calc p2", "calc p4", "a x", "a s", "a p1", "b x", "b s"] {
         assert!(grants.contains_key(kind), "never granted: {kind} in {grants:?}");
     }
     for name in ["calc", "a", "b"] {
@@ -66,7 +66,10 @@ fn turn(sandbox: &Sandbox, random: &mut Random) {
         &["--slots", "3"],
         &["--slots", "3", "--slot", "2"],
         &["--slots", "3", "--slot", "-2"],
-    ][random.below(7)];
+        // A place that not every pool has.
+        &["--slots", "5", "--slot", "4"],
+        &["--slots", "5"],
+    ][random.below(9)];
     let patience: &[&str] =
         [&["-t", "100"][..], &[], &["-t", "0.01"], &["-n"], &["--max-waiters", "3"], &["--replace"]]
             [[0, 0, 1, 1, 1, 2, 3, 4, 5][random.below(9)]];

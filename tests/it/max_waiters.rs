@@ -117,6 +117,40 @@ fn waiters_of_every_kind_count() {
 }
 
 #[test]
+fn a_set_fails_if_any_lock_that_it_would_wait_for_has_so_many_waiters() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let holders = ["a", "b", "c"].map(|name| form.hold(&sandbox, &["-l", name]));
+        let set = |most| ["-l", "a", "-l", "b", "-l", "c", "--max-waiters", most];
+        for name in ["a", "b", "c"] {
+            let waiter = form.ask(&sandbox, &["-l", name]).until_waiting();
+            form.fail(&sandbox, &set("1")).assert_code(121);
+            form.fail(&sandbox, &[&["-t", "0.02"], &set("2")[..]].concat()).assert_code(124);
+            waiter.running().signal(libc::SIGTERM);
+            waiter.end();
+        }
+        form.fail(&sandbox, &[&["-t", "0.02"], &set("1")[..]].concat()).assert_code(124);
+        drop(holders);
+    }
+}
+
+/// Others wait for it, but not for what the set wants of it.
+#[test]
+fn a_lock_of_a_set_that_could_be_had_at_once_does_not_count() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let holder = form.hold(&sandbox, &["-l", "a", "-l", "b", "--slots", "2", "--slot", "0"]);
+        let waiters = ["a", "b"].map(|name| {
+            let certain = ["-l", name, "--slots", "2", "--slot", "0"];
+            form.ask(&sandbox, &certain).until_waiting()
+        });
+        let other = form.hold(&sandbox, &["-l", "a", "-l", "b", "--slots", "2", "--slot", "1", "--max-waiters", "0"]);
+        other.release();
+        drop((waiters, holder));
+    }
+}
+
+#[test]
 fn who_got_the_lock_waits_no_more() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();

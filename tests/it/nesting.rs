@@ -1,6 +1,6 @@
 //! A lock under itself: it fails at once with 122 instead of waiting for ever.
 
-use crate::support::{Form, Outcome, Sandbox};
+use crate::support::{Form, Outcome, Sandbox, with_mounts};
 
 /// Long enough not to be taken for "at once" when it is waited out.
 const PATIENCE: [&str; 2] = ["-t", "5"];
@@ -158,6 +158,56 @@ fn with_the_descriptor_closed_on_the_way() {
     under(&sandbox, &["-l", "gpu", "--slots", "2"], &again("-l gpu")).assert_code(122);
 }
 
+/// The lock's text tells of the last grant only.
+#[test]
+fn with_the_descriptor_closed_and_the_text_somebody_elses() {
+    let ask = format!("echo in; read line; {CLOSE} lockrun -t 5");
+    let nested: [(&[&str], &str); 4] = [
+        (&["-s", "-l", "calc"], "-l calc"),
+        (&["-s", "-l", "calc"], "-s -l calc"),
+        (&["-s", "--file", "file"], "--file file"),
+        (&["--slots", "9", "-l", "calc"], "-l calc"),
+    ];
+    for (outer, inner) in nested {
+        let sandbox = Sandbox::new();
+        sandbox.write("work/file", "");
+        let script = format!("{ask} {inner} -- true");
+        let outer_one = sandbox.lockrun(&[outer, &["-c", &script]].concat()).input("").start().until_says("in");
+        let others = [(); 2].map(|()| Form::Run.hold(&sandbox, outer));
+        outer_one.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
+        drop(others);
+    }
+}
+
+/// The number is that of the outer grant, and not of the last one.
+#[test]
+fn a_reader_under_it_finds_the_number_of_its_own_grant() {
+    let sandbox = Sandbox::new();
+    let show = "echo fence $LOCKRUN_FENCE";
+    let script = format!("{show}; read line; {CLOSE} lockrun -t 5 --reentrant -s -l calc -c \"{show}\"");
+    let outer = sandbox.lockrun(&["-s", "-l", "calc", "-c", &script]).input("").start().until_says("fence");
+    let other = Form::Run.hold(&sandbox, &["-s", "-l", "calc"]);
+    let outcome = outer.wait();
+    let lines: Vec<_> = outcome.assert_code(0).stdout.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == lines[1], "{lines:?}");
+    drop(other);
+}
+
+/// A place that was given back is not held for those who outlived it, though
+/// their first one is.
+#[test]
+fn a_place_under_it_that_was_given_back_is_free() {
+    let sandbox = Sandbox::new();
+    sandbox.write("work/inner", &survivor("lockrun -t 5 -l gpu --slots 2 -- sh -c \"echo \\$LOCKRUN_SLOT >place\""));
+    sandbox.write(
+        "work/outer",
+        "lockrun -l gpu --slots 2 -- sh ./inner; touch go; while [ ! -e code ]; do sleep 0.01; done",
+    );
+    under(&sandbox, &["-l", "gpu", "--slots", "2"], ". ./outer").assert_code(0);
+    assert_eq!(code_of_survivor(&sandbox), "0\n");
+    assert_eq!(std::fs::read_to_string(sandbox.path("work/place")).unwrap(), "1\n");
+}
+
 /// What outlives its lock, with the lock's marker in its environment.
 fn survivor(script: &str) -> String {
     format!("setsid sh -c 'while [ ! -e go ]; do sleep 0.01; done; {script}; echo $? >code' >said 2>&1 & exit 0")
@@ -227,6 +277,22 @@ fn with_token(sandbox: &Sandbox, options: &str, script: &str) -> Outcome {
     sandbox.sh(&script).run()
 }
 
+/// The mount that the lock is on is none of those that are listed there.
+#[test]
+fn in_a_chroot() {
+    let sandbox = Sandbox::new();
+    let root =
+        "mkdir -p root/proc root/bin root/locks; mount --rbind /proc root/proc; cp $(command -v lockrun) root/bin";
+    let inner = "chroot root /bin/lockrun -t 5 -s -d /locks -l calc -- none";
+    let by_lockrun = format!("lockrun -d root/locks -s -l calc -- {inner}");
+    let by_token = format!("lockrun acquire -d root/locks -s -l calc --owner $$ >/dev/null; {inner}");
+    for script in [by_lockrun, by_token] {
+        if let Some(asked) = with_mounts(&sandbox, &format!("{root}; {script}")) {
+            asked.run().assert_code(122);
+        }
+    }
+}
+
 #[test]
 fn a_token_of_an_ancestor_is_seen() {
     let nested = ["-l calc", "-s -l calc", "-l calc -l other", "--slots 2 -l calc"];
@@ -258,7 +324,91 @@ fn a_place_of_a_token_of_an_ancestor_is_seen() {
     with_token(&sandbox, "-l gpu --slots 1", &inner(Form::Run, "-l gpu --slots 1")).assert_code(122);
 }
 
-/// As above: the text is about somebody else.
+/// The lock's text tells of the last grant only.
+#[test]
+fn also_when_others_were_granted_the_lock_later() {
+    let nested: [(&[&str], &str); 4] = [
+        (&["-s", "-l", "calc"], "-l calc"),
+        (&["-s", "-l", "calc"], "-s -l calc"),
+        (&["-s", "--file", "file"], "--file file"),
+        (&["--slots", "9", "-l", "calc"], "-l calc"),
+    ];
+    for by_owner in [true, false] {
+        for (options, inner) in nested {
+            let sandbox = Sandbox::new();
+            sandbox.write("work/file", "");
+            let options_text = options.join(" ");
+            let token = match by_owner {
+                true => format!("T=$(lockrun acquire -q {options_text} --owner $$)"),
+                false => format!("export LOCKRUN_TOKEN=$(lockrun acquire -q {options_text} --expires 50)"),
+            };
+            let script = format!("{token} || exit 1; echo in; read line; lockrun -t 5 {inner} -- true");
+            let outer = sandbox.sh(&script).input("").start().until_says("in");
+            let others = Form::BOTH.map(|form| form.hold(&sandbox, options));
+            outer.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
+            drop(others);
+        }
+    }
+}
+
+#[test]
+fn and_its_number_is_that_of_the_token() {
+    for token in ["--owner $$", "--expires 50"] {
+        let sandbox = Sandbox::new();
+        let script = format!(
+            "export LOCKRUN_TOKEN=$(lockrun acquire -q -s -l calc {token}) || exit 1
+            T=$LOCKRUN_TOKEN; [ '{token}' = '--expires 50' ] || unset LOCKRUN_TOKEN
+            echo in; read line
+            lockrun check --json $T | sed 's/.*\"fence\":\\([0-9]*\\).*/\\1/'
+            lockrun -t 5 --reentrant -s -l calc -c 'echo $LOCKRUN_FENCE'; lockrun release $T"
+        );
+        let outer = sandbox.sh(&script).input("").start().until_says("in");
+        let other = Form::Run.hold(&sandbox, &["-s", "-l", "calc"]);
+        let outcome = outer.wait();
+        let lines: Vec<_> = outcome.assert_code(0).stdout.lines().skip(1).collect();
+        assert!(lines.len() == 2 && lines[0] == lines[1], "{lines:?}");
+        drop(other);
+    }
+}
+
+/// The set waits for one lock now, and would wait for the token's later.
+#[test]
+fn a_lock_of_a_set_that_a_token_of_an_ancestor_holds_is_seen_at_once() {
+    for name in ["a", "b"] {
+        let sandbox = Sandbox::new();
+        let other = Form::Run.hold(&sandbox, &["-l", if name == "a" { "b" } else { "a" }]);
+        with_token(&sandbox, &format!("-l {name}"), "lockrun -t 5 -l a -l b -- true").assert_code(122);
+        drop(other);
+    }
+}
+
+/// Two places by two tokens: the pool has no third one.
+#[test]
+fn all_places_of_a_pool_by_tokens_of_an_ancestor() {
+    let sandbox = Sandbox::new();
+    let take = "lockrun acquire -q -l gpu --slots 2 --owner $$ || exit 1";
+    let script = format!("{take}; {take}; lockrun -t 5 -l gpu --slots 2 -- true");
+    sandbox.sh(&script).run().assert_code(122);
+}
+
+/// Neither the signs of those who died nor of those who let go.
+#[test]
+fn a_token_that_was_given_back_is_none_though_others_hold_the_lock() {
+    for end in
+        ["lockrun release $T", "kill -9 $HOLDER; while grep -q \"^State:.[^ZX]\" /proc/$HOLDER/status; do :; done"]
+    {
+        let sandbox = Sandbox::new();
+        let script = format!(
+            "T=$(lockrun acquire -q -s -l calc --owner $$) || exit 1
+            HOLDER=$(sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p' $LOCKRUN_DIR/calc.lock)
+            echo in; read line; {end}; LOCKRUN_TOKEN=$T lockrun -t 5 -s -l calc -- true"
+        );
+        let outer = sandbox.sh(&script).input("").start().until_says("in");
+        let other = Form::Run.hold(&sandbox, &["-s", "-l", "calc"]);
+        outer.wait().assert_code(0);
+        drop(other);
+    }
+}
 
 #[test]
 fn a_token_in_the_environment_is_seen() {

@@ -1,7 +1,7 @@
 //! `--replace`: ends who holds the lock, and who waits to do the same.
 
 use crate::support::{
-    Form, Running, Sandbox, eventually, is_alive, is_held, may_act_as_root, stubborn_holder as stubborn,
+    Form, Running, Sandbox, eventually, is_alive, is_held, may_act_as_root, status_field, stubborn_holder as stubborn,
 };
 use std::fs;
 
@@ -169,6 +169,29 @@ fn so_is_one_that_waits_with_exec() {
     older.wait().assert_code(123).assert_one_line(&["calc", "replaced"]);
     holder.wait().assert_code(123);
     newer.until_held();
+}
+
+/// What ends the holder does not keep the place in the queue of one that gave
+/// it up.
+#[test]
+fn who_is_stopped_while_it_waits_holds_nobody_up() {
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
+    let script = "import fcntl, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print('holding', flush=True)
+sys.stdin.readline(); fcntl.flock(file, fcntl.LOCK_UN); print('free', flush=True)
+signal.pause()";
+    let file = sandbox.lock_file("calc").display().to_string();
+    let holder = sandbox.command("python3", &["-c", script, &file]).input("").start();
+    let mut holder = holder.until_says("holding");
+    let replacer = Form::Run.ask(&sandbox, &REPLACE).until_waiting();
+    replacer.running().signal(libc::SIGTSTP);
+    eventually("it is stopped", || status_field(replacer.running().pid(), "State").starts_with('T'));
+    holder.close_stdin();
+    let holder = holder.until_says("free");
+    assert!(Form::Run.gets_now(&sandbox, &["-l", "calc"]));
+    drop(holder);
 }
 
 #[test]

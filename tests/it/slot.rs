@@ -20,6 +20,9 @@ fn any_integer_counts_modulo_the_number_of_places() {
         ("-6", 4),
         ("9223372036854775807", 2),
         ("-9223372036854775808", 2),
+        ("9223372036854775808", 3),
+        ("+100000000000000000000000000000000000000000000000000000000007", 2),
+        ("-100000000000000000000000000000000000000000000000000000000007", 3),
     ];
     for (number, place) in numbers {
         let sandbox = Sandbox::new();
@@ -77,6 +80,61 @@ fn waiters_for_different_places_do_not_hold_each_other_up() {
         one.release();
         drop((for_one.until_held(), for_two));
     }
+}
+
+/// Any of two, and place 4 of five.
+#[test]
+fn nor_do_those_whose_places_cannot_be_the_same() {
+    let any_of_two = ["-l", "gpu", "--slots", "2"];
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let [zero, one, four] = ["0", "1", "4"].map(|place| form.hold(&sandbox, &certain(place)));
+        let any = form.ask(&sandbox, &any_of_two).until_waiting();
+        assert!(form.gets_now(&sandbox, &certain("2")));
+        let for_four = form.ask(&sandbox, &certain("4")).until_waiting();
+        let for_one = form.ask(&sandbox, &certain("1")).until_waiting();
+        four.release();
+        let for_four = for_four.until_held();
+        // But these two may want the same one, in the order of their arrival.
+        one.release();
+        let any = any.until_held();
+        assert_eq!(any.place(), 1);
+        for_one.assert_waits();
+        any.release();
+        drop((for_one.until_held(), for_four, zero));
+    }
+}
+
+/// In a mix of sizes, each is found that may take the place.
+#[test]
+fn a_certain_place_waits_for_all_pools_that_have_it() {
+    let any = |places| ["-l", "gpu", "--slots", places];
+    let sandbox = Sandbox::new();
+    let whole = Form::Run.hold(&sandbox, &["-l", "gpu"]);
+    let waiters = ["2", "3", "2", "4", "1"].map(|places| Form::Run.ask(&sandbox, &any(places)).until_waiting());
+    let for_one = Form::Run.ask(&sandbox, &certain("1")).until_waiting();
+    let late = Form::Run.ask(&sandbox, &any("2")).until_waiting();
+    whole.release();
+    // They fill places 0 to 3 and queue for place 0.
+    let [first, second, third, fourth, last] = waiters;
+    let [first, second] = [first, second].map(Asked::until_held);
+    assert_eq!([first.place(), second.place()], [0, 1]);
+    [&third, &fourth, &last, &for_one, &late].into_iter().for_each(Asked::assert_waits);
+    second.release();
+    let third = third.until_held();
+    assert_eq!(third.place(), 1);
+    let fourth = fourth.until_held();
+    assert_eq!(fourth.place(), 2);
+    for_one.assert_waits();
+    third.release();
+    let for_one = for_one.until_held();
+    [&last, &late].into_iter().for_each(Asked::assert_waits);
+    first.release();
+    let last = last.until_held();
+    late.assert_waits();
+    for_one.release();
+    assert_eq!(late.until_held().place(), 1);
+    drop((last, fourth));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `--slots N`: up to N at once, each in a place of its own.
 
-use crate::support::{Asked, Form, Running, Sandbox, children, eventually, status_field};
+use crate::support::{Asked, Form, Sandbox, children, eventually, may_act_as_root, status_field};
 
+const HOLD: &str = "echo holding; exec cat";
 const GPU: [&str; 4] = ["-l", "gpu", "--slots", "3"];
 
 fn places(holders: &[Asked]) -> Vec<u32> {
@@ -259,16 +260,67 @@ fn nobody_polls_for_a_place() {
 fn one_place_of_very_many_is_found_without_a_process_for_each() {
     let sandbox = Sandbox::new();
     let whole = Form::Run.hold(&sandbox, &["-l", "gpu"]);
-    let started = |running: &Running| {
-        let trace = std::fs::read_to_string(sandbox.path("work/trace")).unwrap_or_default();
-        assert!(!trace.is_empty(), "{running:?}");
-        trace.lines().filter(|line| line.contains("clone") && !line.contains("resumed")).count()
-    };
     let trace = ["-f", "-o", "trace", "-e", "trace=clone,clone3,fork,vfork", "lockrun"];
-    let args = [&trace, &["-l", "gpu", "--slots", "300", "-c", "echo holding; exec cat"][..]].concat();
-    let running = sandbox.command("strace", &args).input("").start();
-    let waiting = running.until_waiting();
+    let args = [&trace, &["-l", "gpu", "--slots", "300", "-c", HOLD][..]].concat();
+    let waiting = sandbox.command("strace", &args).input("").start().until_waiting();
     whole.release();
     let holding = waiting.until_says("holding");
-    assert!(started(&holding) < 100, "{} processes to find one free place", started(&holding));
+    let trace = std::fs::read_to_string(sandbox.path("work/trace")).unwrap_or_default();
+    let started = trace.lines().filter(|line| line.contains("clone") && !line.contains("resumed")).count();
+    assert!((1..100).contains(&started), "{started} processes to find one free place, {holding:?}");
+}
+
+/// A reader has all of them at once.
+#[test]
+fn nor_does_it_take_one_for_each_to_wait_for_a_reader() {
+    for form in Form::BOTH {
+        let sandbox = Sandbox::new();
+        let readers = [(); 2].map(|()| form.hold(&sandbox, &["-s", "-l", "gpu"]));
+        let waiter = form.ask(&sandbox, &["-l", "gpu", "--slots", "300"]);
+        eventually("it sleeps, and nobody for it", || {
+            let waiting = children(waiter.running().pid());
+            waiting.len() == 1 && waiter.running().is_waiting() && children(waiting[0]).is_empty()
+        });
+        let [first, second] = readers;
+        first.release();
+        waiter.assert_waits();
+        second.release();
+        waiter.until_held();
+    }
+}
+
+#[test]
+fn nor_a_look_at_each_place() {
+    let sandbox = Sandbox::new();
+    let reader = Form::Run.hold(&sandbox, &["-s", "-l", "gpu"]);
+    let trace = ["-o", "trace", "-e", "trace=fcntl", "lockrun", "-n", "-q", "-l", "gpu", "--slots", "1000000"];
+    sandbox.command("strace", &[&trace[..], &["--", "true"]].concat()).run().assert_code(75);
+    let calls = std::fs::read_to_string(sandbox.path("work/trace")).unwrap().lines().count();
+    assert!(calls < 100, "{calls} calls");
+    reader.release();
+}
+
+#[test]
+fn without_a_process_for_each_held_place_it_fails_and_says_why() {
+    if !may_act_as_root("a user with few processes") {
+        return;
+    }
+    const UID: u32 = 64_321;
+    let sandbox = Sandbox::new();
+    let dir = sandbox.make_dir("shared", 0o777).display().to_string();
+    let pool = ["-d", &dir, "-l", "gpu", "--slots", "12"];
+    let holders: Vec<_> = (0..12).map(|_| sandbox.lockrun(&[&pool[..], &["-c", HOLD]].concat()).umask(0)).collect();
+    let holders: Vec<_> = holders.into_iter().map(|one| one.input("").start().until_says("holding")).collect();
+    let few = || {
+        let limit = libc::rlimit { rlim_cur: 8, rlim_max: 8 };
+        // SAFETY: setrlimit reads the struct and is async-signal-safe.
+        unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) };
+    };
+    for end in [&["-c", "touch ran"] as &[&str], &["--exec", "-c", "touch ran"]] {
+        let asked = sandbox.lockrun(&[&pool[..], end].concat()).by_user(UID, UID).before_exec(few);
+        asked.run().assert_code(125).assert_one_line(&["gpu", "any of 12 places", "process for each"]);
+    }
+    let others = sandbox.lockrun(&[&pool[..], &["--slot", "3", "-n", "--", "true"]].concat()).umask(0);
+    others.run().assert_code(75);
+    drop(holders);
 }

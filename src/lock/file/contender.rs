@@ -10,8 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::getpid;
 
 use super::dir::Advice;
-use super::kernel::{self, Kernel};
-use super::nesting::{self, Marker, Strength};
+use super::nesting::{self, Marker, Strength, Verdict};
 use super::open::{self, Identity, Opened};
 use super::places::Places;
 use super::queue::{Queue, Ticket};
@@ -43,6 +42,10 @@ pub struct Contender {
     fence: Option<u64>,
     /// Held by a lockrun around us, so that there is nothing to take.
     covered: bool,
+    /// What lockruns around us hold of it.
+    held_around: Vec<Marker>,
+    /// Our grant's signs are on the queue, which stays open for them.
+    has_signs: bool,
 }
 
 impl Contender {
@@ -83,6 +86,8 @@ impl Contender {
             place: None,
             fence: None,
             covered: false,
+            held_around: Vec::new(),
+            has_signs: false,
         })
     }
 
@@ -180,7 +185,7 @@ impl Contender {
         let places = Places::of(&self.lock.file);
         let Mode::Place { of, which } = self.mode else { return Ok(None) };
         match (which, &self.queue) {
-            (Some(place), _) => places.first_free(std::iter::once(place)),
+            (Some(place), _) => places.first_free(place..place + 1),
             (None, Some(queue)) => {
                 let mut start = 0;
                 while let Some(place) = places.first_free(start..of)? {
@@ -266,8 +271,21 @@ impl Contender {
 
     /// How many wait already, counted up to `most`; not those who end the
     /// holder.
-    pub fn waiting(&self, most: usize) -> Result<usize> {
+    fn waiting(&self, most: usize) -> Result<usize> {
         self.queue.as_ref().map_or(Ok(0), |queue| queue.waiting_patiently(most)).with_context(|| self.cannot_lock())
+    }
+
+    /// Whether we would have to wait, and so many wait already. Only under the
+    /// door.
+    pub fn would_wait_with(&mut self, most: usize) -> Result<bool> {
+        if self.covered || self.waiting(most)? < most {
+            return Ok(false);
+        }
+        let taken = self.take()?;
+        if taken {
+            self.release()?;
+        }
+        Ok(!taken)
     }
 
     /// Ends who holds the lock, and who waits before us to do the same.
@@ -339,6 +357,11 @@ impl Contender {
             }
         }
         self.fence = Some(fence);
+        if let (true, Some(queue)) = (claim.is_token, &self.queue) {
+            let us = getpid().as_raw_nonzero().get();
+            queue.put_signs_up(fence, claim.owner, us).with_context(|| self.cannot_lock())?;
+            self.has_signs = true;
+        }
         Ok(self.grant(fence))
     }
 
@@ -384,31 +407,34 @@ impl Contender {
         }
     }
 
-    /// The grant by which the lock is held for us, and how strongly, though
-    /// we have inherited no descriptor of it: by a token of our environment
-    /// or of one of our ancestors, or around us and closed on the way.
-    pub fn held_for_us(&self, around: &[Marker]) -> Option<Marker> {
-        let record = self.read_text().record()?;
-        let fence = record.fence;
-        let strength = match record.slot {
-            Some(place) => Strength::Place(place),
-            None if record.shared => Strength::Shared,
-            None => Strength::Exclusive,
-        };
-        let is_for_us = around.iter().any(|marker| marker.identity == self.lock.identity && marker.fence == fence)
-            || nesting::is_token_for_us(&record, &self.queue_name);
-        (is_for_us && self.is_held_by(record.pid)).then_some(Marker { identity: self.lock.identity, fence, strength })
+    /// What a request of this mode comes to, under these markers.
+    pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Verdict {
+        self.held_around = nesting::held_around(around, &self.lock.file, self.lock.identity);
+        nesting::judge(&self.held_around, self.mode, reentrant)
     }
 
-    fn is_held_by(&self, pid: i32) -> bool {
-        let kernel = Kernel::look();
-        kernel.id_of(&self.lock.file).is_some_and(|file| kernel::has_now(pid, file))
+    /// And under tokens. To be asked only of what could not be taken, or is
+    /// shared: anything else that is taken was nobody's.
+    pub fn judge_tokens(&self, reentrant: bool) -> Result<Verdict> {
+        let Some(queue) = &self.queue else { return Ok(Verdict::Ask) };
+        let held = nesting::held_by_tokens(self.lock.identity, queue, self.queue_identity);
+        let held = held.with_context(|| self.cannot_lock())?;
+        let nothing_new = held.is_empty();
+        let all = [&self.held_around[..], &held].concat();
+        Ok(if nothing_new { Verdict::Ask } else { nesting::judge(&all, self.mode, reentrant) })
     }
 
     /// Lets the next in the queue come forward.
     pub fn close_queue(&mut self) {
-        self.queue = None;
+        match &self.queue {
+            // If it fails, they go with us.
+            Some(queue) if self.has_signs => {
+                let _ = queue.leave_door().and_then(|()| queue.give_tickets_back());
+            }
+            _ => self.queue = None,
+        }
         self.in_door = false;
+        self.ticket = None;
     }
 
     /// What COMMAND inherits.
@@ -445,6 +471,9 @@ impl Contender {
     pub fn release(&self) -> Result<()> {
         if self.covered {
             return Ok(());
+        }
+        if let (true, Some(queue)) = (self.has_signs, &self.queue) {
+            queue.take_signs_away().with_context(|| self.cannot_unlock())?;
         }
         if self.place.is_some() || self.mode != Mode::Exclusive && self.has_places() {
             Places::of(&self.lock.file).give_back().with_context(|| self.cannot_unlock())?;

@@ -3,9 +3,12 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{Dir, Mode, OFlags, open, openat};
@@ -61,7 +64,7 @@ pub struct Kernel {
     lockers: HashMap<FileId, Vec<Locker>>,
     queues: HashSet<FileId>,
     complete: bool,
-    devices: OnceCell<HashMap<String, (u32, u32)>>,
+    devices: OnceCell<Devices>,
     processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
 }
 
@@ -129,7 +132,7 @@ impl Kernel {
                         lockers.push(locker);
                     }
                 }
-                Some(Line::Bytes(file)) => {
+                Some(Line::Bytes { file, .. }) => {
                     self.queues.insert(file);
                 }
                 None => {}
@@ -150,15 +153,7 @@ impl Kernel {
 
     /// How the kernel names an open file.
     pub fn id_of(&self, file: impl AsFd) -> Option<FileId> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let inode = match field("ino:") {
-            Some(inode) => inode.parse().ok()?,
-            // Linux before 5.14.
-            None => rustix::fs::fstat(&file).ok()?.st_ino,
-        };
-        let (major, minor) = *self.devices.get_or_init(devices).get(field("mnt_id:")?)?;
-        Some(FileId { major, minor, inode })
+        id_of(file, self.devices.get_or_init(devices))
     }
 
     /// The locks whose description this process has open; `None` if we may
@@ -186,10 +181,29 @@ impl Kernel {
     }
 }
 
+impl FileId {
+    /// How the kernel names an open file.
+    pub fn of(file: impl AsFd) -> Option<Self> {
+        id_of(file, &devices())
+    }
+}
+
+fn id_of(file: impl AsFd, devices: &Devices) -> Option<FileId> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let inode = match field("ino:") {
+        Some(inode) => inode.parse().ok()?,
+        // Linux before 5.14.
+        None => rustix::fs::fstat(&file).ok()?.st_ino,
+    };
+    let (major, minor) = *devices.get(field("mnt_id:")?)?;
+    Some(FileId { major, minor, inode })
+}
+
 fn locks_of(pid: i32) -> Option<Locks> {
     let mut locks = Locks::new();
-    for line in lines_of(pid)? {
-        if let Some(Line::Flock(file, locker)) = parse(&line) {
+    for line in descriptors_of(pid)?.into_iter().flat_map(|descriptor| descriptor.locks) {
+        if let Line::Flock(file, locker) = line {
             locks.entry(file).or_default().push(locker);
         }
     }
@@ -199,30 +213,46 @@ fn locks_of(pid: i32) -> Option<Locks> {
 /// Whether a process has the lock on a file at this moment, or a ticket of
 /// its queue; nothing that was read before counts.
 pub fn has_now(pid: i32, file: FileId) -> bool {
-    let is_about_it = |line: &String| match parse(line) {
-        Some(Line::Flock(locked, _) | Line::Bytes(locked)) => locked == file,
-        None => false,
+    let is_about_it = |line: &Line| match line {
+        Line::Flock(locked, _) | Line::Bytes { file: locked, .. } => *locked == file,
     };
-    lines_of(pid).is_some_and(|lines| lines.iter().any(is_about_it))
+    descriptors_of(pid).is_some_and(|descriptors| descriptors.iter().any(|one| one.locks.iter().any(is_about_it)))
 }
 
-/// The locks of a process's descriptors, a line each; `None` if we may not
-/// look.
-fn lines_of(pid: i32) -> Option<Vec<String>> {
-    let mut lines = Vec::new();
-    match each_descriptor(pid, |info| {
+/// What the kernel shows about a descriptor of a process.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// Where /proc has what it refers to.
+    pub path: PathBuf,
+    /// The locks of its description.
+    pub locks: Vec<Line>,
+    /// The process that it refers to, if it is a pidfd.
+    pub process: Option<i32>,
+}
+
+/// The descriptors of a process, as they are now; `None` if we may not look,
+/// empty if it is dead.
+pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
+    let directory = Path::new("/proc").join(pid.to_string()).join("fd");
+    let mut seen = Vec::new();
+    match each_descriptor(pid, |name, info| {
         let info = String::from_utf8_lossy(info);
-        lines.extend(info.lines().filter_map(|line| line.strip_prefix("lock:")).map(str::to_owned));
+        let process = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        seen.push(Descriptor {
+            path: directory.join(OsStr::from_bytes(name)),
+            locks: info.lines().filter_map(|line| parse(line.strip_prefix("lock:")?)).collect(),
+            process: process.and_then(|pid| pid.trim().parse().ok()),
+        });
     }) {
         Err(Errno::ACCESS | Errno::PERM) => None,
         // It has ended.
-        _ => Some(lines),
+        _ => Some(seen),
     }
 }
 
-/// What the kernel tells about each of a process's descriptors. There may be
-/// thousands: with as few system calls as it takes.
-fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8])) -> rustix::io::Result<()> {
+/// What the kernel tells about each of a process's descriptors, with its
+/// number. There may be thousands: with as few system calls as it takes.
+fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8], &[u8])) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let directory = open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
     let mut info = vec![0; 1 << 14];
@@ -231,7 +261,7 @@ fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8])) -> rustix::io::Result<
         // The text of one descriptor comes in one piece.
         let file = openat(&directory, entry.file_name(), flags, Mode::empty());
         match file.and_then(|file| rustix::io::read(&file, &mut info)) {
-            Ok(length) => tell(&info[..length]),
+            Ok(length) => tell(entry.file_name().to_bytes(), &info[..length]),
             Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
             // Closed meanwhile, or the directory itself.
             Err(_) => {}
@@ -241,7 +271,9 @@ fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8])) -> rustix::io::Result<
 }
 
 /// The devices of mounts, by the mounts' numbers.
-fn devices() -> HashMap<String, (u32, u32)> {
+type Devices = HashMap<String, (u32, u32)>;
+
+fn devices() -> Devices {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let device = |line: &str| {
         let mut fields = line.split(' ');
@@ -252,10 +284,13 @@ fn devices() -> HashMap<String, (u32, u32)> {
     String::from_utf8_lossy(&mounts).lines().filter_map(device).collect()
 }
 
+/// A lock that somebody has.
 #[derive(Debug, PartialEq)]
-enum Line {
+pub enum Line {
+    /// By flock(2).
     Flock(FileId, Locker),
-    Bytes(FileId),
+    /// On these bytes, `last` included.
+    Bytes { file: FileId, first: i64, last: i64 },
 }
 
 /// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`; one of
@@ -268,7 +303,11 @@ fn parse(line: &str) -> Option<Line> {
     let file = FileId::parse(fields.next()?)?;
     match kind {
         "FLOCK" => Some(Line::Flock(file, Locker { pid, shared: mode == "READ" })),
-        "OFDLCK" => Some(Line::Bytes(file)),
+        "OFDLCK" => Some(Line::Bytes {
+            file,
+            first: fields.next()?.parse().ok()?,
+            last: fields.next().map_or(i64::MAX, |last| last.parse().unwrap_or(i64::MAX)),
+        }),
         _ => None,
     }
 }
@@ -284,7 +323,7 @@ mod tests {
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), flock(42, false));
         assert_eq!(parse("\t1: FLOCK  ADVISORY  READ  0 fe:00:99 0 EOF"), flock(0, true));
         assert_eq!(parse("1: -> FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
-        assert_eq!(parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"), Some(Line::Bytes(file)));
+        assert_eq!(parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"), Some(Line::Bytes { file, first: 0, last: 0 }));
         assert_eq!(parse("1: POSIX  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 <none>:0 0 EOF"), None);
         assert_eq!(parse(""), None);

@@ -152,13 +152,12 @@ impl Store for FileStore {
     type Held = FileHeld;
 
     fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
-        // By what was found on the way, not by what we inherited.
+        // By tokens, which are asked for last.
         let mut covered: Vec<Marker> = Vec::new();
         'reopen: loop {
             let mut contenders = self.contenders()?;
             for contender in &mut contenders {
-                let terms = &self.terms;
-                match nesting::judge(&self.around, contender.identity(), terms.mode, terms.reentrant) {
+                match contender.judge_markers(&self.around, self.terms.reentrant) {
                     Verdict::Ask => {}
                     Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
                     Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
@@ -186,36 +185,37 @@ impl Store for FileStore {
                     continue 'reopen;
                 }
             }
-            let suspects: &[_] = match (blocked, self.terms.mode) {
-                (Some(blocked), _) => &contenders[blocked..=blocked],
+            let suspects = match (self.terms.mode, blocked) {
                 // Sharing with one's own token would be granted, too.
-                (None, Mode::Shared) => &contenders,
-                (None, _) => &[],
+                (Mode::Shared, _) => &contenders[..],
+                // Also what would have to be waited for later.
+                (_, Some(blocked)) => &contenders[blocked..],
+                (_, None) => &[],
             };
             for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
-                match contender.held_for_us(&self.around) {
-                    Some(marker) if self.terms.reentrant && marker.strength.covers(self.terms.mode) => {
+                match contender.judge_tokens(self.terms.reentrant)? {
+                    Verdict::Ask => {}
+                    Verdict::Covered(marker) => {
                         covered.push(marker);
                         continue 'reopen;
                     }
-                    // Another place of the pool may become free.
-                    Some(marker) if marker.strength.leaves_room_for(self.terms.mode) => {}
-                    Some(_) => return Ok(Answer::Refused(Refusal::Deadlock)),
-                    None => {}
+                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
                 }
             }
             let Some(blocked) = blocked else {
                 return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
             };
-            let contender = &mut contenders[blocked];
             if !patience.queue {
                 return Ok(Answer::Refused(Refusal::Busy));
             }
-            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace)
-                && contender.waiting(most as usize)? >= most as usize
-            {
-                return Ok(Answer::Refused(Refusal::QueueFull));
+            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace) {
+                for contender in &mut contenders[blocked..] {
+                    if contender.would_wait_with(most as usize)? {
+                        return Ok(Answer::Refused(Refusal::QueueFull));
+                    }
+                }
             }
+            let contender = &mut contenders[blocked];
             // Told now and not after a long wait.
             contender.read_own_text()?;
             contender.draw_ticket(self.terms.replace)?;

@@ -1,17 +1,27 @@
-//! Locks that a lockrun around us holds.
+//! Locks that are held around us: by a lockrun whose command we run under,
+//! or by a token.
 //!
 //! COMMAND finds in its environment which locks it runs under. That alone
-//! proves nothing: a process may have outlived the lock. It also inherited
-//! the lock's description, and whether that is locked, the kernel tells.
+//! proves nothing: a process may have outlived the lock. Whether we or one of
+//! those who started us have it locked, the kernel shows. Whoever holds a lock
+//! for a token is found by the signs in the lock's queue, and the kernel shows
+//! for whom. The lock's text tells nothing here: it is about the last grant.
 
+use std::cell::LazyCell;
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::str::FromStr;
 
-use super::open::Identity;
+use rustix::process::getpid;
+
+use super::kernel::{self, Descriptor, Kernel, Line, Locker};
+use super::open::{self, Identity};
+use super::places;
+use super::queue::{self, OwnedSign, Queue};
 use crate::lock::Mode;
 use crate::process;
-use crate::record::Record;
+use crate::sys;
 use crate::token::Token;
 
 /// Where COMMAND finds them: one word for each lock.
@@ -58,13 +68,28 @@ impl Strength {
         }
     }
 
-    /// Whether this mode can be granted beside it: another place of a pool.
-    pub fn leaves_room_for(self, mode: Mode) -> bool {
-        match (self, mode) {
-            (Strength::Place(held), Mode::Place { which: Some(place), .. }) => place != held,
-            (Strength::Place(held), Mode::Place { which: None, of }) => of > 1 || held >= of,
-            _ => false,
+    /// As the kernel shows it, if the descriptor has the lock of this file.
+    fn shown(descriptor: &Descriptor, lock: Identity) -> Option<Self> {
+        let shared = descriptor.locks.iter().find_map(|line| match line {
+            Line::Flock(_, locker) => Some(locker.shared),
+            Line::Bytes { .. } => None,
+        })?;
+        if open::identity_of(&descriptor.path) != Ok(Some(lock)) {
+            return None;
         }
+        let place = descriptor.locks.iter().find_map(|line| match line {
+            Line::Bytes { first, last, .. } => places::held_by(*first, *last),
+            Line::Flock(..) => None,
+        });
+        Some(match place {
+            Some(place) => Strength::Place(place),
+            None if shared => Strength::Shared,
+            None => Strength::Exclusive,
+        })
+    }
+
+    fn of_locker(locker: &Locker) -> Self {
+        if locker.shared { Strength::Shared } else { Strength::Exclusive }
     }
 
     /// Whether a request of this mode asks for no more.
@@ -132,19 +157,17 @@ pub fn for_command(around: &[Marker], ours: impl Iterator<Item = String>) -> Str
     words[words.len().saturating_sub(MOST)..].join(" ")
 }
 
-/// Judges a request for the lock `identity`. With `reentrant`, what is held
-/// strongly enough need not be taken.
-pub fn judge(markers: &[Marker], identity: Identity, mode: Mode, reentrant: bool) -> Verdict {
-    let mut about_this = markers.iter().filter(|marker| marker.identity == identity).peekable();
-    if about_this.peek().is_none() || !is_inherited_lock(identity) {
+/// Judges a request for a lock of which this is held for us. With
+/// `reentrant`, what is held strongly enough need not be taken.
+pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Verdict {
+    if held.is_empty() {
         return Verdict::Ask;
     }
-    let about_this: Vec<Marker> = about_this.copied().collect();
-    if reentrant && let Some(marker) = about_this.iter().find(|marker| marker.strength.covers(mode)) {
+    if reentrant && let Some(marker) = held.iter().find(|marker| marker.strength.covers(mode)) {
         return Verdict::Covered(*marker);
     }
-    let places: Vec<u32> = about_this.iter().filter_map(Marker::place).collect();
-    let is_pool = places.len() == about_this.len();
+    let places: Vec<u32> = held.iter().filter_map(Marker::place).collect();
+    let is_pool = places.len() == held.len();
     match mode {
         // Another place may be free, or become free.
         Mode::Place { which: None, of } if is_pool && !(0..of).all(|place| places.contains(&place)) => Verdict::Ask,
@@ -153,38 +176,77 @@ pub fn judge(markers: &[Marker], identity: Identity, mode: Mode, reentrant: bool
     }
 }
 
-/// Whether we inherited a description of this file that is locked. True under
-/// the holder, also when the lockrun that took the lock was killed; false once
-/// the lock was given back, whoever has it now.
-fn is_inherited_lock(identity: Identity) -> bool {
-    let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return false };
-    descriptors.filter_map(Result::ok).any(|descriptor| {
-        let is_the_file = fs::metadata(descriptor.path()).is_ok_and(|file| {
-            use std::os::unix::fs::MetadataExt;
-            Identity { device: file.dev(), inode: file.ino() } == identity
-        });
-        is_the_file && {
-            let info = std::path::Path::new("/proc/self/fdinfo").join(descriptor.file_name());
-            fs::read_to_string(info).is_ok_and(|info| info.lines().any(is_flock_line))
-        }
-    })
-}
-
-fn is_flock_line(line: &str) -> bool {
-    line.strip_prefix("lock:").is_some_and(|lock| lock.split_ascii_whitespace().nth(1) == Some("FLOCK"))
-}
-
-/// Whether the grant of this record is a token's that we have, or whose owner
-/// we run under.
-pub fn is_token_for_us(record: &Record, file: &str) -> bool {
-    let by_token = std::env::var_os("LOCKRUN_TOKEN")
-        .and_then(|word| Token::parse(word.as_encoded_bytes()))
-        .is_some_and(|token| token.grants.iter().any(|grant| grant.fence == record.fence && grant.file == file));
-    by_token
-        || record.owner.is_some_and(|owner| {
-            let us = rustix::process::getpid().as_raw_nonzero().get();
-            process::ancestors(us).any(|ancestor| ancestor == owner)
+/// Of these markers, those of the lock on this file that is held around us
+/// still. To be asked before we lock it ourselves.
+///
+/// Under the holder, either we have inherited the lock, also when the lockrun
+/// that took it was killed, or, where the descriptor was closed on the way,
+/// one of our ancestors has it. Once it was given back, nobody of them has,
+/// whoever has it now.
+pub fn held_around(markers: &[Marker], lock: &File, identity: Identity) -> Vec<Marker> {
+    let mut about_this: Vec<Marker> = markers.iter().filter(|marker| marker.identity == identity).copied().collect();
+    if about_this.is_empty() {
+        return about_this;
+    }
+    let us = getpid().as_raw_nonzero().get();
+    let lockers = LazyCell::new(|| {
+        let kernel = Kernel::look();
+        kernel.id_of(lock).map_or_else(Vec::new, |lock| kernel.lockers(lock).to_vec())
+    });
+    let holders = std::iter::once(us).chain(process::ancestors(us));
+    let shown: Vec<Strength> = holders
+        .flat_map(|pid| match kernel::descriptors_of(pid) {
+            Some(descriptors) => {
+                descriptors.iter().filter_map(|descriptor| Strength::shown(descriptor, identity)).collect()
+            }
+            // Another user's: who called flock(2) is shown to everybody.
+            None => lockers.iter().filter(|locker| locker.pid == pid).map(Strength::of_locker).collect::<Vec<_>>(),
         })
+        .collect();
+    about_this.retain(|marker| shown.contains(&marker.strength));
+    about_this
+}
+
+/// By which grants the lock on this file is held for us by tokens: one of our
+/// environment, and those of our ancestors.
+///
+/// # Errors
+/// The queue cannot be read.
+pub fn held_by_tokens(lock: Identity, queue: &Queue, queue_identity: Identity) -> io::Result<Vec<Marker>> {
+    let mut held = Vec::new();
+    let token = std::env::var_os("LOCKRUN_TOKEN").and_then(|word| Token::parse(word.as_encoded_bytes()));
+    for marker in token.iter().flat_map(|token| &token.grants).filter_map(|grant| grant.marker.parse::<Marker>().ok()) {
+        if marker.identity == lock && queue.has_sign_of_grant(marker.fence)? {
+            held.push(marker);
+        }
+    }
+    let us = getpid().as_raw_nonzero().get();
+    for sign in queue.signs_of_owners(process::ancestors(us))? {
+        held.extend(held_by_token(&sign, lock, queue_identity));
+    }
+    Ok(held)
+}
+
+/// The grant of a token, if the process that the sign names, as we know
+/// processes, really holds the lock on behalf of that owner.
+fn held_by_token(sign: &OwnedSign, lock: Identity, queue: Identity) -> Option<Marker> {
+    if process::name(sign.holder) != sys::HOLDER_NAME {
+        return None;
+    }
+    let descriptors = kernel::descriptors_of(sign.holder)?;
+    descriptors.iter().find(|descriptor| descriptor.process == Some(sign.owner))?;
+    let sign_on = |descriptor: &Descriptor| {
+        let grant = descriptor.locks.iter().find_map(|line| match line {
+            Line::Bytes { first, .. } => queue::grant_of_sign(*first),
+            Line::Flock(..) => None,
+        })?;
+        (open::identity_of(&descriptor.path) == Ok(Some(queue))).then_some(grant)
+    };
+    Some(Marker {
+        identity: lock,
+        fence: descriptors.iter().find_map(sign_on)?,
+        strength: descriptors.iter().find_map(|descriptor| Strength::shown(descriptor, lock))?,
+    })
 }
 
 #[cfg(test)]

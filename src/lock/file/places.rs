@@ -3,10 +3,11 @@
 //!
 //! Who has a place holds the lock shared as well, so that one who wants the
 //! whole lock waits for all of them. Who shares the whole lock has all places
-//! as a reader.
+//! as a reader, and one byte behind them.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,6 +15,11 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, set_parent_proc
 
 use super::queue::{HELD_PLACES, MOST_PLACES, Queue, Ticket};
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
+
+/// Readers have this byte, so that one can wait for them alone.
+const READERS: i64 = HELD_PLACES + MOST_PLACES as i64;
+/// All places, and the readers' byte.
+const ALL: i64 = MOST_PLACES as i64 + 1;
 
 /// The places of a lock.
 #[derive(Clone, Copy)]
@@ -39,11 +45,16 @@ impl<'fd> Places<'fd> {
     ///
     /// # Errors
     /// As [`any_is_held`](Self::any_is_held).
-    pub fn first_free(self, mut among: impl Iterator<Item = u32>) -> io::Result<Option<u32>> {
-        among.try_fold(None, |found, place| match found {
-            Some(_) => Ok(found),
-            None => Ok(self.bytes.conflict(Kind::Write, at(place), 1)?.is_none().then_some(place)),
-        })
+    pub fn first_free(self, among: Range<u32>) -> io::Result<Option<u32>> {
+        let mut place = at(among.start);
+        while place < at(among.end) {
+            match self.bytes.conflict(Kind::Write, place, 1)? {
+                // A reader has them all.
+                Some(held) => place = held.end(),
+                None => return Ok(u32::try_from(place - HELD_PLACES).ok()),
+            }
+        }
+        Ok(None)
     }
 
     /// Takes a place, if it is free.
@@ -67,7 +78,7 @@ impl<'fd> Places<'fd> {
     /// # Errors
     /// As [`any_is_held`](Self::any_is_held).
     pub fn try_share_all(self) -> io::Result<bool> {
-        self.bytes.try_lock(Kind::Read, HELD_PLACES, MOST_PLACES.into())
+        self.bytes.try_lock(Kind::Read, HELD_PLACES, ALL)
     }
 
     /// Takes all places as a reader, asleep until nobody has one.
@@ -75,7 +86,7 @@ impl<'fd> Places<'fd> {
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
     pub fn share_all(self) -> io::Result<()> {
-        self.bytes.lock(Kind::Read, HELD_PLACES, MOST_PLACES.into())
+        self.bytes.lock(Kind::Read, HELD_PLACES, ALL)
     }
 
     /// Gives back what we have of them.
@@ -83,7 +94,7 @@ impl<'fd> Places<'fd> {
     /// # Errors
     /// `ENOLCK`.
     pub fn give_back(self) -> io::Result<()> {
-        self.bytes.unlock(HELD_PLACES, MOST_PLACES.into())
+        self.bytes.unlock(HELD_PLACES, ALL)
     }
 
     /// Takes any of the first `count` places, asleep until one is free for
@@ -91,25 +102,39 @@ impl<'fd> Places<'fd> {
     ///
     /// The kernel has no call that sleeps on several locks, so a process
     /// sleeps on each. They share our description, and so what they take; one
-    /// word decides whose place it is, and the others' are given back.
+    /// word decides whose place it is, and the others' are given back. Only
+    /// the first in the queue needs them, and no more than there are others
+    /// who hold a place or wait for a certain one.
     ///
     /// # Errors
     /// `EINTR`, when a timer or a signal came; no process left of those that
     /// are allowed.
     pub fn take_any(self, count: u32, queue: &Queue, ticket: Ticket) -> io::Result<u32> {
-        for place in 0..count {
+        // One reader has all places. Later ones come behind us.
+        self.bytes.lock(Kind::Write, READERS, 1)?;
+        self.bytes.unlock(READERS, 1)?;
+        let mut from = 0;
+        while let Some(place) = self.first_free(from..count)? {
             if !queue.is_place_wanted_before(ticket, place)? && self.try_take(place)? {
                 return Ok(place);
             }
+            from = place + 1;
         }
         let winner = Shared::<AtomicU32>::zeroed()?;
         let mut sleepers = Vec::new();
+        let start = |place| {
+            self.start_sleeper(place, queue, ticket, &winner).map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => io::Error::other(format!(
+                    "waiting for any of {count} places takes a process for each, and that many are not allowed here"
+                )),
+                _ => error,
+            })
+        };
         let started = (0..count).take_while(|_| winner.load(Ordering::SeqCst) == 0).try_for_each(|place| {
-            sleepers.push((self.start_sleeper(place, queue, ticket, &winner)?, place));
+            sleepers.push((start(place)?, place));
             Ok(())
         });
-        let restart = |place| self.start_sleeper(place, queue, ticket, &winner);
-        let result = started.and_then(|()| wait_for_winner(&winner, &mut sleepers, restart));
+        let result = started.and_then(|()| wait_for_winner(&winner, &mut sleepers, start));
         for (sleeper, _) in &sleepers {
             let _ = sys::send(*sleeper, libc::SIGKILL);
         }
@@ -164,6 +189,11 @@ fn wait_for_winner(
         }
     }
     Ok(())
+}
+
+/// The place that somebody holds who has these bytes of the lock's file.
+pub fn held_by(first: i64, last: i64) -> Option<u32> {
+    (first == last).then_some(first - HELD_PLACES)?.try_into().ok().filter(|place| *place < MOST_PLACES)
 }
 
 fn at(place: u32) -> i64 {

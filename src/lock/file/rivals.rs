@@ -6,7 +6,7 @@
 //! from a text is never used.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -40,16 +40,20 @@ pub struct Rival {
 /// # Errors
 /// One of the holders is another user's: then none has been signalled.
 pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
-    let queue = Kernel::look().id_of(queue);
+    let queue = FileId::of(queue);
     let has_ticket = |pid| queue.is_some_and(|queue| has_ticket(pid, queue));
     let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
-    let holding = holding(lock);
+    let lock = FileId::of(lock);
+    let holding = lock.map(holding).unwrap_or_default();
     require_ours(&holding)?;
     for rival in &waiting {
         rival.signal(sys::REPLACE())?;
     }
-    if ask_to_end(&holding, sys::REPLACE())? { kill_later(lock, holding) } else { Ok(()) }
+    match lock {
+        Some(lock) if ask_to_end(&holding, sys::REPLACE())? => kill_later(lock, holding),
+        _ => Ok(()),
+    }
 }
 
 /// Asks everybody to end who holds the lock: a lockrun by `signal`, so that
@@ -86,10 +90,9 @@ fn lockruns_and_others(holding: &[Rival]) -> (Vec<&Rival>, Vec<&Rival>) {
 
 /// Everybody who has the lock on this file. We do not count, nor do those who
 /// have the file open without holding it.
-pub fn holding(lock: &File) -> Vec<Rival> {
+pub fn holding(lock: FileId) -> Vec<Rival> {
     let kernel = Kernel::look();
-    let Some(file) = kernel.id_of(lock) else { return Vec::new() };
-    let mut pids: Vec<i32> = kernel.inheritors(file).into_iter().map(|(pid, _)| pid).collect();
+    let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
     // While we read, the lock may have been granted to a child of one that we
     // had passed by then.
     let parents: Vec<i32> = pids.iter().filter_map(|pid| process::parent(*pid)).collect();
@@ -99,11 +102,11 @@ pub fn holding(lock: &File) -> Vec<Rival> {
     let mut rivals: Vec<Rival> = pids
         .into_iter()
         .filter(|pid| *pid != us())
-        .filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, file)))
+        .filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, lock)))
         .collect();
     // Of other users we see only who called flock(2). They cannot be signalled
     // by us, but they can be named.
-    let strangers = kernel.lockers(file).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
+    let strangers = kernel.lockers(lock).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
     let strangers = strangers.filter_map(|locker| Rival::find(locker.pid, &|| true));
     rivals.extend(strangers.map(|rival| Rival { is_seen: false, ..rival }));
     rivals
@@ -168,6 +171,7 @@ impl Rival {
 /// They are another user's: then nobody was signalled. Or they did not end
 /// even so.
 pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
+    let Some(lock) = FileId::of(lock) else { return Ok(false) };
     let rivals = holding(lock);
     require_ours(&rivals)?;
     ask_to_end(&rivals, sys::BREAK())?;
@@ -198,7 +202,7 @@ pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
 const KILLED: Duration = Duration::from_secs(5);
 
 /// Those who held the lock and hold it still.
-fn still_holding(lock: &File, rivals: &[Rival]) -> Vec<Rival> {
+fn still_holding(lock: FileId, rivals: &[Rival]) -> Vec<Rival> {
     let was_there = |now: &Rival| rivals.iter().any(|rival| rival.pid == now.pid);
     holding(lock).into_iter().filter(was_there).collect()
 }
@@ -225,10 +229,13 @@ fn is_lockrun(pid: i32) -> bool {
 
 /// KILL for what still has the lock after a while. By a process of its own,
 /// so that nobody's wait depends on it.
-fn kill_later(lock: &File, rivals: Vec<Rival>) -> Result<()> {
+fn kill_later(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        // Our ticket and what we hold are not its own, and may be given back
+        // while it waits.
+        sys::close_all_but(&rivals.iter().map(|rival| rival.process.as_fd()).collect::<Vec<_>>());
         if rustix::process::getppid() == Some(parent) {
             wait_for_all(&rivals, KILL_AFTER);
             let left = still_holding(lock, &rivals);
