@@ -89,7 +89,7 @@ clean:
 	$(CARGO) clean
 
 # What the tests call or read, and the package that it comes in.
-TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc cpio:cpio fish:fish flock:util-linux getent:libc-bin mandoc:mandoc python3:python3 rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
+TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc cpio:cpio fish:fish flock:util-linux getent:libc-bin jq:jq mandoc:mandoc python3:python3 rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
 	shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +16,16 @@ use crate::yardstick::Yardstick;
 
 /// The lockrun that this bench was built with.
 const LOCKRUN: &str = env!("CARGO_BIN_EXE_lockrun");
+
+/// Copies it, as `make install` does, and as the peers were installed. A
+/// linker leaves a program in dirty and scattered pages, which are counted as
+/// memory that it wrote to, and take longer to map.
+fn install(scratch: &Scratch) -> anyhow::Result<PathBuf> {
+    let installed = scratch.path().join("lockrun");
+    fs::copy(LOCKRUN, &installed).with_context(|| format!("copying {LOCKRUN}"))?;
+    File::open(&installed)?.sync_all()?;
+    Ok(installed)
+}
 
 /// One way to run a command under a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,15 +175,13 @@ pub struct Peers {
 impl Peers {
     /// Looks for every tool and tries each once.
     pub fn find(yardstick: &Yardstick, scratch: &Scratch) -> anyhow::Result<Self> {
-        // A program that was just linked lies in dirty pages, and those would be
-        // counted as memory that it wrote to.
-        File::open(LOCKRUN)?.sync_all()?;
+        let lockrun = install(scratch)?;
         let directory = scratch.locks_directory()?;
         let lock = Lock { directory: &directory };
         let mut peers = Peers { tools: Vec::new(), remarks: Vec::new() };
         for way in Way::ALL {
             let program = match way {
-                Way::Lockrun | Way::LockrunExec | Way::LockrunSlots => Some(LOCKRUN.into()),
+                Way::Lockrun | Way::LockrunExec | Way::LockrunSlots => Some(lockrun.clone()),
                 Way::LockSpawn => Some(yardstick.lock_spawn.clone()),
                 Way::LockExec => Some(yardstick.lock_exec.clone()),
                 Way::Flock | Way::FlockNoFork => in_path("flock"),

@@ -19,5 +19,8 @@ static MEMORY: lockrun::sys::Arena = lockrun::sys::Arena::new();
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, arguments: *mut *mut c_char) -> c_int {
     lockrun::sys::remember_arguments(count, arguments);
-    lockrun::main().into()
+    let code = lockrun::main();
+    // Not through the C library's exit handlers: there are none of ours, and
+    // whoever waits for our end waits for them.
+    lockrun::sys::exit_now(code.into())
 }

@@ -152,7 +152,8 @@ pub fn parse(text: &[u8]) -> Text {
     if !text.starts_with(BEGINNING) {
         return Text::Foreign;
     }
-    let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
+    // The blanks are most of it, and would be read one by one.
+    let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
     serde_json::from_slice(line).map_or(Text::Damaged, |record| Text::Record(Box::new(record)))
 }
 

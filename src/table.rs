@@ -161,7 +161,7 @@ fn total(widths: &[Option<usize>]) -> usize {
 }
 
 /// At most so many columns, with an ellipsis where something was cut.
-fn cut(text: &str, width: usize) -> String {
+pub fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }

@@ -1,15 +1,14 @@
 //! What people see while lockrun waits: a living line on a terminal, one line
 //! after a minute elsewhere.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::child::Watch;
 use crate::duration;
 use crate::lock::Holder;
 use crate::message;
+use crate::table;
 
 /// A wait shorter than this shows nothing on a terminal.
 const A_MOMENT: Duration = Duration::from_millis(500);
@@ -18,6 +17,9 @@ const A_MOMENT: Duration = Duration::from_millis(500);
 const A_MINUTE: Duration = Duration::from_secs(60);
 /// How often the living line changes.
 const A_SECOND: Duration = Duration::from_secs(1);
+/// Columns that it leaves free: a terminal echoes `^C` there. At its edge the
+/// echo would begin a line of its own, and ours would stay.
+const MARGIN: usize = 4;
 
 /// How much to say about waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,9 @@ pub struct Waiting<F> {
     deadline: Option<Instant>,
     /// When to show something for the first time, then the next time.
     next: Option<Instant>,
-    line: Option<ProgressBar>,
+    /// On a terminal that can erase a line.
+    living: bool,
+    shown: bool,
     holders: F,
 }
 
@@ -45,20 +49,14 @@ impl<F: Fn() -> Vec<Holder>> Waiting<F> {
     /// For a wait that began at `started`; `holders` is asked when there is
     /// something to show, and not before.
     pub fn new(name: String, verbosity: Verbosity, started: Instant, deadline: Option<Instant>, holders: F) -> Self {
-        let terminal = verbosity != Verbosity::Quiet && stderr().is_terminal() && in_foreground();
+        let living = verbosity != Verbosity::Quiet && stderr().is_terminal() && !is_dumb() && in_foreground();
         let next = match verbosity {
             Verbosity::Quiet => None,
-            _ if terminal => Some(started + A_MOMENT),
+            _ if living => Some(started + A_MOMENT),
             Verbosity::Normal => Some(started + A_MINUTE),
             Verbosity::Verbose => Some(started),
         };
-        let line = terminal.then(|| {
-            let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{wide_msg}");
-            line.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            line
-        });
-        Self { name, started, deadline, next, line, holders }
+        Self { name, started, deadline, next, living, shown: false, holders }
     }
 
     fn text(&self, now: Instant) -> String {
@@ -81,30 +79,43 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
         let now = Instant::now();
         if self.next.is_some_and(|next| next <= now) {
             let text = self.text(now);
-            self.next = match &self.line {
-                Some(line) => {
-                    line.set_message(format!("lockrun: {text}"));
-                    line.tick();
-                    Some(now + A_SECOND)
-                }
-                None => {
-                    message::tell(&text);
-                    None
-                }
-            };
+            if self.living {
+                draw(&table::cut(&format!("lockrun: {text}"), columns().saturating_sub(MARGIN)));
+                self.shown = true;
+            } else {
+                message::tell(&text);
+            }
+            self.next = self.living.then(|| now + A_SECOND);
         }
         self.next
     }
 
     fn is_living(&self) -> bool {
-        self.line.is_some()
+        self.living
     }
 
     fn hide(&mut self) {
-        if let Some(line) = &self.line {
-            line.finish_and_clear();
+        if std::mem::take(&mut self.shown) {
+            draw("");
         }
     }
+}
+
+/// Puts a text in the place of the line; a terminal that is gone does not
+/// matter.
+fn draw(text: &str) {
+    let _ = stderr().write_all(format!("\r{text}\x1b[K").as_bytes());
+}
+
+fn columns() -> usize {
+    match rustix::termios::tcgetwinsize(stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => 80,
+    }
+}
+
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb")
 }
 
 /// Whether the terminal is ours to draw on: a job in the background is not

@@ -5,7 +5,7 @@ mod tree;
 mod waiter;
 
 use std::ffi::{CString, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Result, anyhow};
 
@@ -31,9 +31,5 @@ pub enum Ended {
 pub fn prepare(words: &[OsString], unset: &[&str], mask: Mask, ignore_child_death: bool) -> Result<Exec> {
     let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| anyhow!("a NUL byte in the command's words"));
     let argv = words.iter().map(|word| text(word.as_bytes().to_vec())).collect::<Result<_>>()?;
-    let environment = std::env::vars_os()
-        .filter(|(name, _)| !unset.iter().any(|unset| name.as_bytes() == unset.as_bytes()))
-        .map(|(name, value)| text([name.into_vec(), value.into_vec()].join(&b'=')))
-        .collect::<Result<_>>()?;
-    Ok(Exec::new(argv, environment, mask, ignore_child_death))
+    Ok(Exec::new(argv, unset, mask, ignore_child_death))
 }

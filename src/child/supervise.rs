@@ -38,6 +38,12 @@ pub enum Early {
     Read(Option<Arrived>),
 }
 
+impl Early {
+    fn arrived(self) -> Option<Arrived> {
+        if let Early::Read(arrived) = self { arrived } else { None }
+    }
+}
+
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -72,8 +78,11 @@ const REFUSED_ROUND: Duration = Duration::from_secs(1);
 pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
     let _timer = plan.expires_at.map(Timer::at).transpose()?;
     let mut state = State::new();
-    state.pass_on_early(&plan);
+    let mut arrived = plan.early.arrived();
     loop {
+        if let Some(outcome) = arrived.and_then(|arrived| state.take(&mut plan, arrived)) {
+            return Ok(outcome);
+        }
         let stop = state.reap(&mut plan);
         if let Some(outcome) = state.outcome(&plan) {
             return Ok(outcome);
@@ -81,26 +90,7 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
         if stop {
             sys::stop_by(libc::SIGSTOP);
         }
-        match sys::next_signal(state.pause()) {
-            Arrived::Timer => state.end_tree(&plan, Cause::Expired),
-            Arrived::Nothing => state.kill_if_due(&plan),
-            Arrived::Child { ended } => {
-                // Without asking wait(2) first: somebody waits for the lock.
-                if let Some((pid, ended)) = ended
-                    && pid == plan.command.as_raw_nonzero().get()
-                {
-                    state.ended = Some(ended.map_or_else(Ended::Signal, Ended::Code));
-                }
-                if let Some(outcome) = state.outcome(&plan).filter(|_| !plan.hold_tree && state.cause.is_none()) {
-                    return Ok(outcome);
-                }
-            }
-            Arrived::Signal { number, from_kernel, sender } => {
-                // Whether COMMAND goes on already decides about a CONT.
-                state.reap(&mut plan);
-                state.pass_on(&plan, number, from_kernel, sender);
-            }
-        }
+        arrived = Some(sys::next_signal(state.pause()));
     }
 }
 
@@ -143,6 +133,30 @@ impl State {
             early_taken: Vec::new(),
             told_refused: false,
         }
+    }
+
+    /// Deals with what arrived. Returns how COMMAND ended, if that is all there
+    /// is to wait for.
+    fn take(&mut self, plan: &mut Supervision, arrived: Arrived) -> Option<Outcome> {
+        match arrived {
+            Arrived::Timer => self.end_tree(plan, Cause::Expired),
+            Arrived::Nothing => self.kill_if_due(plan),
+            Arrived::Child { ended } => {
+                // Without asking wait(2) first: somebody waits for the lock.
+                if let Some((pid, ended)) = ended
+                    && pid == plan.command.as_raw_nonzero().get()
+                {
+                    self.ended = Some(ended.map_or_else(Ended::Signal, Ended::Code));
+                }
+                return self.outcome(plan).filter(|_| !plan.hold_tree && self.cause.is_none());
+            }
+            Arrived::Signal { number, from_kernel, sender } => {
+                // Whether COMMAND goes on already decides about a CONT.
+                self.reap(plan);
+                self.pass_on(plan, number, from_kernel, sender);
+            }
+        }
+        None
     }
 
     /// Reads what the kernel says about our children, before every sleep, so
@@ -235,12 +249,6 @@ impl State {
         if !std::mem::replace(&mut self.told_refused, true) {
             let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
             message::tell_about(&plan.name, &text);
-        }
-    }
-
-    fn pass_on_early(&mut self, plan: &Supervision) {
-        if let Early::Read(Some(Arrived::Signal { number, from_kernel, sender })) = plan.early {
-            self.pass_on(plan, number, from_kernel, sender);
         }
     }
 

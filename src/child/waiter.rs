@@ -256,7 +256,7 @@ impl Waiter {
                     return Ok(self.granted(None));
                 }
                 Arrived::Child { .. } => {
-                    if let Some(waited) = self.child_changed()? {
+                    if let Some(waited) = self.child_changed(Some(arrived))? {
                         return Ok(waited);
                     }
                 }
@@ -308,7 +308,7 @@ impl Waiter {
         if self.is_granted() {
             return Ok(self.granted(arrived));
         }
-        match self.child_changed()? {
+        match self.child_changed(arrived)? {
             Some(Waited::Again) | None => Ok(waited),
             Some(refused) => Ok(refused),
         }
@@ -326,10 +326,10 @@ impl Waiter {
         }
     }
 
-    fn child_changed(&self) -> Result<Option<Waited>> {
+    fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited>> {
         match self.cell.state.load(Ordering::SeqCst) {
             // Its end, if it is that, is for the supervisor to see.
-            GRANTED => return Ok(Some(self.granted(None))),
+            GRANTED => return Ok(Some(self.granted(arrived))),
             AGAIN => return Ok(Some(self.over(Waited::Again))),
             FAILED => {
                 self.over(());
@@ -348,7 +348,7 @@ impl Waiter {
             return Ok(None);
         }
         if !self.cell.change(WAITING, CANCELLED) {
-            return self.child_changed();
+            return self.child_changed(arrived);
         }
         let status = waitpid(Some(self.child), WaitOptions::empty())?;
         let how = match status.and_then(|(_, status)| status.terminating_signal()) {

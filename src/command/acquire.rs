@@ -1,20 +1,22 @@
 //! `lockrun acquire`: take a lock, print a token, return. A process of its
 //! own holds the lock from then on.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::asked::Asked;
-use crate::child::{self, Granted, Verdict, Waited, Waiter};
+use crate::child::{self, Granted, Verdict, Waited, Waiter, Watch};
 use crate::cli;
 use crate::duration::{self, Limit};
+use crate::escape::printable;
 use crate::exit::Exit;
 use crate::holder::{self, Holder};
 use crate::lock::file::FileHeld;
@@ -22,7 +24,7 @@ use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::process;
 use crate::record::Claim;
-use crate::sys::{self, Arrived};
+use crate::sys::{self, Arrived, Shared};
 use crate::token::{self, Token};
 
 /// Nobody's lock is forgotten for longer.
@@ -32,6 +34,13 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 /// GitHub Actions' runner, Jenkins.
 const KEPT_ENVIRONMENT: [&str; 3] = ["RUNNER_TRACKING_ID", "BUILD_ID", "JENKINS_NODE_COOKIE"];
 
+/// Longer than the new process takes to look whether it has to wait.
+const A_LOOK: Duration = Duration::from_millis(10);
+
+/// What may end us while the token is handed out: the holder sees that, and
+/// lets go. Not PIPE, which a failed write tells about as well.
+const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+
 /// Takes the lock and prints its token.
 pub fn acquire(options: cli::Acquire) -> Exit {
     Acquisition::new(options).and_then(Acquisition::run).unwrap_or_else(|error| {
@@ -40,12 +49,37 @@ pub fn acquire(options: cli::Acquire) -> Exit {
     })
 }
 
+const ENDED_EARLY: &str = "the process that holds the lock was ended before the token could be printed";
+
 struct Acquisition {
     asked: Asked,
     claim: Claim,
     owner: Option<OwnedFd>,
     lease: Option<Duration>,
     lease_by_default: bool,
+}
+
+/// Shows nothing before there is a wait: the new process looks first.
+struct OnceQueued<'a, W> {
+    queued: &'a AtomicBool,
+    waiting: W,
+}
+
+impl<W: Watch> Watch for OnceQueued<'_, W> {
+    fn look(&mut self) -> Option<Instant> {
+        match self.queued.load(Ordering::SeqCst) {
+            true => self.waiting.look(),
+            false => Some(Instant::now() + A_LOOK),
+        }
+    }
+
+    fn is_living(&self) -> bool {
+        self.waiting.is_living()
+    }
+
+    fn hide(&mut self) {
+        self.waiting.hide();
+    }
 }
 
 /// What goes to the new process.
@@ -107,7 +141,8 @@ impl Acquisition {
 
     /// `None`: ask anew.
     fn attempt(&mut self, kit: Kit) -> Result<Option<Exit>> {
-        let mut waiting = self.asked.waiting();
+        let queued = Shared::<AtomicBool>::zeroed()?;
+        let mut waiting = OnceQueued { queued: &queued, waiting: self.asked.waiting() };
         // The parent keeps the time.
         let patience = Patience { deadline: None, ..self.asked.patience };
         let store = &self.asked.store;
@@ -116,10 +151,13 @@ impl Acquisition {
                 Answer::Granted(held) => Verdict::Granted((held, kit)),
                 Answer::Refused(refusal) => Verdict::Refused(refusal),
                 Answer::TimedOut => Verdict::Again,
-                Answer::Queued(mut place) => match place.wait(&patience)? {
-                    Turn::Granted => Verdict::Granted((place.into_held(), kit)),
-                    Turn::Again | Turn::TimedOut => Verdict::Again,
-                },
+                Answer::Queued(mut place) => {
+                    queued.store(true, Ordering::SeqCst);
+                    match place.wait(&patience)? {
+                        Turn::Granted => Verdict::Granted((place.into_held(), kit)),
+                        Turn::Again | Turn::TimedOut => Verdict::Again,
+                    }
+                }
             })
         };
         let hold = |(held, kit): (FileHeld, Kit), granted: &Granted| {
@@ -174,6 +212,7 @@ impl Acquisition {
         sys::detach();
         sys::retitle(format!("lockrun: holds {}", self.asked.name).as_bytes(), &KEPT_ENVIRONMENT);
         drop(kit.callers_line);
+        holder::take_over(&kit.listener)?;
         let mut line = kit.line;
         // Before the parent can end: its end must not be ours from now on. If
         // it ends too early, the line tells us.
@@ -185,10 +224,12 @@ impl Acquisition {
 
     /// Prints the token, and only then lets the holder keep the lock.
     fn hand_out(&self, mut line: UnixStream) -> Result<Exit> {
+        self.asked.patience.mask.unblock(&ENDING);
+        let mut holder = BufReader::new(line.try_clone().context("cannot hear the process that holds the lock")?);
         let mut word = String::new();
-        BufReader::new(&line).read_line(&mut word).context("the process that holds the lock does not answer")?;
+        holder.read_line(&mut word).context("the process that holds the lock does not answer")?;
         if !word.ends_with('\n') {
-            bail!("the process that holds the lock was ended before the token could be printed");
+            bail!("{ENDED_EARLY}");
         }
         self.asked.tell_granted();
         if self.lease_by_default {
@@ -198,6 +239,10 @@ impl Acquisition {
                 &format!("without --owner and --expires, the lock is let go after {lease} at the latest"),
             );
         }
+        line.set_nonblocking(true)?;
+        if let Some(why) = let_go(&mut holder) {
+            return self.lost(&why);
+        }
         // Not std's stdout, which takes a closed one for a full success.
         let mut rest = word.as_bytes();
         while !rest.is_empty() {
@@ -205,8 +250,30 @@ impl Acquisition {
                 .context("cannot print the token to stdout, so the lock was let go")?;
             rest = &rest[written..];
         }
-        line.write_all(b"!").context("the process that holds the lock has ended")?;
-        Ok(Exit::Ok)
+        match line.write_all(b"!") {
+            Ok(()) => Ok(Exit::Ok),
+            Err(_) => self.lost(&let_go(&mut holder).unwrap_or_default()),
+        }
+    }
+
+    /// The holder let go before it knew that the token was printed.
+    fn lost(&self, why: &str) -> Result<Exit> {
+        if why.is_empty() {
+            bail!("{ENDED_EARLY}");
+        }
+        let why = printable(why.as_bytes());
+        message::tell_about(&self.asked.name, &format!("lost before the token was printed: {why}"));
+        Ok(Exit::Lost)
+    }
+}
+
+/// Why the holder has let go already, as it says itself; empty if it was
+/// killed. `None`: it has not.
+fn let_go(holder: &mut BufReader<UnixStream>) -> Option<String> {
+    let mut why = String::new();
+    match holder.read_line(&mut why) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        _ => Some(why.trim_end().to_owned()),
     }
 }
 

@@ -59,9 +59,11 @@ pub fn run(options: cli::Run) -> Exit {
         Err(error) => return failed(error),
     };
     let exit = job.run().unwrap_or_else(failed);
-    if let Some(report) = job.report {
+    if let Some(report) = job.report.take() {
         report.finish(exit);
     }
+    // The process ends now, and the kernel takes all of it back at once.
+    std::mem::forget(job);
     exit
 }
 
@@ -260,7 +262,10 @@ impl Job {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
         running.held.release()?;
-        // The next one runs already; now there is time for the dead.
+        // The next one goes first, should it be on our processor. Then there is
+        // time for the dead, but not for closing what ends with us.
+        std::thread::yield_now();
+        std::mem::forget(running.held);
         child::reap();
         let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
         if let Some(report) = &self.report {

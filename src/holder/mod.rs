@@ -24,7 +24,7 @@ use crate::record::timestamp;
 use crate::sys::{self, SignalFd};
 use crate::token::Token;
 
-pub use protocol::{Answer, Ask, State, ask, listen};
+pub use protocol::{Answer, Ask, State, ask, listen, take_over};
 use protocol::{Reply, Request};
 
 /// So many may speak to a holder at once; the first of more is dropped. Its
@@ -44,9 +44,14 @@ pub struct Holder<H> {
     /// For how long it was taken; `None`: until released.
     pub lease: Option<Duration>,
     /// One byte comes when the token has been printed; an end without it
-    /// means that nobody will ever have the token.
+    /// means that nobody will ever have the token. Why the lock was let go
+    /// before goes the other way.
     pub printed: UnixStream,
 }
+
+/// After accept(2) failed for want of what others have: trying at once again
+/// would keep a processor busy.
+const A_PAUSE: Duration = Duration::from_millis(100);
 
 impl<H: Held> Holder<H> {
     /// Holds the lock until there is a reason to let go. `granted_at` is on
@@ -59,12 +64,16 @@ impl<H: Held> Holder<H> {
             lease,
             expires_at: lease.map(|lease| granted_at.saturating_add(lease)),
             timer: None,
+            printed: Some(printed),
             clients: VecDeque::new(),
         };
         // Anything that fails here fails for want of memory or descriptors:
         // then nobody could release the lock, so it is not kept.
-        let why = holding.serve(&listener, owner.as_ref(), printed).unwrap_or_else(|error| format!("failed: {error}"));
-        holding.let_go(&why);
+        let why = holding.serve(&listener, owner.as_ref()).unwrap_or_else(|error| format!("failed: {error}"));
+        let ended = holding.let_go(&why);
+        if let Some(mut caller) = holding.printed {
+            let _ = caller.write_all((ended + "\n").as_bytes());
+        }
         sys::exit_now(0)
     }
 }
@@ -80,15 +89,18 @@ struct Holding<H> {
     lease: Option<Duration>,
     expires_at: Option<Duration>,
     timer: Option<OwnedFd>,
+    /// `None`: the token has been printed.
+    printed: Option<UnixStream>,
     clients: VecDeque<Client>,
 }
 
 impl<H: Held> Holding<H> {
     /// Returns why to let go.
-    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>, printed: UnixStream) -> io::Result<String> {
+    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>) -> io::Result<String> {
         listener.set_nonblocking(true)?;
-        printed.set_nonblocking(true)?;
-        let mut printed = Some(printed);
+        if let Some(caller) = &self.printed {
+            caller.set_nonblocking(true)?;
+        }
         let asked_to_end = SignalFd::new(&[sys::REPLACE(), sys::BREAK(), libc::SIGTERM])?;
         self.arm()?;
         loop {
@@ -97,7 +109,7 @@ impl<H: Held> Holding<H> {
                     Some(listener.as_fd()),
                     self.timer.as_ref().map(AsFd::as_fd),
                     owner.map(AsFd::as_fd),
-                    printed.as_ref().map(AsFd::as_fd),
+                    self.printed.as_ref().map(AsFd::as_fd),
                     Some(asked_to_end.as_fd()),
                 ];
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
@@ -111,10 +123,10 @@ impl<H: Held> Holding<H> {
                 return Ok("expired".into());
             }
             if ready[3]
-                && let Some(stream) = &mut printed
+                && let Some(caller) = &mut self.printed
             {
-                match stream.read(&mut [0]) {
-                    Ok(1..) => printed = None,
+                match caller.read(&mut [0]) {
+                    Ok(1..) => self.printed = None,
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                     _ => return Ok("its token was never printed".into()),
                 }
@@ -135,7 +147,19 @@ impl<H: Held> Holding<H> {
     }
 
     fn accept(&mut self, listener: &UnixListener) {
-        let Ok((stream, _)) = listener.accept() else { return };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            // Gone again; others are told by the next poll.
+            Err(e) if [ErrorKind::WouldBlock, ErrorKind::ConnectionAborted].contains(&e.kind()) => return,
+            // No descriptor left, and the caller knocks on: who has been here
+            // longest makes room.
+            Err(_) => {
+                if self.clients.pop_front().is_none() {
+                    std::thread::sleep(A_PAUSE);
+                }
+                return;
+            }
+        };
         if stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -222,12 +246,14 @@ impl<H: Held> Holding<H> {
         Ok(())
     }
 
-    /// Free again; what is said about it afterwards is only for people.
-    fn let_go(&mut self, why: &str) {
+    /// Free again; what is said about it afterwards, and returned, is only
+    /// for people.
+    fn let_go(&mut self, why: &str) -> String {
         let ended = format!("{why} at {}", timestamp(SystemTime::now()));
         self.held.amend(&|record| record.ended = Some(ended.clone()));
         // If this fails, the end of this process does it.
         let _ = self.held.release();
+        ended
     }
 }
 

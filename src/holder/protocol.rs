@@ -7,6 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
@@ -94,11 +96,28 @@ pub fn listen(id: &str) -> io::Result<UnixListener> {
     Ok(sys::above_stdio(OwnedFd::from(listener))?.into())
 }
 
+/// So many may knock who are not yet heard; std's number.
+const BACKLOG: i32 = 128;
+
+/// Makes this process the one that the kernel names to who connects, instead
+/// of the one that made the socket.
+///
+/// # Errors
+/// None that are known.
+pub fn take_over(listener: &UnixListener) -> io::Result<()> {
+    Ok(rustix::net::listen(listener, BACKLOG)?)
+}
+
 /// So often a holder is asked that hangs up, as it does on the slowest of
 /// very many.
 const TRIES: usize = 5;
 /// No answer of a holder is longer.
 const LONGEST_ANSWER: u64 = 1 << 16;
+/// A holder that says nothing for so long may have been stopped: it is told
+/// to go on.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Who is silent then as well is frozen, or hangs in the kernel.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
 /// Asks the holder of a token.
 ///
@@ -110,8 +129,8 @@ pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
     request.push(b'\n');
     let mut line = String::new();
     for _ in 0..TRIES {
-        let Some(stream) = connect(token)? else { return Ok(Answer::Gone) };
-        line = exchange(stream, &request)?;
+        let Some((stream, holder)) = connect(token)? else { return Ok(Answer::Gone) };
+        line = exchange(stream, holder, &request)?;
         if !line.is_empty() {
             break;
         }
@@ -127,8 +146,9 @@ pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
     }
 }
 
-/// A line to the holder; `None` if it is gone.
-fn connect(token: &Token) -> Result<Option<UnixStream>> {
+/// A line to the holder, and its process as the kernel knows it; `None` if it
+/// is gone.
+fn connect(token: &Token) -> Result<Option<(UnixStream, Option<Pid>)>> {
     let stream = match UnixStream::connect_addr(&address(&token.id)?) {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(None),
@@ -136,19 +156,47 @@ fn connect(token: &Token) -> Result<Option<UnixStream>> {
     };
     // Whoever listens there instead of the holder gets no secret.
     let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the token's holder is")?;
-    Ok((peer.uid.as_raw() == token.uid).then_some(stream))
+    // 0 for one in a pid namespace that we do not see into.
+    let pid = Some(peer.pid).filter(|pid| pid.as_raw_nonzero().get() > 0);
+    Ok((peer.uid.as_raw() == token.uid).then_some((stream, pid)))
 }
 
 /// What the holder answers; empty if it hung up.
-fn exchange(mut stream: UnixStream, request: &[u8]) -> Result<String> {
+fn exchange(mut stream: UnixStream, holder: Option<Pid>, request: &[u8]) -> Result<String> {
     let mut line = String::new();
     // A holder that refuses us has spoken before we have.
     let said = stream.write_all(request);
-    let heard = BufReader::new((&stream).take(LONGEST_ANSWER)).read_line(&mut line);
+    let mut reader = BufReader::new((&stream).take(LONGEST_ANSWER));
+    stream.set_read_timeout(Some(SILENCE))?;
+    let mut heard = reader.read_line(&mut line);
+    if let Err(e) = &heard
+        && e.kind() == ErrorKind::WouldBlock
+    {
+        wake(&stream, holder);
+        stream.set_read_timeout(Some(LONGEST_SILENCE))?;
+        heard = reader.read_line(&mut line);
+    }
     match (said, heard) {
         _ if !line.is_empty() => Ok(line),
+        (_, Err(e)) if e.kind() == ErrorKind::WouldBlock => {
+            let pid = holder.map(|pid| format!(", pid {pid},")).unwrap_or_default();
+            bail!(
+                "the token's holder{pid} does not answer: it is stopped or hangs, and holds the lock until it goes on"
+            )
+        }
         (Err(e), _) | (_, Err(e)) if !ended(&e) => Err(e).context("cannot speak with the token's holder"),
         _ => Ok(line),
+    }
+}
+
+/// Lets a holder go on that somebody has stopped.
+fn wake(stream: &UnixStream, holder: Option<Pid>) {
+    let Some(Ok(process)) = holder.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+    // It has not hung up, so it lives: the process that we opened is the
+    // holder, and not one that got its number later.
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)) == Ok(0) {
+        let _ = pidfd_send_signal(&process, Signal::CONT);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod arena;
 mod byte_lock;
+mod light_sleep;
 mod process;
 mod shared;
 mod signal;
@@ -17,6 +18,7 @@ mod timer;
 
 pub use arena::Arena;
 pub use byte_lock::{ByteLock, Found, Kind};
+pub use light_sleep::lightly;
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{

@@ -1,6 +1,6 @@
 //! Making processes: fork, a vfork that is safe in Rust, exec.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
@@ -52,7 +52,8 @@ pub fn without_umask<T>(f: impl FnOnce() -> T) -> T {
 /// grant and its start.
 pub struct Exec {
     argv: Vec<CString>,
-    environment: Vec<CString>,
+    /// Ours; what is inherited stays where the kernel put it.
+    added: Vec<CString>,
     argv_raw: Vec<*const libc::c_char>,
     environment_raw: Vec<*const libc::c_char>,
     inherit: Vec<RawFd>,
@@ -66,12 +67,13 @@ pub struct Exec {
 const FIRST_INHERITED: [RawFd; 2] = [48, 10];
 
 impl Exec {
-    /// `argv[0]` is searched in `PATH` as execvp(3) does. `mask` and
-    /// `ignore_child_death` are what the command gets back.
-    pub fn new(argv: Vec<CString>, environment: Vec<CString>, mask: Mask, ignore_child_death: bool) -> Self {
-        let argv_raw = pointers(&argv);
-        let environment_raw = pointers(&environment);
-        Self { argv, environment, argv_raw, environment_raw, inherit: Vec::new(), mask, ignore_child_death }
+    /// `argv[0]` is searched in `PATH` as execvp(3) does. The command gets our
+    /// environment, less the variables in `unset`. `mask` and
+    /// `ignore_child_death` are what it gets back.
+    pub fn new(argv: Vec<CString>, unset: &[&str], mask: Mask, ignore_child_death: bool) -> Self {
+        let argv_raw = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+        let environment_raw = inherited_environment(unset);
+        Self { argv, added: Vec::new(), argv_raw, environment_raw, inherit: Vec::new(), mask, ignore_child_death }
     }
 
     /// Lets the command inherit these descriptors (not the numbers: they
@@ -82,8 +84,9 @@ impl Exec {
 
     /// Adds one variable to the environment, `NAME=value`.
     pub fn add_variable(&mut self, variable: CString) {
-        self.environment.push(variable);
-        self.environment_raw = pointers(&self.environment);
+        let end = self.environment_raw.len() - 1;
+        self.environment_raw.insert(end, variable.as_ptr());
+        self.added.push(variable);
     }
 
     /// The command's first word.
@@ -107,15 +110,37 @@ impl Exec {
             set_action(libc::SIGCHLD, libc::SIG_IGN);
         }
         restore(&self.mask);
-        // SAFETY: both arrays end in null and point into strings that `self`
-        // owns.
+        // SAFETY: both arrays end in null and point to strings that `self`
+        // owns or that the kernel gave this process.
         unsafe { libc::execvpe(self.argv_raw[0], self.argv_raw.as_ptr(), self.environment_raw.as_ptr()) };
         io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
     }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+/// Our environment without some variables, ending in null. Not copied: it is
+/// most of what a call would allocate.
+fn inherited_environment(unset: &[&str]) -> Vec<*const libc::c_char> {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let is_unset = |variable: &[u8]| {
+        unset.iter().any(|name| variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
+    };
+    let mut kept = Vec::with_capacity(64);
+    // SAFETY: the C runtime keeps `environ` an array of strings that ends in
+    // null. Nobody changes it or them: we set no variables of our own, and
+    // only the process behind a token, which executes nothing, is retitled.
+    unsafe {
+        let mut next = environ;
+        while !next.is_null() && !(*next).is_null() {
+            if !is_unset(CStr::from_ptr(*next).to_bytes()) {
+                kept.push(*next);
+            }
+            next = next.add(1);
+        }
+    }
+    kept.push(std::ptr::null());
+    kept
 }
 
 /// Starts a command as our child, as posix_spawn(3) does, but without its

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
+use super::light_sleep::lightly;
 use super::timer::timespec;
 
 /// By this signal a waiting process tells the one that watches it that the
@@ -108,7 +109,7 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
         // SAFETY: a full set and live locals; a null time means no limit.
         let number = unsafe {
             libc::sigfillset(all.as_mut_ptr());
-            libc::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit)
+            lightly(libc::sigtimedwait as *const (), || libc::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit))
         };
         match number {
             -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
@@ -151,6 +152,12 @@ pub fn pending() -> Mask {
 }
 
 impl Mask {
+    /// Lets those of `signals` through again that are not in the set: what a
+    /// caller had blocked stays so.
+    pub fn unblock(&self, signals: &[i32]) {
+        signals.iter().filter(|signal| !self.has(**signal)).for_each(|signal| unblock(*signal));
+    }
+
     /// Whether a signal is in the set.
     pub fn has(&self, signal: i32) -> bool {
         // SAFETY: reads a set that the kernel filled.

@@ -16,7 +16,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "sys", "table", "token", "users", "waiting",
         ],
     ),
-    ("waiting", &["child", "duration", "lock", "message"]),
+    ("waiting", &["child", "duration", "lock", "message", "table"]),
     ("table", &[]),
     ("cli", &["duration", "escape", "exit", "lock", "message"]),
     ("holder", &["lock", "message", "record", "sys", "token"]),

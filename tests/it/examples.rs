@@ -1,18 +1,7 @@
 //! Every example of README.md and of the manual is run.
 //!
-//! An example is a fenced block of Markdown, or what stands between `.EX` and
-//! `.EE` in a page. A comment right before it says what it needs and what comes
-//! of it; in Markdown
-//!
-//! ```text
-//! <!-- example
-//! stubs: backup.sh
-//! code: 75
-//! -->
-//! ```
-//!
-//! and in roff `.\" stubs: backup.sh`, a line each. The keys, each of which may
-//! be left out and may come several times:
+//! The comment before an example (see `support/example.rs`) has these keys, each
+//! of which may be left out and may come several times:
 //!
 //! | key | meaning |
 //! |---|---|
@@ -24,69 +13,49 @@
 //! | `code` | the exit code; 0 |
 //! | `stdout`, `stderr` | a line that is printed; without any, nothing is |
 //! | `needs` | `root` |
+//! | `recipe` | the name by which `token_recipes.rs` finds it, to kill it |
 //!
 //! What runs: of `sh` and `bash` all of it, up to the first command that fails;
 //! of `make` a Makefile; of `crontab` the commands, in an environment as small as
 //! cron's; of `yaml` the items of lists, and of `ini` what is behind `ExecStart=`,
 //! a line each. `text` and `json` are for looking at.
 
-use crate::support::{Outcome, Sandbox, may_act_as_root};
-use std::collections::BTreeMap;
+use crate::support::{Example, Outcome, Sandbox, may_act_as_root};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[test]
 fn of_the_readme() {
-    run_all("README.md", markdown);
+    run_all("README.md");
 }
 
 #[test]
 fn of_the_manual() {
-    for entry in fs::read_dir(root().join("man")).unwrap() {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("man")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".1") {
-            run_all(&format!("man/{name}"), roff);
+            run_all(&format!("man/{name}"));
         }
     }
 }
 
-/// An example, and the line it begins on.
-struct Example {
-    line: usize,
-    keys: BTreeMap<String, Vec<String>>,
-    language: String,
-    text: String,
-}
-
-impl Example {
-    fn all(&self, key: &str) -> &[String] {
-        self.keys.get(key).map_or(&[], Vec::as_slice)
-    }
-
-    fn one(&self, key: &str) -> Option<&str> {
-        self.all(key).first().map(String::as_str)
-    }
-}
-
-fn run_all(file: &str, examples: fn(&str) -> Vec<Example>) {
-    let examples = examples(&fs::read_to_string(root().join(file)).unwrap());
-    assert!(!examples.is_empty(), "{file} has no examples");
+fn run_all(file: &str) {
     let mut files = Vec::new();
-    for example in examples {
+    for example in Example::all_in(file) {
         if let Some(name) = example.one("file") {
             files.push((name.to_owned(), example.text));
             continue;
         }
-        let place = format!("{file}:{}", example.line);
-        if example.one("needs") == Some("root") && !may_act_as_root(&place) {
+        if example.one("needs") == Some("root") && !may_act_as_root(&example.place) {
             continue;
         }
-        run(&place, &example, &files);
+        run(&example, &files);
     }
 }
 
-fn run(place: &str, example: &Example, files: &[(String, String)]) {
+fn run(example: &Example, files: &[(String, String)]) {
+    let place = &example.place;
     let sandbox = Sandbox::new();
     for (name, text) in files {
         sandbox.write(&format!("work/{name}"), text);
@@ -96,6 +65,8 @@ fn run(place: &str, example: &Example, files: &[(String, String)]) {
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
     let setup = example.all("setup").join("\n");
+    let lines =
+        |start| example.behind(start).iter().map(|line| sandbox.sh(&format!("{setup}\n{line}")).run()).collect();
     let outcomes: Vec<Outcome> = match example.language.as_str() {
         shell @ ("sh" | "bash") => {
             let script = format!("set -e\n{setup}\n{}", example.text);
@@ -107,13 +78,8 @@ fn run(place: &str, example: &Example, files: &[(String, String)]) {
             vec![sandbox.sh(&format!("{setup}\n{target}")).run()]
         }
         "crontab" => crontab(&sandbox, &setup, &example.text),
-        "yaml" => {
-            behind(&example.text, "- ").iter().map(|line| sandbox.sh(&format!("{setup}\n{line}")).run()).collect()
-        }
-        "ini" => behind(&example.text, "ExecStart=")
-            .iter()
-            .map(|line| sandbox.sh(&format!("{setup}\n{line}")).run())
-            .collect(),
+        "yaml" => lines("- "),
+        "ini" => lines("ExecStart="),
         "text" | "json" => return,
         other => panic!("{place}: nobody knows how to run {other:?}"),
     };
@@ -122,13 +88,13 @@ fn run(place: &str, example: &Example, files: &[(String, String)]) {
     for outcome in &outcomes {
         assert_eq!(outcome.code, Some(code), "{place}: {outcome:?}");
     }
-    check(place, example, "stdout", outcomes.iter().map(|outcome| outcome.stdout.as_str()).collect());
-    check(place, example, "stderr", outcomes.iter().map(|outcome| outcome.stderr.as_str()).collect());
+    check(example, "stdout", outcomes.iter().map(|outcome| outcome.stdout.as_str()).collect());
+    check(example, "stderr", outcomes.iter().map(|outcome| outcome.stderr.as_str()).collect());
 }
 
 /// Each of the key's lines is in the output; without any, there is none.
-fn check(place: &str, example: &Example, key: &str, output: String) {
-    let expected = example.all(key);
+fn check(example: &Example, key: &str, output: String) {
+    let (place, expected) = (&example.place, example.all(key));
     assert!(!expected.is_empty() || output.is_empty(), "{place}: unexpected {key}: {output}");
     for text in expected {
         assert!(output.lines().any(|line| line.contains(text.as_str())), "{place}: no {text:?} in {key}: {output}");
@@ -159,69 +125,4 @@ fn crontab(sandbox: &Sandbox, setup: &str, text: &str) -> Vec<Outcome> {
         outcomes.push(sandbox.command("env", &["-i"].into_iter().chain(words).collect::<Vec<_>>()).run());
     }
     outcomes
-}
-
-fn behind<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
-    text.lines().filter_map(|line| line.trim_start().strip_prefix(start)).collect()
-}
-
-fn markdown(text: &str) -> Vec<Example> {
-    let mut examples = Vec::new();
-    let mut keys = BTreeMap::new();
-    let mut lines = text.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
-        if line == "<!-- example" {
-            let comment = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "-->");
-            keys = read_keys(comment);
-        } else if let Some(language) = line.strip_prefix("```") {
-            let block = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```");
-            let text = block.map(|line| format!("{line}\n")).collect();
-            let language = language.to_owned();
-            examples.push(Example { line: number + 1, keys: std::mem::take(&mut keys), language, text });
-        } else if !line.is_empty() {
-            assert!(keys.is_empty(), "line {}: no example follows the comment", number + 1);
-        }
-    }
-    examples
-}
-
-fn roff(page: &str) -> Vec<Example> {
-    let mut examples = Vec::new();
-    let mut comment = Vec::new();
-    let mut lines = page.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
-        if let Some(key) = line.strip_prefix(".\\\" ") {
-            comment.push(key);
-        } else if line == ".EX" {
-            let keys = read_keys(comment.drain(..));
-            let block = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != ".EE");
-            let text = block.map(|line| format!("{}\n", as_shown(line))).collect();
-            let language = keys.get("language").map_or("sh", |language| &language[0]).to_owned();
-            examples.push(Example { line: number + 1, keys, language, text });
-        } else {
-            comment.clear();
-        }
-    }
-    examples
-}
-
-/// A line of roff as a reader sees it.
-fn as_shown(line: &str) -> String {
-    let codes = [("\\-", "-"), ("\\(aq", "'"), ("\\(dq", "\""), ("\\&", ""), ("\\e", "\\")];
-    codes.iter().fold(line.to_owned(), |line, (code, shown)| line.replace(code, shown))
-}
-
-fn read_keys<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<String, Vec<String>> {
-    const KNOWN: [&str; 9] = ["language", "file", "stubs", "setup", "run", "code", "stdout", "stderr", "needs"];
-    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in lines {
-        let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("no key and value: {line}"));
-        assert!(KNOWN.contains(&key), "unknown key: {line}");
-        keys.entry(key.to_owned()).or_default().push(value.to_owned());
-    }
-    keys
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

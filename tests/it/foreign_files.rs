@@ -102,10 +102,11 @@ fn a_file_with_somebody_elses_text_is_not_touched() {
 }
 
 #[test]
-fn an_empty_file_is_a_lock_file_like_any_other() {
+fn an_empty_or_torn_file_is_a_lock_file_like_any_other() {
     let sandbox = sandbox();
     // The second is what a power cut can leave of a text: its length.
-    for text in ["", &"\0".repeat(1024)] {
+    // The third is one that was torn while it was written.
+    for text in ["", &"\0".repeat(1024), "{\"lockrun\":1,\"fence\":42,\"pi"] {
         sandbox.write("locks/calc.lock", text);
         let attempt = sandbox.lockrun(&["-l", "calc", "--", "true"]);
         attempt.run().assert_code(0).assert_silent();

@@ -28,6 +28,19 @@ fn short_help_fits_one_screen() {
 }
 
 #[test]
+fn long_help_fits_80_columns() {
+    let sandbox = Sandbox::new();
+    let subcommands = "acquire release renew check list status wait break prune completions".split(' ').map(Some);
+    for subcommand in subcommands.chain([None]) {
+        let args: Vec<_> = subcommand.into_iter().chain(["--help"]).collect();
+        let text = sandbox.lockrun(&args).run().assert_code(0).stdout.clone();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "too wide: {line}");
+        }
+    }
+}
+
+#[test]
 fn both_helps_name_every_option() {
     for text in [shown("-h"), shown("--help")] {
         for option in [

@@ -90,6 +90,15 @@ fn of_an_option_given_twice_the_last_one_counts() {
 }
 
 #[test]
+fn of_options_that_contradict_each_other_the_last_one_counts() {
+    attempt_while_held(&["-n", "-t", "0.01"]).assert_code(124);
+    attempt_while_held(&["-t", "50", "-n"]).assert_code(75);
+    attempt_while_held(&["-t50", "--timeout=forever", "--nonblock"]).assert_code(75);
+    attempt_while_held(&["-n", "-v", "-q"]).assert_code(75).assert_silent();
+    attempt_while_held(&["-n", "-q", "-v"]).assert_code(75).assert_one_line(&["busy"]);
+}
+
+#[test]
 fn the_timeout_does_not_limit_the_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc", "-t", "0.001"]);

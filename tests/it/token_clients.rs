@@ -75,6 +75,71 @@ fn bad_clients_leave_the_holder_asleep() {
     });
 }
 
+/// Lets the holder open only so many descriptors more than it has.
+fn limit_descriptors(holder: i32, more: usize) {
+    let open = std::fs::read_dir(format!("/proc/{holder}/fd")).unwrap();
+    let highest = open.map(|fd| fd.unwrap().file_name().to_string_lossy().parse::<usize>().unwrap()).max().unwrap();
+    let limit = (highest + 1 + more) as libc::rlim_t;
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: reads a live structure.
+    let set = unsafe { libc::prlimit(holder, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_holder_without_descriptors_sleeps_and_hears_who_comes_last() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let holder = holder_of(&sandbox.lock_file("calc"));
+    limit_descriptors(holder, 2);
+    let clients: Vec<_> = (0..20).map(|_| connect(&token)).collect();
+    eventually("the holder sleeps", || {
+        let switches = || status_field(holder, "voluntary_ctxt_switches");
+        let before = switches();
+        sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+        status_field(holder, "State").starts_with('S') && before == switches()
+    });
+    sandbox.check(&token).assert_code(0);
+    sandbox.release(&token).assert_code(0).assert_silent();
+    drop(clients);
+}
+
+#[test]
+fn a_holder_that_was_stopped_is_released() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let holder = holder_of(&sandbox.lock_file("calc"));
+    // SAFETY: kill has no memory effects; the holder lives.
+    unsafe { libc::kill(holder, libc::SIGSTOP) };
+    eventually("it has stopped", || status_field(holder, "State").starts_with('T'));
+    sandbox.check(&token).assert_code(0).assert_silent();
+    // SAFETY: as above.
+    unsafe { libc::kill(holder, libc::SIGSTOP) };
+    eventually("it has stopped", || status_field(holder, "State").starts_with('T'));
+    sandbox.release(&token).assert_code(0).assert_silent();
+    sandbox.assert_free("calc");
+}
+
+#[test]
+fn a_holder_that_cannot_go_on_is_told() {
+    if !may_act_as_root("stopping a process for good") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let holder = holder_of(&sandbox.lock_file("calc"));
+    // SAFETY: touches no memory of ours. A traced process that was
+    // interrupted goes on only when its tracer says so.
+    unsafe {
+        assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, holder, 0, 0), 0);
+        assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, holder, 0, 0), 0);
+    }
+    eventually("it has stopped", || status_field(holder, "State").starts_with('t'));
+    let said = ["calc: the token's holder", &format!("pid {holder}"), "does not answer"];
+    sandbox.release(&token).assert_code(125).assert_one_line(&said);
+    assert!(is_held(&sandbox.lock_file("calc")));
+}
+
 #[test]
 fn whoever_hangs_up_before_the_answer_does_not_end_the_holder() {
     let sandbox = Sandbox::new();

@@ -1,7 +1,12 @@
 //! A token that reached nobody: the lock is let go. One that was printed is
 //! good, whoever was slow or killed on the way.
 
-use crate::support::{Interruption, Outcome, Sandbox, eventually, holder_of, interrupt, is_alive, is_held};
+use crate::support::{
+    Interruption, Outcome, Running, Sandbox, children, eventually, holder_of, interrupt, is_alive, is_held,
+};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// Processes in the order in which [`CYCLE`] starts them.
 const ACQUIRE: usize = 1;
@@ -157,4 +162,95 @@ fn acquire_that_was_told_to_end_ends_by_that_signal_and_holds_nothing() {
     holder.release().assert_code(0);
     // Of the one that was killed, the process that waited may be dying still.
     sandbox.lockrun(&["-t", "60", "-l", "calc", "--", "true"]).run().assert_code(0);
+}
+
+/// Runs a script in which every process stops for long before the first such
+/// system call; killing what is returned lets them go on.
+fn stopped_before(sandbox: &Sandbox, call: &str, script: &str) -> Running {
+    let [trace, inject] = [format!("trace={call}"), format!("inject={call}:delay_enter=600000000:when=1")];
+    let words = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "sh", "-c", script];
+    sandbox.command("strace", &words).start()
+}
+
+fn until_expired(sandbox: &Sandbox) {
+    let file = sandbox.lock_file("calc");
+    let record = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("the lock expires", || record().contains("expired at"));
+    eventually("the holder ends", || !is_alive(holder_of(&file)));
+}
+
+#[test]
+fn a_lock_that_expires_before_its_token_is_printed_is_lost() {
+    let sandbox = Sandbox::new();
+    let script = "lockrun acquire -l calc --expires 20ms; echo code $?";
+    // acquire waits for the token; its holder needs no such call.
+    let running = stopped_before(&sandbox, "recvfrom", script);
+    until_expired(&sandbox);
+    running.signal(libc::SIGKILL);
+    eventually("acquire ends", || running.stdout().contains("code"));
+    assert_eq!(running.stdout(), "code 123\n", "{running:?}");
+    assert!(
+        running.stderr().starts_with("lockrun: calc: lost before the token was printed: expired at 2"),
+        "{running:?}"
+    );
+    assert_eq!(running.stderr().lines().count(), 1, "{running:?}");
+}
+
+/// `work/pipe`, full: what is printed there waits until somebody reads.
+fn full_pipe(sandbox: &Sandbox) -> File {
+    sandbox.sh("mkfifo pipe").run().assert_code(0);
+    let path = sandbox.path("work/pipe");
+    let mut pipe = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    while pipe.write(&[0; 4096]).is_ok() {}
+    pipe
+}
+
+#[test]
+fn a_lock_that_expires_while_its_token_is_printed_is_lost() {
+    let sandbox = Sandbox::new();
+    let mut pipe = full_pipe(&sandbox);
+    let running = sandbox.sh("exec lockrun acquire -l calc --expires 20ms >pipe").start();
+    until_expired(&sandbox);
+    assert_ne!(pipe.read(&mut [0; 65536]).unwrap(), 0);
+    running.wait().assert_code(123).assert_one_line(&["calc: lost", "expired at"]);
+    sandbox.assert_free("calc");
+}
+
+#[test]
+fn a_short_lease_is_a_token_or_a_lost_lock() {
+    let sandbox = Sandbox::new();
+    for _ in 0..30 {
+        let outcome = sandbox.lockrun(&["acquire", "-l", "calc", "--expires", "1ms"]).run();
+        match outcome.code {
+            Some(0) => drop(outcome.assert_silent()),
+            _ => drop(outcome.assert_code(123).assert_one_line(&["calc: lost", "expired at"])),
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_acquire_while_it_waits_for_its_token() {
+    let sandbox = Sandbox::new();
+    let running = stopped_before(&sandbox, "setsid", "lockrun acquire -l calc; echo code $?");
+    let file = sandbox.lock_file("calc");
+    eventually("the lock is taken", || file.exists() && is_held(&file));
+    let [acquire] = children(children(running.pid())[0])[..] else { panic!("{running:?}") };
+    // SAFETY: kill has no memory effects; the process lives.
+    unsafe { libc::kill(acquire, libc::SIGINT) };
+    eventually("acquire ends", || running.stdout().contains("code"));
+    assert_eq!(running.stdout(), "code 130\n", "{running:?}");
+    running.signal(libc::SIGKILL);
+    eventually("the lock is free", || !is_held(&file));
+}
+
+#[test]
+fn a_signal_ends_acquire_while_nobody_reads_its_token() {
+    let sandbox = Sandbox::new();
+    let _pipe = full_pipe(&sandbox);
+    let running = sandbox.sh("exec lockrun acquire -l calc --expires 1h >pipe").start();
+    let file = sandbox.lock_file("calc");
+    eventually("the lock is taken", || file.exists() && is_held(&file));
+    running.signal(libc::SIGTERM);
+    running.wait().assert_signal(libc::SIGTERM);
+    eventually("the lock is free", || !is_held(&file));
 }

@@ -62,3 +62,23 @@ fn who_let_go_is_not_told_as_a_holder() {
     outcome.assert_code(75);
     assert!(!outcome.stderr.contains("token"), "{outcome:?}");
 }
+
+#[test]
+fn nobody_waits_for_a_free_lock() {
+    let sandbox = Sandbox::new();
+    for _ in 0..50 {
+        let outcome = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "1h"]).run();
+        outcome.assert_code(0).assert_one_line(&["calc: locked"]);
+        sandbox.release(outcome.stdout.trim());
+    }
+}
+
+#[test]
+fn who_waits_for_a_token_says_so() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "1h"]).start();
+    eventually("it tells for whom it waits", || waiter.stderr().contains("calc: waiting; held by pid"));
+    holder.release();
+    waiter.wait().assert_code(0);
+}

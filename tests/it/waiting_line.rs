@@ -95,6 +95,23 @@ fn where_stderr_is_no_terminal_nothing_is_shown() {
 }
 
 #[test]
+fn it_ends_before_the_terminals_edge_where_keys_are_echoed() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    for columns in [30, 80] {
+        let waiter = sandbox.lockrun(&["-l", "calc", "--", "true"]).env("TERM", "xterm");
+        let mut terminal = Terminal::start_with_width(waiter, columns);
+        terminal.until_shows("calc: waiting");
+        for line in terminal.screen().split('\r') {
+            assert!(line.trim_end_matches("\x1b[K").chars().count() <= usize::from(columns) - 4, "{line:?}");
+        }
+        terminal.press("\x03");
+        let screen = terminal.wait().assert_signal(libc::SIGINT).stdout.clone();
+        assert!(screen.ends_with("^C\r\x1b[K"), "{screen:?}");
+    }
+}
+
+#[test]
 fn ctrl_c_leaves_a_clean_line() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);

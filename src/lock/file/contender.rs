@@ -224,8 +224,8 @@ impl Contender {
             queue.wait_for_turn(ticket, self.mode)?;
         }
         match self.mode {
-            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file)?,
-            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file)?,
+            Mode::Exclusive => sys::lightly(FLOCK, || fs2::FileExt::lock_exclusive(&self.lock.file))?,
+            Mode::Shared | Mode::Place { .. } => sys::lightly(FLOCK, || fs2::FileExt::lock_shared(&self.lock.file))?,
         }
         let places = Places::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
@@ -484,6 +484,9 @@ fn printable_path(target: &Target, queue_name: &str) -> String {
         Target::Path(path) => path.display().to_string(),
     }
 }
+
+/// What fs2 calls.
+const FLOCK: *const () = libc::flock as *const ();
 
 /// How long `--timeout 0` waits for somebody who is in the door; nobody is
 /// there that long who was not stopped.

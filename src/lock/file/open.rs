@@ -153,7 +153,7 @@ pub fn user_file(path: &Path) -> Result<Opened> {
         other => other,
     };
     let opened = fd.and_then(|fd| Ok((fstat(&fd)?, fd))).with_context(|| format!("cannot open {}", path.display()));
-    let (stat, fd) = opened.context(Advice("give --file a path that exists or can be made"))?;
+    let (stat, fd) = opened.context(Advice("give --file a path that you may read, or that can be made"))?;
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: false })
 }
 

@@ -133,7 +133,7 @@ impl Queue {
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
     pub fn enter_door(&self) -> io::Result<()> {
-        self.bytes().lock(Kind::Write, DOOR, 1)
+        if self.try_enter_door()? { Ok(()) } else { self.bytes().lock(Kind::Write, DOOR, 1) }
     }
 
     /// Leaves the door.

@@ -9,9 +9,11 @@
 //! - [`SignalReporter`]: a command that says which signals reach it.
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
+//! - [`Example`]: what README.md and the manual show.
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
+mod example;
 mod form;
 mod invocation;
 mod observe;
@@ -25,6 +27,7 @@ mod timeline;
 mod token;
 mod tracer;
 
+pub use example::Example;
 pub use form::{Asked, Form, stubborn_holder};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};

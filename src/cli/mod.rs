@@ -1,17 +1,18 @@
 //! What can be typed: words, their help, nothing of what they do.
 
+mod parse;
+mod usual;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
-use crate::escape::printable;
-use crate::exit::Exit;
 use crate::lock::file::MOST_PLACES;
-use crate::message;
+
+pub use parse::parse;
 
 /// Run COMMAND while holding a lock, so that it never runs twice at once.
 #[derive(Parser, Debug)]
@@ -24,6 +25,8 @@ use crate::message;
     max_term_width = 80,
     args_override_self = true,
 )]
+#[cfg_attr(test, derive(PartialEq))]
+#[derive(Default)]
 pub struct Run {
     /// Which lock, and how to get it.
     #[command(flatten)]
@@ -82,7 +85,8 @@ pub struct Run {
 }
 
 /// The options that mean the same wherever a lock is taken.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
+#[cfg_attr(test, derive(PartialEq))]
 #[command(next_help_heading = "Lock options")]
 pub struct Lock {
     /// The lock's name [default: the command line]
@@ -469,17 +473,17 @@ Other commands, each with its own --help:
   lockrun completions SHELL      bash, zsh, fish
 
 Examples:
-  lockrun -- backup.sh --all               the same command line never twice at once
-  lockrun --name calc --timeout 10 -- cmd  wait 10 s at most, then exit with 124
-  lockrun -n -E 0 -q -l sync -- sync.sh    in a crontab: skip quietly if it still runs
-  lockrun -l db -c 'dump && upload'        a shell line
-  lockrun --file /var/lib/x -- cmd         the same lock as flock(1) on that path
-  lockrun --shared -l data -- read.sh      together with other readers
-  lockrun --slots 2 -l gpu -- train.sh     at most two at once
-  lockrun --replace -l ci -- build.sh      end the older run, keep the newest
-  lockrun --expires 1h -l job -- cmd       end it, with all it started, after an hour
+  lockrun -- backup.sh --all             the same command line never twice
+  lockrun -l calc --timeout 10 -- cmd    wait 10 s at most, then exit with 124
+  lockrun -n -E 0 -q -l sync -- sync.sh  in a crontab: skip quietly if it runs
+  lockrun -l db -c 'dump && upload'      a shell line
+  lockrun --file /var/lib/x -- cmd       the same lock as flock(1) on that path
+  lockrun --shared -l data -- read.sh    together with other readers
+  lockrun --slots 2 -l gpu -- train.sh   at most two at once
+  lockrun --replace -l ci -- build.sh    end the older run, keep the newest
+  lockrun --expires 1h -l job -- cmd     end it, with all it started, after 1 h
 
-Exit codes (otherwise COMMAND's own; killed by a signal, lockrun ends by it too):
+Exit codes (otherwise COMMAND's own; a signal that ends it ends lockrun too):
    75  busy: --timeout 0, and it is held or others wait
   121  queue full: --max-waiters
   122  it would deadlock: this command already runs under the lock
@@ -504,71 +508,4 @@ pub fn tree() -> clap::Command {
         .subcommand(named(Break::command(), "break"))
         .subcommand(named(Prune::command(), "prune"))
         .subcommand(named(Completions::command(), "completions"))
-}
-
-/// Reads the command line.
-///
-/// # Errors
-/// How to end: after `--help` and `--version` with their text on stdout, and
-/// after one line on stderr for what cannot be understood.
-pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
-    let words: Vec<OsString> = words.collect();
-    let subcommand = words.get(1).and_then(|word| word.to_str());
-    let rest = || words.iter().skip(1);
-    let parsed = match subcommand {
-        Some("acquire") => Acquire::try_parse_from(rest()).map(|options| Command::Acquire(Box::new(options))),
-        Some("release") => Release::try_parse_from(rest()).map(Command::Release),
-        Some("renew") => Renew::try_parse_from(rest()).map(Command::Renew),
-        Some("check") => Check::try_parse_from(rest()).map(Command::Check),
-        Some("list") => List::try_parse_from(rest()).map(Command::List),
-        Some("status") => Status::try_parse_from(rest()).map(Command::Status),
-        Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
-        Some("break") => Break::try_parse_from(rest()).map(Command::Break),
-        Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
-        Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
-        _ => Run::try_parse_from(&words).map(|options| Command::Run(Box::new(options))),
-    };
-    parsed.map_err(|error| refuse(&error, &words))
-}
-
-fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // An output that is closed or full has not shown the help.
-            if error.print().is_ok() { Exit::Ok } else { Exit::Failed }
-        }
-        _ => {
-            message::tell(&usage_error(error, words));
-            Exit::Failed
-        }
-    }
-}
-
-/// clap's paragraphs as one line: what is wrong, a tip, where to read more.
-fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
-    if let Some(text) = missing_dashes(error, words) {
-        return text;
-    }
-    let rendered = error.render().to_string();
-    let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let said: Vec<&str> = said.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    let text = said.join("; ").replace(":; ", ": ");
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    format!("{}; see 'lockrun --help'", printable(text.as_bytes()))
-}
-
-/// The mistake that everybody makes who comes from flock(1).
-fn missing_dashes(error: &clap::Error, words: &[OsString]) -> Option<String> {
-    use clap::error::{ContextKind, ContextValue};
-    let ErrorKind::UnknownArgument = error.kind() else { return None };
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
-    if word.starts_with('-') {
-        return None;
-    }
-    let word = printable(word.as_bytes());
-    Some(if words.iter().any(|w| w == "--") {
-        format!("'{word}' is no option; a lock's name goes behind --name, the command behind '--'")
-    } else {
-        format!("put '--' before the command: lockrun [OPTIONS] -- {word} ...; see 'lockrun --help'")
-    })
 }

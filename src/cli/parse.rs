@@ -1,0 +1,83 @@
+//! From words to a command, or to one line that says what is wrong.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use super::{Acquire, Break, Check, Command, Completions, List, Prune, Release, Renew, Run, Status, Wait, usual};
+use crate::escape::printable;
+use crate::exit::Exit;
+use crate::message;
+
+/// Reads the command line.
+///
+/// # Errors
+/// How to end: after `--help` and `--version` with their text on stdout, and
+/// after one line on stderr for what cannot be understood.
+pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
+    let words: Vec<OsString> = words.collect();
+    let subcommand = words.get(1).and_then(|word| word.to_str());
+    let rest = || words.iter().skip(1);
+    let parsed = match subcommand {
+        Some("acquire") => Acquire::try_parse_from(rest()).map(|options| Command::Acquire(Box::new(options))),
+        Some("release") => Release::try_parse_from(rest()).map(Command::Release),
+        Some("renew") => Renew::try_parse_from(rest()).map(Command::Renew),
+        Some("check") => Check::try_parse_from(rest()).map(Command::Check),
+        Some("list") => List::try_parse_from(rest()).map(Command::List),
+        Some("status") => Status::try_parse_from(rest()).map(Command::Status),
+        Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
+        Some("break") => Break::try_parse_from(rest()).map(Command::Break),
+        Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
+        Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
+        _ => match usual::read(&words) {
+            Some(options) => Ok(options),
+            None => Run::try_parse_from(&words),
+        }
+        .map(|options| Command::Run(Box::new(options))),
+    };
+    parsed.map_err(|error| refuse(&error, &words))
+}
+
+fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // An output that is closed or full has not shown the help.
+            if error.print().is_ok() { Exit::Ok } else { Exit::Failed }
+        }
+        _ => {
+            message::tell(&usage_error(error, words));
+            Exit::Failed
+        }
+    }
+}
+
+/// clap's paragraphs as one line: what is wrong, a tip, where to read more.
+fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
+    if let Some(text) = missing_dashes(error, words) {
+        return text;
+    }
+    let rendered = error.render().to_string();
+    let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let is_noise = |line: &&str| line.is_empty() || ["For more", "tip: to pass"].iter().any(|s| line.starts_with(s));
+    let said: Vec<&str> = said.filter(|line| !is_noise(line)).collect();
+    let text = said.join("; ").replace(":; ", ": ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{}; see 'lockrun --help'", printable(text.as_bytes()))
+}
+
+/// The mistake that everybody makes who comes from flock(1).
+fn missing_dashes(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let ErrorKind::UnknownArgument = error.kind() else { return None };
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+    if word.starts_with('-') {
+        return None;
+    }
+    let word = printable(word.as_bytes());
+    Some(if words.iter().any(|w| w == "--") {
+        format!("'{word}' is no option; a lock's name goes behind --name, the command behind '--'")
+    } else {
+        format!("put '--' before the command: lockrun [OPTIONS] -- {word} ...; see 'lockrun --help'")
+    })
+}
