@@ -236,6 +236,16 @@ impl Acquisition {
         if !word.ends_with('\n') {
             bail!("{ENDED_EARLY}");
         }
+        // From now on the holder is told. What came until then, came to us.
+        loop {
+            match sys::next_signal(Some(Duration::ZERO)) {
+                Arrived::Nothing => break,
+                Arrived::Signal { number, sender, .. } if [sys::REPLACE(), sys::BREAK()].contains(&number) => {
+                    return Ok(self.asked.wait_ended(number, sender));
+                }
+                _ => {}
+            }
+        }
         self.asked.tell_granted();
         if self.lease_by_default {
             let lease = duration::display(DEFAULT_LEASE);

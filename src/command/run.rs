@@ -165,7 +165,7 @@ impl Job {
         // Nothing interrupts the child, and we keep the time for it.
         let patience = Patience { deadline: None, ..self.asked.patience };
         let wait = |mut place: FilePlace| {
-            place.rehearse(claim);
+            place.prepare(claim);
             Ok(match place.wait(&patience)? {
                 Turn::Granted => Verdict::Granted(place.into_held()),
                 Turn::Again | Turn::TimedOut => Verdict::Again,
@@ -210,6 +210,7 @@ impl Job {
         let mut catch = if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { STOPPING.to_vec() };
         catch.extend([sys::REPLACE(), sys::BREAK()]);
         let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch)?;
+        place.prepare(&self.claim);
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);
         sys::restore(&before);

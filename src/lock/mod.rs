@@ -180,9 +180,9 @@ pub trait Place {
     /// As [`Store::request`].
     fn wait(&mut self, patience: &Patience) -> Result<Turn>;
 
-    /// Does what a grant will do, without any effect, so that the pages that
-    /// it needs are there when others wait for every microsecond.
-    fn rehearse(&self, claim: &Claim);
+    /// Does what a grant will do, as far as it can be done in advance: after
+    /// it, everybody waits for every microsecond.
+    fn prepare(&mut self, claim: &Claim);
 
     /// Leaves the place to the forked process alone: it ends with that one.
     fn leave_to_child(&mut self);

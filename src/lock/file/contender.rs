@@ -17,7 +17,7 @@ use super::queue::{Queue, Ticket};
 use super::{Dir, Target, floor, rivals};
 use crate::lock::{Grant, Mode, Patience};
 use crate::name;
-use crate::record::{self, Claim, Record, Text};
+use crate::record::{self, Claim, Draft, Record, Text};
 use crate::sys;
 
 /// A lock's files, open, and how far we have come with them.
@@ -40,6 +40,8 @@ pub struct Contender {
     place: Option<u32>,
     /// The number of our grant.
     fence: Option<u64>,
+    /// Its text, as far as it can be written in advance.
+    draft: Option<Draft>,
     /// Held by a lockrun around us, so that there is nothing to take.
     covered: bool,
     /// What lockruns around us hold of it.
@@ -85,6 +87,7 @@ impl Contender {
             ticket: None,
             place: None,
             fence: None,
+            draft: None,
             covered: false,
             held_around: Vec::new(),
             has_signs: false,
@@ -347,15 +350,14 @@ impl Contender {
         {
             queue.enter_door().with_context(|| self.cannot_lock())?;
         }
-        let (fence, text) = self.next_record(dir, claim)?;
-        if let Some(queue) = &self.queue {
-            // A full disk must not keep anybody from locking: the text is a
-            // hint, and the clock goes on without it.
-            let _ = queue.file().write_all_at(&text, 0);
-            if let Some(place) = self.place {
-                let _ = queue.file().write_all_at(&text, record::offset_of_slot(place));
+        let fence = match self.write_draft() {
+            Some(fence) => fence,
+            None => {
+                let record = self.next_record(dir, claim, SystemTime::now())?;
+                self.write(&record.to_text());
+                record.fence
             }
-        }
+        };
         self.fence = Some(fence);
         if let (true, Some(queue)) = (claim.is_token, &self.queue) {
             let us = getpid().as_raw_nonzero().get();
@@ -365,10 +367,29 @@ impl Contender {
         Ok(self.grant(fence))
     }
 
-    /// The number and the text of a grant to us now.
-    fn next_record(&self, dir: &Dir, claim: &Claim) -> Result<(u64, Vec<u8>)> {
+    fn write(&self, text: &[u8]) {
+        let Some(queue) = &self.queue else { return };
+        // A full disk must not keep anybody from locking: the text is a hint,
+        // and the clock goes on without it.
+        let _ = queue.file().write_all_at(text, 0);
+        if let Some(place) = self.place {
+            let _ = queue.file().write_all_at(text, record::offset_of_slot(place));
+        }
+    }
+
+    /// The number of the grant, if the text for it was ready.
+    fn write_draft(&mut self) -> Option<u64> {
+        let mut draft = self.draft.take()?;
+        // In a pool, the place was not known.
+        let queue = self.queue.as_ref().filter(|_| self.place.is_none())?;
+        let (fence, text) = record::with_text(queue.file(), 0, |before| draft.fill(before, SystemTime::now()))?;
+        self.write(text);
+        Some(fence)
+    }
+
+    /// The record of a grant to us now.
+    fn next_record(&self, dir: &Dir, claim: &Claim, now: SystemTime) -> Result<Record> {
         let text = self.read_own_text()?;
-        let now = SystemTime::now();
         let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         // Without a record, the file is new: perhaps an older one was pruned.
         let last = text.record();
@@ -385,15 +406,14 @@ impl Contender {
             Mode::Place { of, .. } => Some(of),
             Mode::Exclusive | Mode::Shared => None,
         };
-        Ok((fence, record.to_text()))
+        Ok(record)
     }
 
-    /// See [`Place::rehearse`](crate::lock::Place::rehearse).
-    pub fn rehearse(&self, dir: &Dir, claim: &Claim) {
-        let _ = self.is_current(dir);
-        if let Ok((fence, _)) = self.next_record(dir, claim) {
-            drop(self.grant(fence));
-        }
+    /// See [`Place::prepare`](crate::lock::Place::prepare).
+    pub fn prepare(&mut self, dir: &Dir, claim: &Claim) {
+        let now = SystemTime::now();
+        let record = self.next_record(dir, claim, now).ok();
+        self.draft = record.and_then(|record| Draft::new(&record, claim, now));
     }
 
     fn grant(&self, fence: u64) -> Grant {

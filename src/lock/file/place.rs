@@ -79,8 +79,8 @@ impl Place for FilePlace {
         }
     }
 
-    fn rehearse(&self, claim: &Claim) {
-        self.contenders.iter().for_each(|contender| contender.rehearse(&self.dir, claim));
+    fn prepare(&mut self, claim: &Claim) {
+        self.contenders.iter_mut().for_each(|contender| contender.prepare(&self.dir, claim));
     }
 
     fn leave_to_child(&mut self) {

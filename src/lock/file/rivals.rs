@@ -33,6 +33,10 @@ pub struct Rival {
     /// The kernel shows us that it has the lock. Of others we only know that
     /// it had it once, so that they may be named, but never signalled.
     is_seen: bool,
+    /// The child that waits for it, if it is one that waits: the lock may be
+    /// granted to it, and it may be the holder of a token, by the time of a
+    /// signal that its parent does not read any more.
+    child: Option<(i32, OwnedFd)>,
 }
 
 /// Ends who holds `lock`, and those of `replacers` who wait on `queue`.
@@ -135,9 +139,11 @@ impl Rival {
         // A lockrun's child that waits listens to nobody; its parent does.
         if process::name(pid) == sys::WAITER_NAME {
             let parent = process::parent(pid)?;
-            return Self::find(parent, &|| process::parent(pid) == Some(parent));
+            let rival = Self::find(parent, &|| process::parent(pid) == Some(parent))?;
+            let child = rival.child.or(Some((pid, process)));
+            return Some(Self { child, ..rival });
         }
-        Some(Self { pid, process, is_lockrun: is_lockrun(pid), is_seen: true })
+        Some(Self { pid, process, is_lockrun: is_lockrun(pid), is_seen: true, child: None })
     }
 
     /// Sends a signal.
@@ -145,7 +151,12 @@ impl Rival {
     /// # Errors
     /// It is another user's. That it has ended is none.
     fn signal(&self, signal: i32) -> Result<()> {
-        let sent = if self.is_seen { sys::send_by_pidfd(&self.process, signal) } else { Err(Errno::PERM) };
+        let mut sent = if self.is_seen { sys::send_by_pidfd(&self.process, signal) } else { Err(Errno::PERM) };
+        if let Some((pid, child)) = &self.child
+            && process::name(*pid) == sys::HOLDER_NAME
+        {
+            sent = sys::send_by_pidfd(child, signal);
+        }
         match sent {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) => Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))

@@ -3,11 +3,15 @@
 //! It is a hint for people and the memory of the fencing number. Nothing is
 //! decided by it: whether a lock is held, only the kernel knows.
 
+mod draft;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+pub use draft::Draft;
 
 /// Size of the text in a lock file, in bytes. Always the same, so that one
 /// write replaces all of an older text, and within a page, so that a reader
@@ -171,9 +175,14 @@ pub fn read(file: &File) -> Text {
 
 /// Reads one of its records: see [`offset_of_slot`].
 pub fn read_at(file: &File, offset: u64) -> Text {
+    with_text(file, offset, parse)
+}
+
+/// Does something with the bytes of a record; none if they cannot be read.
+pub fn with_text<T>(file: &File, offset: u64, act: impl FnOnce(&[u8]) -> T) -> T {
     let mut text = [0; SIZE];
     let length = file.read_at(&mut text, offset).unwrap_or(0);
-    parse(&text[..length])
+    act(&text[..length])
 }
 
 impl Text {

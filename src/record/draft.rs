@@ -1,0 +1,141 @@
+//! The text of a grant that may come at any moment.
+//!
+//! While somebody holds the lock there is time to write all of it but the
+//! number and the time. When the lock is handed over there is none: these few
+//! digits are put in, and nothing is parsed or formatted.
+
+use std::ops::Range;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{BEGINNING, Claim, Record, SIZE};
+
+/// A record's text, less what only its grant brings.
+pub struct Draft {
+    text: Vec<u8>,
+    /// The date that the text has, in days since 1970; the time of day is put in.
+    day: u64,
+    time_of_day: Range<usize>,
+}
+
+/// Behind [`BEGINNING`] stands the number.
+const FENCE: &[u8] = br#""fence":"#;
+const SINCE: &[u8] = br#""since":""#;
+/// What the text of a token has that was given back, whose end the next
+/// record tells. In a string its quotes would have backslashes.
+const ENDED: &[u8] = br#""ended":"#;
+/// How the time begins.
+const DATE: &str = "2026-11-22T";
+
+const DAY: u64 = 24 * 60 * 60;
+
+impl Draft {
+    /// The text of `record`, which was made at `now` for `claim`; `None` if
+    /// more of it would be different at another time.
+    pub fn new(record: &Record, claim: &Claim, now: SystemTime) -> Option<Self> {
+        if claim.expires.is_some() || record.previous.is_some() {
+            return None;
+        }
+        let text = record.to_text();
+        let since = text.windows(SINCE.len()).position(|at| at == SINCE)? + SINCE.len();
+        let time = since + DATE.len();
+        let day = now.duration_since(UNIX_EPOCH).ok()?.as_secs() / DAY;
+        Some(Self { text, day, time_of_day: time..time + "00:00:00.000".len() })
+    }
+
+    /// The number and the text of a grant at `now`, where the lock's file says
+    /// `before`; `None` if that takes a closer look.
+    pub fn fill(&mut self, before: &[u8], now: SystemTime) -> Option<(u64, &[u8])> {
+        let is_whole = before.len() == SIZE && before.trim_ascii_end().ends_with(b"}");
+        if !is_whole || before.windows(ENDED.len()).any(|at| at == ENDED) {
+            return None;
+        }
+        let last = &before[fence_in(before)?];
+        let last =
+            last.iter().fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+        let clock = now.duration_since(UNIX_EPOCH).ok()?;
+        let fence = last.checked_add(1)?.max(clock.as_micros().try_into().ok()?);
+        if clock.as_secs() / DAY != self.day {
+            return None;
+        }
+        let seconds = clock.as_secs() % DAY;
+        let times = [
+            (0, 2, seconds / 3600),
+            (3, 2, seconds / 60 % 60),
+            (6, 2, seconds % 60),
+            (9, 3, clock.subsec_millis().into()),
+        ];
+        for (at, width, number) in times {
+            let at = self.time_of_day.start + at;
+            put(&mut self.text[at..at + width], number);
+        }
+        let digits = fence_in(&self.text)?;
+        put(&mut self.text[digits], fence).then_some((fence, &self.text))
+    }
+}
+
+/// Where the digits of the number are in a text of ours.
+fn fence_in(text: &[u8]) -> Option<Range<usize>> {
+    let start = BEGINNING.len() + FENCE.len();
+    let digits = text.strip_prefix(BEGINNING)?.strip_prefix(FENCE)?;
+    let length = digits.iter().take_while(|digit| digit.is_ascii_digit()).count();
+    // All numbers of nineteen digits fit into 64 bits.
+    (1..20).contains(&length).then_some(start..start + length)
+}
+
+/// Fills the field with the number's digits; `false` if it has more.
+fn put(field: &mut [u8], mut number: u64) -> bool {
+    for digit in field.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Text, parse};
+    use super::*;
+
+    fn claim() -> Claim {
+        let command = br#"x "since":"y" "ended":"#.to_vec();
+        Claim { user: "ann".into(), host: "box".into(), command, ..Claim::default() }
+    }
+
+    fn record(fence: u64, now: SystemTime) -> Record {
+        Record::new(&claim(), b"calc", fence, 42, now)
+    }
+
+    fn at(day: u64, milliseconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis((day * DAY) * 1000 + milliseconds)
+    }
+
+    #[test]
+    fn a_draft_that_is_filled_is_what_the_record_would_have_been() {
+        let (then, now) = (at(20_000, 1), at(20_000, 86_399_999));
+        let micros = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+        for last in [1, micros(then), micros(now) - 1, micros(now), micros(now) + 77] {
+            let mut draft = Draft::new(&record(micros(then), then), &claim(), then).unwrap();
+            let (fence, text) = draft.fill(&record(last, then).to_text(), now).unwrap();
+            assert_eq!(fence, micros(now).max(last + 1));
+            assert_eq!(parse(text), Text::Record(Box::new(record(fence, now))));
+        }
+    }
+
+    #[test]
+    fn what_takes_a_closer_look_is_not_filled() {
+        let now = at(20_000, 5);
+        let mut draft = Draft::new(&record(7, now), &claim(), now).unwrap();
+        let whole = record(7, now).to_text();
+        let ended = Record { ended: Some("released".into()), ..record(7, now) }.to_text();
+        let foreign = vec![b' '; SIZE];
+        for before in [&whole[..20], b"", &[0; SIZE], &foreign, &ended] {
+            assert!(draft.fill(before, now).is_none(), "{before:?}");
+        }
+        assert!(draft.fill(&whole, at(20_001, 0)).is_none());
+        assert!(draft.fill(&record(u64::MAX, now).to_text(), now).is_none());
+        let expires = Some(Duration::from_secs(1));
+        assert!(Draft::new(&record(7, now), &Claim { expires, ..claim() }, now).is_none());
+    }
+}
