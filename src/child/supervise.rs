@@ -83,11 +83,11 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
         if let Some(outcome) = arrived.and_then(|arrived| state.take(&mut plan, arrived)) {
             return Ok(outcome);
         }
-        let stop = state.reap(&mut plan);
+        state.reap(&mut plan);
         if let Some(outcome) = state.outcome(&plan) {
             return Ok(outcome);
         }
-        if stop {
+        if std::mem::take(&mut state.has_to_stop) && state.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
         arrived = Some(sys::next_signal(state.pause()));
@@ -113,6 +113,8 @@ enum Phase {
 struct State {
     ended: Option<Ended>,
     stopped: bool,
+    /// The terminal stopped COMMAND, and we have not yet stopped with it.
+    has_to_stop: bool,
     /// COMMAND went on, and we have not yet read a CONT of our own for it.
     continued_with_us: bool,
     phase: Phase,
@@ -127,6 +129,7 @@ impl State {
         Self {
             ended: None,
             stopped: false,
+            has_to_stop: false,
             continued_with_us: false,
             phase: Phase::Running,
             cause: None,
@@ -160,21 +163,19 @@ impl State {
     }
 
     /// Reads what the kernel says about our children, before every sleep, so
-    /// that no news is slept over. Returns whether to stop as COMMAND did.
-    fn reap(&mut self, plan: &mut Supervision) -> bool {
-        let mut stop = false;
+    /// that no news is slept over.
+    fn reap(&mut self, plan: &mut Supervision) {
         let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
         while let Ok(Some((pid, status))) = wait(options) {
             if pid == plan.command {
-                stop = self.command_changed(status) || stop;
+                self.command_changed(status);
             } else if !status.stopped() && !status.continued() {
                 plan.tree.forget(pid);
             }
         }
-        stop && self.stopped
     }
 
-    fn command_changed(&mut self, status: WaitStatus) -> bool {
+    fn command_changed(&mut self, status: WaitStatus) {
         if let Some(code) = status.exit_status() {
             self.ended = Some(Ended::Code(code as u8));
         } else if let Some(signal) = status.terminating_signal() {
@@ -184,12 +185,11 @@ impl State {
             self.continued_with_us = false;
             // What the terminal stops, it stops as a job, and we are part of
             // the job; by SIGSTOP somebody means COMMAND alone.
-            return matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+            self.has_to_stop = matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
         } else if status.continued() {
             self.continued_with_us = self.stopped;
             self.stopped = false;
         }
-        false
     }
 
     fn outcome(&self, plan: &Supervision) -> Option<Outcome> {
