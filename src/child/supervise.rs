@@ -185,7 +185,7 @@ impl State {
             self.continued_with_us = false;
             // What the terminal stops, it stops as a job, and we are part of
             // the job; by SIGSTOP somebody means COMMAND alone.
-            self.has_to_stop = matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+            self.has_to_stop = sys::STOPPING.contains(&signal);
         } else if status.continued() {
             self.continued_with_us = self.stopped;
             self.stopped = false;

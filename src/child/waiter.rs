@@ -386,5 +386,5 @@ pub fn is_deadly(signal: i32) -> bool {
 }
 
 fn is_stopping(signal: i32) -> bool {
-    [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) && !sys::is_ignored(signal)
+    sys::STOPPING.contains(&signal) && !sys::is_ignored(signal)
 }

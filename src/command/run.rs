@@ -31,8 +31,6 @@ const NAME: &str = "LOCKRUN_NAME";
 const FENCE: &str = "LOCKRUN_FENCE";
 const SLOT: &str = "LOCKRUN_SLOT";
 
-/// What Ctrl-Z and a terminal do to a job.
-const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 /// What ends a wait.
 const CAUGHT_AS_INIT: [i32; 11] = [
     libc::SIGTSTP,
@@ -207,7 +205,8 @@ impl Job {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
         let before = sys::restore(&self.asked.patience.mask);
         // The kernel keeps those from PID 1 that it does not catch.
-        let mut catch = if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { STOPPING.to_vec() };
+        let mut catch =
+            if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
         catch.extend([sys::REPLACE(), sys::BREAK()]);
         let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch)?;
         place.prepare(&self.claim);
@@ -216,7 +215,7 @@ impl Job {
         sys::restore(&before);
         match (turn, sys::take_caught()) {
             (Turn::Again, _) => Ok(None),
-            (Turn::TimedOut, Some(signal)) if STOPPING.contains(&signal) => {
+            (Turn::TimedOut, Some(signal)) if sys::STOPPING.contains(&signal) => {
                 // Not with our place in the queue: nobody waits for a job
                 // that is stopped.
                 drop(place);

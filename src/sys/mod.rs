@@ -22,7 +22,7 @@ pub use light_sleep::lightly;
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, BREAK, Mask, NOTIFY, REPLACE, block_all, default_on_child_death, end_by, has_caught, is_ignored,
+    Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, end_by, has_caught, is_ignored,
     next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
 };
 pub use signal_fd::SignalFd;

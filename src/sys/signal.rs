@@ -51,6 +51,9 @@ pub(super) fn WAKE() -> i32 {
 #[derive(Clone, Copy)]
 pub struct Mask(libc::sigset_t);
 
+/// What Ctrl-Z and a terminal send to stop a job.
+pub const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
 /// Why [`next_signal`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {
