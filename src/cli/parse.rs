@@ -43,7 +43,9 @@ fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // An output that is closed or full has not shown the help.
-            if error.print().is_ok() { Exit::Ok } else { Exit::Failed }
+            let Err(why) = error.print() else { return Exit::Ok };
+            message::tell(&format!("cannot print to stdout: {why}"));
+            Exit::Failed
         }
         _ => {
             message::tell(&usage_error(error, words));

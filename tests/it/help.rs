@@ -83,3 +83,12 @@ fn help_after_the_dashes_is_the_commands() {
     let outcome = sandbox.lockrun(&command).run();
     outcome.assert_code(0).assert_stdout("--help\n");
 }
+
+#[test]
+fn a_help_that_cannot_be_printed_is_a_failure_that_is_told() {
+    for option in ["--help", "-h", "--version"] {
+        let sandbox = Sandbox::new();
+        let outcome = sandbox.sh(&format!("lockrun {option} >/dev/full")).run();
+        outcome.assert_code(125).assert_one_line(&["cannot print to stdout", "No space left"]);
+    }
+}
