@@ -1,6 +1,6 @@
 //! `--max-waiters N`: exactly N wait, whoever comes then fails at once.
 
-use crate::support::{Asked, Form, Sandbox, eventually, is_alive, stubborn_holder as stubborn};
+use crate::support::{Asked, Form, Sandbox, end_of_stubborn, eventually, is_alive, stubborn_holder as stubborn};
 
 fn at_most(number: &str) -> [&str; 4] {
     ["-l", "calc", "--max-waiters", number]
@@ -171,7 +171,7 @@ fn who_replaces_is_not_limited() {
         let holder = stubborn(&sandbox, &["-l", "calc"]);
         let waiter = form.ask(&sandbox, &["-l", "calc"]).until_waiting();
         let replacer = form.ask(&sandbox, &[&["--replace"], &at_most("1")[..]].concat()).until_waiting();
-        holder.wait().assert_code(123);
+        end_of_stubborn(holder).assert_code(123);
         waiter.until_held().release();
         replacer.until_held();
     }
@@ -185,7 +185,7 @@ fn nor_counted() {
         let replacer = form.ask(&sandbox, &["--replace", "-l", "calc"]).until_waiting();
         let waiter = form.ask(&sandbox, &[&["-t", "0.1"], &at_most("1")[..]].concat());
         waiter.end().assert_code(124);
-        holder.wait().assert_code(123);
+        end_of_stubborn(holder).assert_code(123);
         replacer.until_held();
     }
 }

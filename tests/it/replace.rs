@@ -1,7 +1,8 @@
 //! `--replace`: ends who holds the lock, and who waits to do the same.
 
 use crate::support::{
-    Form, Running, Sandbox, eventually, is_alive, is_held, may_act_as_root, status_field, stubborn_holder as stubborn,
+    Form, Running, Sandbox, end_of_stubborn, eventually, is_alive, is_held, may_act_as_root, status_field,
+    stubborn_holder as stubborn,
 };
 use std::fs;
 
@@ -153,7 +154,7 @@ fn who_waits_to_replace_is_replaced_too_and_says_by_whom() {
         let older = older.ask(&sandbox, &REPLACE).until_waiting();
         let newer = newer.ask(&sandbox, &REPLACE);
         eventually("the older one ends", || !is_alive(older.running().pid()) || newer.holds());
-        holder.wait().assert_code(123);
+        end_of_stubborn(holder).assert_code(123);
         older.end().assert_code(123).assert_stdout("").assert_one_line(&["calc", "replaced", "by pid"]);
         newer.until_held().release().assert_code(0);
     }
@@ -167,7 +168,7 @@ fn so_is_one_that_waits_with_exec() {
     let older = sandbox.lockrun(&["--exec", "--replace", "-l", "calc", "--", "true"]).start().until_waiting();
     let newer = Form::Run.ask(&sandbox, &REPLACE);
     older.wait().assert_code(123).assert_one_line(&["calc", "replaced"]);
-    holder.wait().assert_code(123);
+    end_of_stubborn(holder).assert_code(123);
     newer.until_held();
 }
 

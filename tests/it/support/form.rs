@@ -1,6 +1,6 @@
 //! The two ways to take a lock.
 
-use super::{Outcome, Running, Sandbox, eventually};
+use super::{Outcome, Running, Sandbox, eventually, status_field};
 
 /// How a lock is taken: around a command, or for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,4 +151,15 @@ pub fn stubborn_holder(sandbox: &Sandbox, options: &[&str]) -> Running {
     let script = "trap '' TERM; echo holding; exec cat";
     let args = [options, &["--kill-after", "100", "-c", script]].concat();
     sandbox.lockrun(&args).input("").start().until_says("holding")
+}
+
+/// Lets a [`stubborn_holder`] end that has been asked to, and returns how. The
+/// end of its input must not come first: then nobody would have ended it.
+#[track_caller]
+pub fn end_of_stubborn(holder: Running) -> Outcome {
+    eventually("it has read that it is to end", || {
+        let pending = u64::from_str_radix(&status_field(holder.pid(), "ShdPnd"), 16).unwrap();
+        pending >> (libc::SIGRTMIN() - 1) == 0
+    });
+    holder.wait()
 }

@@ -28,7 +28,7 @@ mod token;
 mod tracer;
 
 pub use example::Example;
-pub use form::{Asked, Form, stubborn_holder};
+pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
