@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// A command to be run; options first, then [`run`](Self::run) or
 /// [`start`](Self::start).
@@ -84,8 +85,15 @@ impl Invocation {
         let text = invocation.text();
         let [stdin, stdout] = [(); 2].map(|()| terminal.try_clone().unwrap());
         let command = invocation.command.stdin(stdin).stdout(stdout).stderr(terminal);
+        let started = Instant::now();
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
-        Running::new(child, text, invocation.output.with_extension("out"), invocation.output.with_extension("err"))
+        Running::new(
+            started,
+            child,
+            text,
+            invocation.output.with_extension("out"),
+            invocation.output.with_extension("err"),
+        )
     }
 
     /// Starts it in a process group of its own. Its standard input is a pipe
@@ -98,6 +106,7 @@ impl Invocation {
             Some(_) => Stdio::piped(),
             None => Stdio::null(),
         };
+        let started = Instant::now();
         let mut child = self
             .command
             .stdin(stdin)
@@ -109,7 +118,7 @@ impl Invocation {
         if let (Some(text), Some(pipe)) = (self.input, child.stdin.as_mut()) {
             pipe.write_all(&text).expect("writing to its stdin");
         }
-        Running::new(child, text, stdout, stderr)
+        Running::new(started, child, text, stdout, stderr)
     }
 
     fn text(&self) -> String {

@@ -20,8 +20,10 @@ pub struct Running {
 }
 
 impl Running {
-    pub(super) fn new(child: Child, command: String, stdout: PathBuf, stderr: PathBuf) -> Self {
-        Self { child, command, stdout, stderr, started: Instant::now(), ended: false }
+    /// `started`: just before the child was, so that it took no longer than
+    /// we say.
+    pub(super) fn new(started: Instant, child: Child, command: String, stdout: PathBuf, stderr: PathBuf) -> Self {
+        Self { child, command, stdout, stderr, started, ended: false }
     }
 
     pub fn pid(&self) -> i32 {
