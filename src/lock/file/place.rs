@@ -45,18 +45,17 @@ impl Place for FilePlace {
             }
             // Those after this one, as a newcomer would take them.
             loop {
-                if !self.contenders[self.at].is_current(&self.dir)? {
-                    return Ok(Turn::Again);
+                let is_last = self.at + 1 == self.contenders.len();
+                // With the last one all of them: the first ones may have been
+                // replaced while we waited for it.
+                let first = if is_last { 0 } else { self.at };
+                for contender in &self.contenders[first..=self.at] {
+                    if !contender.is_current(&self.dir)? {
+                        return Ok(Turn::Again);
+                    }
                 }
                 self.at += 1;
-                if self.at == self.contenders.len() {
-                    // The first ones may have been replaced while we waited
-                    // for the last.
-                    for contender in &self.contenders {
-                        if !contender.is_current(&self.dir)? {
-                            return Ok(Turn::Again);
-                        }
-                    }
+                if is_last {
                     return Ok(Turn::Granted);
                 }
                 self.contenders[self.at - 1].give_ticket_back();
