@@ -10,7 +10,7 @@
 //! LOCKRUN_TEST_FULL=1 cargo test --test it campaign:: -- --nocapture
 //! ```
 
-use crate::support::{LIMIT, Outcome, Running, Sandbox, children};
+use crate::support::{LIMIT, Outcome, Random, Running, Sandbox, children};
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
 use std::env::{current_exe, var, var_os};
@@ -209,20 +209,6 @@ fn witness(name: &str, mode: &str, place: Option<i64>) -> File {
     }
     append("grants", format!("{name} {mode}{place} {me}\n"));
     file
-}
-
-/// The same numbers in every run (xorshift).
-struct Random(u32);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        let mut next = self.0.wrapping_add(0x9e37_79b9);
-        next ^= next << 13;
-        next ^= next >> 17;
-        next ^= next << 5;
-        self.0 = next;
-        (next >> 8) as usize % limit
-    }
 }
 
 // Locks that are broken on purpose.

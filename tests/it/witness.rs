@@ -2,7 +2,7 @@
 //! killed, watched by a lock of another kind: never two where one may be, and
 //! nobody stuck.
 
-use crate::support::{Running, Sandbox};
+use crate::support::{Random, Running, Sandbox};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::env::current_exe;
 use std::fs::File;
@@ -104,18 +104,4 @@ fn turn(sandbox: &Sandbox, random: &mut Random) -> u32 {
 fn kill_some_time(running: &Running, signal: i32, random: &mut Random) {
     sleep(Duration::from_micros(random.below(20_000) as u64));
     running.signal(signal);
-}
-
-/// The same numbers in every run (xorshift).
-struct Random(u32);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        let mut next = self.0.wrapping_add(0x9e37_79b9);
-        next ^= next << 13;
-        next ^= next >> 17;
-        next ^= next << 5;
-        self.0 = next;
-        (next >> 8) as usize % limit
-    }
 }
