@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Marks every process of a sandbox, so that none outlives it. The processes
@@ -27,9 +28,20 @@ pub struct Sandbox {
     outputs: AtomicU32,
 }
 
+/// A script that runs the tests with `&` has Ctrl-C ignored by all that they
+/// start; the tests mean what is started from a terminal.
+fn hear_the_keyboard() {
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: the default action is no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 impl Sandbox {
     pub fn new() -> Self {
         static SANDBOXES: AtomicU32 = AtomicU32::new(0);
+        static HEARING: Once = Once::new();
+        HEARING.call_once(hear_the_keyboard);
         let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
         let name = format!("lockrun-test-{}-{number}", std::process::id());
         let sandbox =
