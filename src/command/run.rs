@@ -194,7 +194,10 @@ impl Job {
                 if let Some(failure) = waiter.failure() {
                     return Err(failure);
                 }
-                Ok(Some(waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno))))
+                let exit = waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno));
+                // Its memory ends with us.
+                std::mem::forget(waiter);
+                Ok(Some(exit))
             }
         }
     }

@@ -228,13 +228,16 @@ impl Contender {
     /// # Errors
     /// `EINTR`, when a timer or a signal came: to be called again, or not.
     pub fn wait(&mut self) -> io::Result<()> {
-        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
-            queue.wait_for_turn(ticket, self.mode)?;
-        }
-        match self.mode {
-            Mode::Exclusive => sys::lightly(FLOCK, || fs2::FileExt::lock_exclusive(&self.lock.file))?,
-            Mode::Shared | Mode::Place { .. } => sys::lightly(FLOCK, || fs2::FileExt::lock_shared(&self.lock.file))?,
-        }
+        let slept = match (&self.queue, self.ticket) {
+            (Some(queue), Some(ticket)) => queue.wait_for_turn(ticket, self.mode)?,
+            _ => false,
+        };
+        let lock = || match self.mode {
+            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file),
+            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file),
+        };
+        // Whoever slept behind others has no code but what it needs next.
+        if slept { lock()? } else { sys::lightly(FLOCK, lock)? }
         let places = Places::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
             (Mode::Shared, ..) if self.has_places() => places.share_all()?,

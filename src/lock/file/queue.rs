@@ -399,19 +399,29 @@ impl Queue {
         Ok(signs)
     }
 
-    /// Sleeps until nobody before `ticket` is in the way any more.
+    /// Sleeps until nobody before `ticket` is in the way any more. Returns
+    /// whether anybody was.
     ///
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
-    pub fn wait_for_turn(&self, ticket: Ticket, mode: Mode) -> io::Result<()> {
-        // Numbers only grow, so a line that is empty before us stays so.
-        lines_before(mode).into_iter().try_for_each(|line| self.wait_in(line, ticket))?;
+    pub fn wait_for_turn(&self, ticket: Ticket, mode: Mode) -> io::Result<bool> {
+        // Numbers only grow, so a line that is empty before us stays so: asked
+        // now, there is less to ask when the lock is handed over.
+        let mut lines = Vec::new();
+        for line in lines_before(mode) {
+            if self.before(line, ticket)?.is_some() {
+                lines.push(line);
+            }
+        }
+        let mut slept = !lines.is_empty();
+        lines.into_iter().try_for_each(|line| self.wait_in(line, ticket))?;
         if let Mode::Place { which: Some(place), .. } = mode {
             while let Some(before) = self.in_a_pool_before(place, ticket)? {
                 self.sleep_on(Line::tickets(ANY, Kind::Read), before)?;
+                slept = true;
             }
         }
-        Ok(())
+        Ok(slept)
     }
 
     /// One of those who came before `ticket` and would take this place as
@@ -456,6 +466,10 @@ impl Queue {
 
     /// The last of those in a line who go before `ticket`.
     fn before(&self, line: Line, ticket: Ticket) -> io::Result<Option<Ticket>> {
+        // Whoever has slept, and is to go on, finds nobody.
+        if self.bytes().conflict(line.kind, line.start, ticket.0 * line.stride)?.is_none() {
+            return Ok(None);
+        }
         // Nearly always it is the neighbour.
         if ticket.0 > 0 {
             let neighbour = Ticket(ticket.0 - 1);
