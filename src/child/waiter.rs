@@ -208,6 +208,8 @@ impl Waiter {
             sys::exit_now(125);
         }
         sys::become_waiter();
+        // So that its page is there before somebody waits for us.
+        cell.granted_at.store(0, Ordering::Relaxed);
         let held = match wait(place) {
             Ok(Verdict::Granted(held)) => held,
             Ok(Verdict::Again) => cell.end(AGAIN),

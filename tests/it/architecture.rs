@@ -78,6 +78,57 @@ fn unsafe_stands_in_sys_only() {
     }
 }
 
+/// The linker says nothing of a pattern that finds nothing.
+#[test]
+fn what_is_linked_side_by_side_is_there() {
+    let order = fs::read_to_string(src().join("../.cargo/order.ld")).unwrap();
+    let patterns = order.lines().filter_map(|line| line.trim().strip_prefix("*(.text.*"));
+    let paths: Vec<_> = patterns.filter_map(path_in_symbol).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        let (file, items) = resolve(&path);
+        let text = fs::read_to_string(&file).unwrap();
+        let words: BTreeSet<_> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        let missing: Vec<_> = items.iter().filter(|item| !words.contains(item.as_str())).collect();
+        assert!(missing.is_empty(), "{path:?}: no {missing:?} in {}", file.display());
+    }
+}
+
+/// What a pattern of mangled symbols names in this crate: of `7lockrun4name4stem*`
+/// and `lockrun..name..stem*`, name and stem.
+fn path_in_symbol(pattern: &str) -> Option<Vec<String>> {
+    if let Some((_, path)) = pattern.split_once("lockrun..") {
+        let end = path.find(['*', ')']).unwrap_or(path.len());
+        return Some(path[..end].split("..").map(str::to_owned).collect());
+    }
+    let (_, mut rest) = pattern.split_once("7lockrun")?;
+    let mut path = Vec::new();
+    while let Some(digits) = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0) {
+        let (length, name) = rest.split_at(digits);
+        let (name, after) = name.split_at(length.parse().unwrap());
+        path.push(name.to_owned());
+        rest = after;
+    }
+    Some(path)
+}
+
+/// The file of a path, and what of the path is in the file.
+fn resolve(path: &[String]) -> (PathBuf, &[String]) {
+    let mut directory = src();
+    for (place, name) in path.iter().enumerate() {
+        let file = directory.join(name).with_extension("rs");
+        directory.push(name);
+        if file.exists() {
+            return (file, &path[place + 1..]);
+        }
+        if !directory.is_dir() {
+            let module = directory.with_file_name(if place == 0 { "lib.rs" } else { "mod.rs" });
+            return (module, &path[place..]);
+        }
+    }
+    (directory.join("mod.rs"), &[])
+}
+
 /// The first folder or file below `src/`.
 fn module_of(file: &Path) -> String {
     let inside = file.strip_prefix(src()).unwrap();

@@ -237,7 +237,11 @@ impl Contender {
             Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file),
         };
         // Whoever slept behind others has no code but what it needs next.
-        if slept { lock()? } else { sys::lightly(FLOCK, lock)? }
+        if slept {
+            lock()?
+        } else {
+            sys::lightly(FLOCK, lock)?
+        }
         let places = Places::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
             (Mode::Shared, ..) if self.has_places() => places.share_all()?,
