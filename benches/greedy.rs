@@ -17,6 +17,9 @@ const LOOPS: usize = 8;
 struct Shares {
     turns_of_each: Vec<usize>,
     longest_wait: Duration,
+    /// Turns that began during it. In a fair queue hardly more than one of
+    /// each loop; then it was the machine that took so long, and not the tool.
+    turns_meanwhile: usize,
     one_turn: Duration,
 }
 
@@ -40,6 +43,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
         "one turn, ms",
         "longest wait, ms",
         "÷ two rounds",
+        "turns meanwhile",
     ]);
     let mut ours = None;
     for tool in bench.peers.among(&[Way::Lockrun, Way::Flock]) {
@@ -52,6 +56,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
             format!("{:.2}", shares.one_turn.as_secs_f64() * 1e3),
             format!("{:.1}", shares.longest_wait.as_secs_f64() * 1e3),
             two_places(shares.wait_in_two_rounds()),
+            shares.turns_meanwhile.to_string(),
         ]);
         if tool.way == Way::Lockrun {
             ours = Some(shares);
@@ -101,18 +106,17 @@ fn run_loops(bench: &Bench, tool: &Tool) -> anyhow::Result<Shares> {
 
     let stamps = stamps.read()?;
     stamps::hand_overs(&stamps, 1)?; // nobody overlapped
-    let mut longest_wait = 0;
-    for (id, asked) in asked.iter().enumerate() {
-        let began = stamps.iter().filter(|stamp| stamp.id == id as i64);
-        for (asked, stamp) in asked.iter().zip(began) {
-            longest_wait = longest_wait.max(stamp.began - asked);
-        }
-    }
+    let waits = asked.iter().enumerate().flat_map(|(id, asked)| {
+        let began = stamps.iter().filter(move |stamp| stamp.id == id as i64).map(|stamp| stamp.began);
+        asked.iter().copied().zip(began)
+    });
+    let (asked_at, began_at) = waits.max_by_key(|(asked, began)| began - asked).context("no waits at all")?;
     let (first, last) = stamps.first().zip(stamps.last()).context("no turns at all")?;
     let all = Duration::from_nanos((last.ended - first.began).unsigned_abs());
     Ok(Shares {
         turns_of_each: asked.iter().map(Vec::len).collect(),
-        longest_wait: Duration::from_nanos(longest_wait.unsigned_abs()),
+        longest_wait: Duration::from_nanos((began_at - asked_at).unsigned_abs()),
+        turns_meanwhile: stamps.iter().filter(|stamp| (asked_at..began_at).contains(&stamp.began)).count(),
         one_turn: all / u32::try_from(stamps.len())?,
     })
 }

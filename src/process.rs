@@ -1,6 +1,7 @@
 //! Processes as /proc shows them: parents, children, states.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -72,13 +73,18 @@ pub fn is_ending(pid: i32) -> bool {
     })
 }
 
-/// Sleeps until it has ended, and let go of all it had; not longer than
-/// `limit`.
-pub fn wait_for_end(pid: i32, limit: Duration) {
-    let Some(Ok(process)) = id(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+/// What cannot be mistaken for another process that gets the same id later;
+/// `None` for one that is gone.
+pub fn open(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(id(pid)?, PidfdFlags::empty()).ok()
+}
+
+/// Sleeps until an [`open`] process has ended, and let go of all it had; not
+/// longer than `limit`. Returns whether it has.
+pub fn wait_for_end(process: &OwnedFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).ok();
     // Only a signal's handler could interrupt it, and we have none.
-    let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], limit.as_ref());
+    poll(&mut [PollFd::new(process, PollFlags::IN)], limit.as_ref()).is_ok_and(|ended| ended > 0)
 }
 
 /// Whether it has ended without being waited for; `false` for one that is

@@ -11,10 +11,8 @@ use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, pidfd_open,
-    set_parent_process_death_signal, waitid, waitpid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
 };
 use rustix::thread::futex::{self, Timespec};
 
@@ -42,7 +40,7 @@ const CLEARED: u32 = 2;
 const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// Those that sleep for the child end with it, by the kernel's hand.
-const SLEEPERS_END: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+const SLEEPERS_END: Duration = Duration::from_secs(5);
 
 /// What the child tells the parent. Fits into one page.
 struct Cell {
@@ -319,12 +317,11 @@ impl Waiter {
     /// Ends the child and those that sleep for it: when we return, none of
     /// them has anything of the lock any more.
     fn end_child(&self) {
-        let open = |pid: i32| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
-        let sleepers: Vec<_> = process::children(self.child_id()).into_iter().filter_map(open).collect();
+        let sleepers: Vec<_> = process::children(self.child_id()).into_iter().filter_map(process::open).collect();
         let _ = sys::send(self.child, libc::SIGKILL);
         self.over(());
         for sleeper in &sleepers {
-            let _ = poll(&mut [PollFd::new(sleeper, PollFlags::IN)], Some(&SLEEPERS_END));
+            process::wait_for_end(sleeper, SLEEPERS_END);
         }
     }
 

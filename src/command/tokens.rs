@@ -110,8 +110,8 @@ fn is_out_of_reach(pid: i32) -> bool {
         return false;
     }
     let is_ending = process::is_ending(pid);
-    if is_ending {
-        process::wait_for_end(pid, END_LIMIT);
+    if is_ending && let Some(holder) = process::open(pid) {
+        process::wait_for_end(&holder, END_LIMIT);
     }
     !is_ending
 }

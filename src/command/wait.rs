@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::cli;
 use crate::duration::{self, Limit};
@@ -80,8 +79,7 @@ fn holders(seen: &[Seen]) -> Vec<i32> {
 
 /// Those that can still end.
 fn open(pids: &[i32]) -> Vec<OwnedFd> {
-    let open = |pid: &i32| pidfd_open(process::id(*pid)?, PidfdFlags::empty()).ok();
-    pids.iter().filter_map(open).collect()
+    pids.iter().filter_map(|pid| process::open(*pid)).collect()
 }
 
 /// Whether one of them ended meanwhile.

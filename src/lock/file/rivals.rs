@@ -11,9 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, set_parent_process_death_signal};
 
 use super::dir::Advice;
 use super::kernel::{self, FileId, Kernel};
@@ -132,7 +131,7 @@ impl Rival {
     /// The process, if what makes it one still holds when we cannot mistake
     /// it any more.
     fn find(pid: i32, is_one: &dyn Fn() -> bool) -> Option<Self> {
-        let process = pidfd_open(process::id(pid)?, PidfdFlags::empty()).ok()?;
+        let process = process::open(pid)?;
         if !is_one() {
             return None;
         }
@@ -167,9 +166,7 @@ impl Rival {
 
     /// Sleeps until it has ended, or the time is over.
     pub fn wait(&self, limit: Duration) -> bool {
-        let limit =
-            Timespec { tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: limit.subsec_nanos().into() };
-        poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&limit)).is_ok_and(|ended| ended > 0)
+        process::wait_for_end(&self.process, limit)
     }
 }
 
