@@ -10,7 +10,7 @@ use crate::message;
 use crate::sys::{self, Arrived, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
-pub struct Supervision {
+pub struct Supervision<'a> {
     /// COMMAND's process.
     pub command: Pid,
     /// Everything that it starts.
@@ -22,7 +22,7 @@ pub struct Supervision {
     /// Whether to wait for everything that it started, too.
     pub hold_tree: bool,
     /// The lock's name, for messages.
-    pub name: String,
+    pub name: &'a str,
     /// What has come already.
     pub early: Early,
 }
@@ -248,7 +248,7 @@ impl State {
         let [pid, ..] = refused else { return };
         if !std::mem::replace(&mut self.told_refused, true) {
             let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
-            message::tell_about(&plan.name, &text);
+            message::tell_about(plan.name, &text);
         }
     }
 
@@ -298,7 +298,7 @@ impl State {
         if sys::send(plan.command, signal) == Err(rustix::io::Errno::PERM) {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
             let text = format!("{name} cannot be passed on to the command, which runs as another user; still waiting");
-            message::tell_about(&plan.name, &text);
+            message::tell_about(plan.name, &text);
         }
     }
 }

@@ -78,9 +78,9 @@ struct Job {
 }
 
 /// A lock is held and COMMAND is running.
-struct Running {
+struct Running<'a> {
     held: FileHeld,
-    supervision: Supervision,
+    supervision: Supervision<'a>,
     granted_at: Duration,
     fence: u64,
 }
@@ -248,14 +248,14 @@ impl Job {
         tree: Tree,
         granted_at: Duration,
         early: Early,
-    ) -> Supervision {
+    ) -> Supervision<'_> {
         Supervision {
             command,
             tree,
             expires_at: self.expires.map(|expires| granted_at.saturating_add(expires)),
             kill_after: self.kill_after,
             hold_tree: self.hold_tree,
-            name: self.asked.name.clone(),
+            name: &self.asked.name,
             early,
         }
     }
