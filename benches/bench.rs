@@ -90,7 +90,7 @@ impl Effort {
         greedy: Duration::from_secs(3),
         memory_samples: 7,
         waiters: 1000,
-        long_queues: 3,
+        long_queues: 7,
     };
 
     const QUICK: Effort = Effort {

@@ -38,7 +38,7 @@ pub mod waiting;
 /// Does what the command line says. Returns the exit code, unless the process
 /// ends by a signal.
 pub fn main() -> u8 {
-    let exit = match cli::parse(std::env::args_os()) {
+    let exit = match cli::parse(sys::arguments()) {
         Ok(cli::Command::Run(options)) => command::run::run(*options),
         Ok(cli::Command::Acquire(options)) => command::acquire::acquire(*options),
         Ok(cli::Command::Release(options)) => command::release::release(&options),

@@ -2,8 +2,8 @@
 //!
 //! `main` is our own, because std's start-up costs a tenth of what the whole
 //! program may cost, and changes what COMMAND inherits (SIGPIPE, closed
-//! standard descriptors). std works without it; `std::env::args_os` gets its
-//! words from the loader.
+//! standard descriptors). std works without it. Only the command line is for
+//! us to remember: but for glibc's, no loader tells std.
 
 #![no_main]
 

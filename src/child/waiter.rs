@@ -159,9 +159,12 @@ pub enum Waited {
     TimedOut,
     /// The child did not get it and does not wait.
     Refused(Refusal),
-    /// The queue has to be joined anew: the lock file was replaced, or we
-    /// were stopped and gave up our place.
+    /// The queue has to be joined anew: the lock file was replaced.
     Again,
+    /// This signal is to stop us. To be obeyed without anything of the lock:
+    /// nobody waits for a job that is stopped. Then the queue has to be joined
+    /// anew.
+    Stopped(i32),
     /// This signal of this sender ended the wait.
     Ended {
         /// Its number.
@@ -264,12 +267,7 @@ impl Waiter {
                     return self.give_up(Waited::Ended { signal, sender }, Some(arrived));
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
-                    let waited = self.give_up(Waited::Again, Some(arrived))?;
-                    if let Waited::Again = waited {
-                        watch.hide();
-                        sys::stop_by(number);
-                    }
-                    return Ok(waited);
+                    return self.give_up(Waited::Stopped(number), Some(arrived));
                 }
                 Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
                     return self.give_up(Waited::TimedOut, None);

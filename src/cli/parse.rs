@@ -15,8 +15,7 @@ use crate::message;
 /// # Errors
 /// How to end: after `--help` and `--version` with their text on stdout, and
 /// after one line on stderr for what cannot be understood.
-pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
-    let words: Vec<OsString> = words.collect();
+pub fn parse(words: Vec<OsString>) -> Result<Command, Exit> {
     let subcommand = words.get(1).and_then(|word| word.to_str());
     let rest = || words.iter().skip(1);
     let parsed = match subcommand {

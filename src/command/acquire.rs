@@ -174,6 +174,11 @@ impl Acquisition {
         let deadline = self.asked.patience.deadline.filter(|_| self.asked.patience.queue);
         match waiter.watch(&Patience { deadline, ..self.asked.patience }, &mut waiting)? {
             Waited::Again => Ok(None),
+            // We hold nothing ourselves: whoever did has ended.
+            Waited::Stopped(signal) => {
+                sys::stop_by(signal);
+                Ok(None)
+            }
             Waited::TimedOut => Ok(Some(self.asked.timed_out())),
             Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
             Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),

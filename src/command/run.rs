@@ -140,12 +140,13 @@ impl Job {
             }
             Err(errno) => {
                 held.release()?;
+                self.report_held(granted_at, fence);
                 Ok(self.not_executed(errno))
             }
         }
     }
 
-    /// `--exec`, and the lock was free.
+    /// `--exec`, and the lock is ours.
     fn become_command(&mut self, mut held: FileHeld) -> Result<Exit> {
         self.settle(&mut held)?;
         self.asked.tell_granted();
@@ -182,6 +183,11 @@ impl Job {
         place.leave_to_child();
         match waiter.watch(&self.asked.patience, &mut waiting)? {
             Waited::Again => Ok(None),
+            Waited::Stopped(signal) => {
+                drop(place);
+                sys::stop_by(signal);
+                Ok(None)
+            }
             Waited::TimedOut => Ok(Some(self.asked.timed_out())),
             Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
             Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
@@ -206,19 +212,22 @@ impl Job {
     /// with the caller's signals, which may simply end it.
     fn wait_and_become(&mut self, mut place: FilePlace) -> Result<Option<Exit>> {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
-        let before = sys::restore(&self.asked.patience.mask);
         // The kernel keeps those from PID 1 that it does not catch.
         let mut catch =
             if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
         catch.extend([sys::REPLACE(), sys::BREAK()]);
-        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch)?;
+        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch, &self.asked.patience.mask)?;
         place.prepare(&self.claim);
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);
-        sys::restore(&before);
         match (turn, sys::take_caught()) {
-            (Turn::Again, _) => Ok(None),
-            (Turn::TimedOut, Some(signal)) if sys::STOPPING.contains(&signal) => {
+            (Turn::Granted, Some(signal)) if sys::STOPPING.contains(&signal) => {
+                // Too late to give up our place. It is blocked now, and stops
+                // us where we become COMMAND.
+                let _ = sys::send(rustix::process::getpid(), signal);
+                self.become_command(place.into_held()).map(Some)
+            }
+            (_, Some(signal)) if sys::STOPPING.contains(&signal) => {
                 // Not with our place in the queue: nobody waits for a job
                 // that is stopped.
                 drop(place);
@@ -226,15 +235,10 @@ impl Job {
                 Ok(None)
             }
             // Who sent it, a handler is not told.
-            (Turn::TimedOut, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
+            (_, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
+            (Turn::Granted, None) => self.become_command(place.into_held()).map(Some),
+            (Turn::Again, None) => Ok(None),
             (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
-            (Turn::Granted, _) => {
-                let mut held = place.into_held();
-                settle(&mut held, &self.claim, &self.asked.store, &mut self.exec)?;
-                self.asked.tell_granted();
-                let errno = self.exec.exec();
-                Ok(Some(self.not_executed(errno)))
-            }
         }
     }
 
@@ -260,7 +264,7 @@ impl Job {
         }
     }
 
-    /// From COMMAND's start to ours end.
+    /// From COMMAND's start to our end.
     fn finish(&self, mut running: Running) -> Result<Exit> {
         let outcome = child::supervise(running.supervision).context("cannot supervise the command")?;
         let lost = running.held.lost();
@@ -270,10 +274,7 @@ impl Job {
         std::thread::yield_now();
         std::mem::forget(running.held);
         child::reap();
-        let held_for = sys::suspend_aware_now().saturating_sub(running.granted_at);
-        if let Some(report) = &self.report {
-            report.held(held_for, running.fence);
-        }
+        let held_for = self.report_held(running.granted_at, running.fence);
         self.asked.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
         if let Some(cause) = outcome.cause {
             let why = match cause {
@@ -292,6 +293,15 @@ impl Job {
             Ended::Code(code) => Exit::Code(code),
             Ended::Signal(signal) => Exit::Signal(signal),
         })
+    }
+
+    /// The lock was held until now. Returns for how long.
+    fn report_held(&self, granted_at: Duration, fence: u64) -> Duration {
+        let held_for = sys::suspend_aware_now().saturating_sub(granted_at);
+        if let Some(report) = &self.report {
+            report.held(held_for, fence);
+        }
+        held_for
     }
 
     fn tell_lost(&self, what: &str, outcome: &Outcome) {

@@ -27,6 +27,6 @@ pub use signal::{
 };
 pub use signal_fd::SignalFd;
 pub use start::{
-    HOLDER_NAME, WAITER_NAME, above_stdio, become_waiter, close_all_but, detach, remember_arguments, retitle,
+    HOLDER_NAME, WAITER_NAME, above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle,
 };
 pub use timer::{Interrupter, Timer, suspend_aware_now};

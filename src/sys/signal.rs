@@ -161,6 +161,15 @@ impl Mask {
         signals.iter().filter(|signal| !self.has(**signal)).for_each(|signal| unblock(*signal));
     }
 
+    /// The set with these as well.
+    pub fn and(mut self, signals: &[i32]) -> Self {
+        for signal in signals {
+            // SAFETY: changes a set that the kernel filled.
+            unsafe { libc::sigaddset(&raw mut self.0, *signal) };
+        }
+        self
+    }
+
     /// Whether a signal is in the set.
     pub fn has(&self, signal: i32) -> bool {
         // SAFETY: reads a set that the kernel filled.

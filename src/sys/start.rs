@@ -1,8 +1,9 @@
 //! What std's start-up would do for us if `main` were not our own, and the
 //! memory that the kernel shows to ps(1).
 
-use std::ffi::c_char;
+use std::ffi::{CStr, OsString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -84,6 +85,16 @@ pub fn remember_arguments(count: i32, arguments: *mut *mut c_char) {
     COUNT.store(count.try_into().unwrap_or(0), Ordering::Relaxed);
 }
 
+/// The words of the command line, the program's own first.
+pub fn arguments() -> Vec<OsString> {
+    let arguments = ARGUMENTS.load(Ordering::Relaxed);
+    let count = if arguments.is_null() { 0 } else { COUNT.load(Ordering::Relaxed) };
+    // SAFETY: the C runtime passed `arguments`, `count` strings that live as
+    // long as the process.
+    let word = |i| unsafe { CStr::from_ptr(*arguments.add(i)) };
+    (0..count).map(|i| OsString::from_vec(word(i).to_bytes().to_vec())).collect()
+}
+
 /// Replaces what ps(1) shows of this process: its command line by `title`,
 /// cut to the room that there is, and its environment by those variables
 /// alone whose names `keep` has.
@@ -109,7 +120,7 @@ pub fn retitle(title: &[u8], keep: &[&str]) {
         }
         overwrite(arguments, count, title);
         let kept: Vec<Vec<u8>> = (0..variables)
-            .map(|i| std::ffi::CStr::from_ptr(*environment.add(i)).to_bytes_with_nul().to_vec())
+            .map(|i| CStr::from_ptr(*environment.add(i)).to_bytes_with_nul().to_vec())
             .filter(|variable| {
                 keep.iter()
                     .any(|name| variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))

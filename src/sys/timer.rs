@@ -2,10 +2,10 @@
 //! through suspend.
 
 use std::io;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::time::Duration;
 
-use super::signal::{Caught, TIMER, WAKE, catch_wake, unblock_wake};
+use super::signal::{Caught, Mask, TIMER, WAKE, block_all, catch_wake, restore, unblock_wake};
 
 /// Time since boot, including time spent suspended. Only for use within one
 /// process family: time namespaces shift it.
@@ -47,7 +47,8 @@ impl Drop for Timer {
 }
 
 /// While it lives, a blocked system call returns `EINTR` soon after a
-/// deadline, and soon after a signal for which it was made.
+/// deadline, and soon after a signal for which it was made; others do what
+/// the caller of the program wanted them to do.
 ///
 /// It fires again and again then, because a signal that comes just before
 /// the call blocks would otherwise be lost, and the caller with it.
@@ -55,32 +56,41 @@ pub struct Interrupter {
     id: libc::timer_t,
     /// Whether a handler may set the timer.
     for_handlers: bool,
+    /// What was blocked before.
+    mask: Mask,
     caught_signals: Vec<Caught>,
 }
 
-/// The timer of the one interrupter that catches signals, for its handler.
+/// The timer of the one interrupter that catches signals, for its handler; the
+/// first one of a process is null.
 static TIMER_OF_HANDLER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+/// Whether there is one.
+static HANDLER_HAS_TIMER: AtomicBool = AtomicBool::new(false);
 
 const AGAIN: Duration = Duration::from_millis(20);
 
 impl Interrupter {
     /// Interrupts blocking calls from `after` on (`None`: never for that), and
     /// when one of the `catch` signals comes, see
-    /// [`takecaught_signals`](super::takecaught_signals).
+    /// [`take_caught`](super::take_caught). Only what `mask` has stays blocked.
     ///
     /// # Errors
     /// `EAGAIN`: no memory for a timer.
-    pub fn new(after: Option<Duration>, catch: &[i32]) -> io::Result<Self> {
+    pub fn new(after: Option<Duration>, catch: &[i32], mask: &Mask) -> io::Result<Self> {
         let wake = catch_wake();
         let id = create(libc::CLOCK_MONOTONIC, WAKE())?;
-        let mut interrupter = Self { id, for_handlers: !catch.is_empty(), caught_signals: vec![wake] };
+        let for_handlers = !catch.is_empty();
+        let mut interrupter = Self { id, for_handlers, mask: block_all(), caught_signals: vec![wake] };
         if let Some(after) = after {
             set(id, 0, after.max(Duration::from_nanos(1)), AGAIN)?;
         }
         if interrupter.for_handlers {
             TIMER_OF_HANDLER.store(id, Ordering::SeqCst);
+            HANDLER_HAS_TIMER.store(true, Ordering::SeqCst);
         }
         interrupter.caught_signals.extend(catch.iter().filter_map(|signal| super::signal::catch(*signal)));
+        // Only now: what is pending already is for the handlers, too.
+        restore(mask);
         unblock_wake();
         Ok(interrupter)
     }
@@ -89,20 +99,22 @@ impl Interrupter {
 impl Drop for Interrupter {
     fn drop(&mut self) {
         if self.for_handlers {
-            TIMER_OF_HANDLER.store(std::ptr::null_mut(), Ordering::SeqCst);
+            HANDLER_HAS_TIMER.store(false, Ordering::SeqCst);
         }
         // SAFETY: made by timer_create in `new` and deleted once; no handler
-        // sets it any more. Only then the signals do what they did before.
+        // sets it any more.
         unsafe { libc::timer_delete(self.id) };
+        // In this order: no signal of the timer may stay behind, pending, and
+        // none that we catch may do before it is blocked what it did before.
+        restore(&self.mask);
     }
 }
 
 /// For a signal handler: makes the interrupter fire at once.
 pub(super) fn interrupt_from_now_on() {
-    let id = TIMER_OF_HANDLER.load(Ordering::SeqCst);
-    if !id.is_null() {
+    if HANDLER_HAS_TIMER.load(Ordering::SeqCst) {
         // timer_settime is async-signal-safe.
-        let _ = set(id, 0, Duration::from_nanos(1), AGAIN);
+        let _ = set(TIMER_OF_HANDLER.load(Ordering::SeqCst), 0, Duration::from_nanos(1), AGAIN);
     }
 }
 

@@ -69,6 +69,8 @@ mod sticky_directory;
 
 /// COMMAND killed: lockrun ends the same way.
 mod command_killed;
+/// Ctrl-Z while lockrun waits.
+mod ctrl_z_waiting;
 /// `--expires`, `--kill-after`.
 mod expires;
 /// Signals and descriptors as COMMAND finds them.

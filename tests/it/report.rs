@@ -56,6 +56,20 @@ fn a_run_that_did_not_get_the_lock_is_there_too() {
 }
 
 #[test]
+fn a_command_that_cannot_be_executed_had_the_lock_free_or_not() {
+    let sandbox = Sandbox::new();
+    let args = ["-l", "calc", "--report", "report", "--", "./missing"];
+    sandbox.lockrun(&args).run().assert_code(127);
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = sandbox.lockrun(&args).start().until_waiting();
+    holder.release();
+    waiter.wait().assert_code(127);
+    for line in lines(&sandbox) {
+        assert!(line["granted"].is_string() && line["held"].is_number() && line["fence"].is_number(), "{line}");
+    }
+}
+
+#[test]
 fn fifty_at_once_write_whole_lines() {
     let sandbox = Sandbox::new();
     let padding = "x".repeat(3000);

@@ -6,22 +6,6 @@ const CTRL_C: &str = "\x03";
 const CTRL_BACKSLASH: &str = "\x1c";
 const CTRL_Z: &str = "\x1a";
 
-/// An interactive bash that has shown its first prompt.
-#[track_caller]
-fn shell(sandbox: &Sandbox) -> Terminal {
-    let bash = sandbox.command("bash", &["--norc", "--noprofile", "--noediting", "-i"]);
-    let mut shell = Terminal::start(bash.env("PS1", "ready> ").env("TERM", "xterm"));
-    shell.until_shows("ready> ");
-    shell
-}
-
-/// Types a line and passes over its echo.
-#[track_caller]
-fn enter(shell: &mut Terminal, line: &str) {
-    shell.press(&format!("{line}\n"));
-    shell.until_shows("\n");
-}
-
 /// The last process of a chain of only children: what the terminal runs.
 fn innermost(pid: i32) -> i32 {
     match children(pid)[..] {
@@ -44,8 +28,8 @@ fn reporter(sandbox: &Sandbox) -> &'static str {
 fn what_the_terminal_sends_reaches_the_command_exactly_once() {
     let sandbox = Sandbox::new();
     let command = reporter(&sandbox);
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, command);
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter(command);
     shell.until_shows("ready\r\n");
     let lockrun = children(shell.pid())[0];
     for (keys, report) in [(CTRL_C, "INT\r\n"), (CTRL_BACKSLASH, "QUIT\r\n"), (CTRL_C, "INT\r\n")] {
@@ -61,14 +45,14 @@ fn what_the_terminal_sends_reaches_the_command_exactly_once() {
 #[test]
 fn a_shell_loop_stops_on_ctrl_c() {
     let sandbox = Sandbox::new();
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, "while :; do lockrun -l calc -c 'echo turn; exec sleep 1000'; done");
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("while :; do lockrun -l calc -c 'echo turn; exec sleep 1000'; done");
     shell.until_shows("turn\r\n");
     eventually("the command sleeps", || status_field(innermost(shell.pid()), "Name") == "sleep");
     shell.press(CTRL_C);
     let passed = shell.until_shows("ready> ");
     assert!(!passed.contains("turn"), "{passed:?}");
-    enter(&mut shell, "echo code $?");
+    shell.enter("echo code $?");
     shell.until_shows("code 130\r\n");
 }
 
@@ -76,13 +60,13 @@ fn a_shell_loop_stops_on_ctrl_c() {
 fn a_shell_loop_stops_on_ctrl_c_while_it_waits() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, "while :; do lockrun -l calc -- echo turn; done");
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("while :; do lockrun -l calc -- echo turn; done");
     eventually("it waits", || shell.is_waiting());
     shell.press(CTRL_C);
     shell.until_shows("ready> ");
     holder.release();
-    enter(&mut shell, "echo code $?");
+    shell.enter("echo code $?");
     let passed = shell.until_shows("code 130\r\n");
     assert!(!passed.contains("turn"), "{passed:?}");
 }
@@ -90,8 +74,8 @@ fn a_shell_loop_stops_on_ctrl_c_while_it_waits() {
 #[test]
 fn ctrl_z_stops_the_job_and_fg_continues_it() {
     let sandbox = Sandbox::new();
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, "lockrun -l calc -c 'echo on; read line; echo got $line'");
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("lockrun -l calc -c 'echo on; read line; echo got $line'");
     shell.until_shows("on\r\n");
     let command = innermost(shell.pid());
     for _ in 0..2 {
@@ -100,13 +84,13 @@ fn ctrl_z_stops_the_job_and_fg_continues_it() {
         shell.until_shows("ready> ");
         assert!(has_stopped(command), "the command runs on");
         assert!(is_held(&sandbox.lock_file("calc")));
-        enter(&mut shell, "fg");
+        shell.enter("fg");
         shell.until_shows("read line");
         eventually("the command goes on", || !has_stopped(command));
     }
-    enter(&mut shell, "hello");
+    shell.enter("hello");
     shell.until_shows("got hello\r\n");
-    enter(&mut shell, "echo code $?");
+    shell.enter("echo code $?");
     shell.until_shows("code 0\r\n");
 }
 
@@ -114,13 +98,13 @@ fn ctrl_z_stops_the_job_and_fg_continues_it() {
 fn fg_reaches_the_command_exactly_once() {
     let sandbox = Sandbox::new();
     let command = reporter(&sandbox);
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, command);
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter(command);
     shell.until_shows("ready\r\n");
     let lockrun = children(shell.pid())[0];
     shell.press(CTRL_Z);
     shell.until_shows("ready> ");
-    enter(&mut shell, "fg");
+    shell.enter("fg");
     shell.until_shows("CONT\r\n");
     sandbox.sh(&format!("kill -USR1 {lockrun}")).run().assert_code(0);
     let passed = shell.until_shows("USR1\r\n");
@@ -131,55 +115,18 @@ fn fg_reaches_the_command_exactly_once() {
 fn a_job_in_the_background_is_continued_by_bg() {
     let sandbox = Sandbox::new();
     sandbox.sh("mkfifo fifo").run().assert_code(0);
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, "lockrun -l calc -c 'echo on; read line <fifo; echo got $line' &");
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("lockrun -l calc -c 'echo on; read line <fifo; echo got $line' &");
     shell.until_shows("on\r\n");
     let lockrun = children(shell.pid())[0];
-    enter(&mut shell, "fg");
+    shell.enter("fg");
     shell.until_shows("lockrun -l calc");
     shell.press(CTRL_Z);
     shell.until_shows("Stopped");
-    enter(&mut shell, "bg");
+    shell.enter("bg");
     eventually("both go on", || !has_stopped(lockrun) && !has_stopped(children(lockrun)[0]));
-    enter(&mut shell, "echo hello >fifo");
+    shell.enter("echo hello >fifo");
     shell.until_shows("got hello");
-}
-
-#[test]
-fn ctrl_z_while_waiting_gives_up_the_place_and_fg_queues_anew() {
-    for option in ["-v", "-q"] {
-        let sandbox = Sandbox::new();
-        let holder = sandbox.hold(&["-l", "calc"]);
-        let mut shell = shell(&sandbox);
-        enter(&mut shell, &format!("lockrun {option} -l calc -- echo ran 2>/dev/null"));
-        eventually("it waits", || shell.is_waiting());
-        shell.press(CTRL_Z);
-        shell.until_shows("Stopped");
-        shell.until_shows("ready> ");
-        holder.release();
-        sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
-        let holder = sandbox.hold(&["-l", "calc"]);
-        enter(&mut shell, "fg");
-        eventually("it waits again", || shell.is_waiting());
-        holder.release();
-        shell.until_shows("ran\r\n");
-        shell.until_shows("ready> ");
-    }
-}
-
-#[test]
-fn with_exec_too_ctrl_z_gives_up_the_place() {
-    let sandbox = Sandbox::new();
-    let holder = sandbox.hold(&["-l", "calc"]);
-    let mut shell = shell(&sandbox);
-    enter(&mut shell, "lockrun --exec -l calc -- echo ran");
-    eventually("it waits", || shell.is_waiting());
-    shell.press(CTRL_Z);
-    shell.until_shows("Stopped");
-    holder.release();
-    sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
-    enter(&mut shell, "fg");
-    shell.until_shows("ran\r\n");
 }
 
 #[test]

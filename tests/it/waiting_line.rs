@@ -128,9 +128,7 @@ fn ctrl_c_leaves_a_clean_line() {
 fn ctrl_z_leaves_a_clean_line_and_fg_shows_it_again() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
-    let bash = sandbox.command("bash", &["--norc", "--noprofile", "--noediting", "-i"]);
-    let mut shell = Terminal::start(bash.env("PS1", "ready> ").env("TERM", "xterm"));
-    shell.until_shows("ready> ");
+    let mut shell = Terminal::shell(&sandbox);
     shell.press("lockrun -l calc -- echo ran\n");
     shell.until_shows("calc: waiting");
     shell.press("\x1a");

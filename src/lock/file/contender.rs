@@ -550,27 +550,23 @@ const DOOR_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Repeats a call that sleeps in the kernel until it succeeds or the time is
 /// over (`false`). The signals that the caller had not blocked end us, as
-/// they would end any program that has nothing to clean up.
+/// they would end any program that has nothing to clean up; those that stop
+/// wait: others might be waiting at a door of ours.
 fn interruptibly(
     patience: &Patience,
     limit: Option<std::time::Duration>,
     mut call: impl FnMut() -> io::Result<()>,
 ) -> io::Result<bool> {
     let deadline = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
-    let before = sys::restore(&patience.mask);
-    let timer = limit.map(|limit| sys::Interrupter::new(Some(limit), &[])).transpose()?;
-    let result = loop {
+    let _interrupter = sys::Interrupter::new(limit, &[], &patience.mask.and(&sys::STOPPING))?;
+    loop {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                 if deadline.is_some_and(|deadline| deadline <= std::time::Instant::now()) {
-                    break Ok(false);
+                    return Ok(false);
                 }
             }
-            other => break other.map(|()| true),
+            other => return other.map(|()| true),
         }
-    };
-    // In this order: no signal of the timer may stay behind, pending.
-    drop(timer);
-    sys::restore(&before);
-    result
+    }
 }

@@ -180,7 +180,8 @@ fn wait_for_winner(
     restart: impl Fn(u32) -> io::Result<Pid>,
 ) -> io::Result<()> {
     while winner.load(Ordering::SeqCst) == 0 && !sleepers.is_empty() {
-        // Any child: it has no others.
+        // Any child: there are no others but those, with --exec, of whoever
+        // executed us, whom nobody knows any more.
         let Some((pid, status)) = waitpid(None, WaitOptions::empty())? else { break };
         let Some(position) = sleepers.iter().position(|(sleeper, _)| *sleeper == pid) else { continue };
         let (_, place) = sleepers.swap_remove(position);

@@ -220,10 +220,10 @@ fn us() -> i32 {
 }
 
 fn wait_for_all(rivals: &[Rival], limit: Duration) {
-    let now = Instant::now();
-    let deadline = now.checked_add(limit).unwrap_or(now + KILLED);
+    // One that is too far off for the clock is none.
+    let deadline = Instant::now().checked_add(limit);
     for rival in rivals {
-        rival.wait(deadline.saturating_duration_since(Instant::now()));
+        rival.wait(deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now())));
     }
 }
 
@@ -241,6 +241,8 @@ fn kill_later(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        // Only our parent ends us; nothing else interrupts.
+        sys::block_all();
         // Our ticket and what we hold are not its own, and may be given back
         // while it waits.
         sys::close_all_but(&rivals.iter().map(|rival| rival.process.as_fd()).collect::<Vec<_>>());

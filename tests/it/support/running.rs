@@ -108,14 +108,21 @@ impl Running {
     }
 
     fn wait_at_most(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
         let pid = Pid::from_child(&self.child);
         if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
             let timeout = Timespec::try_from(limit).unwrap();
             poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)).expect("poll");
         }
-        let status = self.child.try_wait().expect("waitpid");
-        self.ended = status.is_some();
-        status
+        loop {
+            let status = self.child.try_wait().expect("waitpid");
+            self.ended = status.is_some();
+            if self.ended || Instant::now() >= deadline {
+                return status;
+            }
+            // Whoever traces it has not yet seen its end.
+            std::thread::yield_now();
+        }
     }
 }
 

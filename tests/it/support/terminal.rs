@@ -1,6 +1,6 @@
 //! A terminal with somebody at it.
 
-use super::{Invocation, Outcome, Running, eventually};
+use super::{Invocation, Outcome, Running, Sandbox, eventually};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Deref;
@@ -43,6 +43,22 @@ impl Terminal {
         };
         let running = invocation.start_on(slave);
         Self { running, master: Some(master), screen: Vec::new(), read: 0 }
+    }
+
+    /// An interactive bash that has shown its first prompt, `ready> `.
+    #[track_caller]
+    pub fn shell(sandbox: &Sandbox) -> Self {
+        let bash = sandbox.command("bash", &["--norc", "--noprofile", "--noediting", "-i"]);
+        let mut shell = Self::start(bash.env("PS1", "ready> ").env("TERM", "xterm"));
+        shell.until_shows("ready> ");
+        shell
+    }
+
+    /// Types a line and passes over its echo.
+    #[track_caller]
+    pub fn enter(&mut self, line: &str) {
+        self.press(&format!("{line}\n"));
+        self.until_shows("\n");
     }
 
     /// Presses these keys; `\x03` is Ctrl-C, `\x1a` Ctrl-Z, `\x1c` Ctrl-\.

@@ -1,0 +1,152 @@
+//! Ctrl-Z while lockrun waits: nobody waits for a job that is stopped, for none
+//! of its locks.
+
+use crate::support::{Running, Sandbox, Terminal, children, eventually};
+
+const CTRL_Z: &str = "\x1a";
+
+/// Whether strace(1) has seen a stop in the process that it traces.
+fn saw_a_stop(sandbox: &Sandbox) -> bool {
+    let trace = std::fs::read_to_string(sandbox.path("work/trace"));
+    trace.is_ok_and(|trace| trace.contains("--- stopped by SIGTSTP ---"))
+}
+
+#[test]
+fn ctrl_z_while_waiting_gives_up_the_place_and_fg_queues_anew() {
+    for option in ["-v", "-q"] {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.hold(&["-l", "calc"]);
+        let mut shell = Terminal::shell(&sandbox);
+        shell.enter(&format!("lockrun {option} -l calc -- echo ran 2>/dev/null"));
+        eventually("it waits", || shell.is_waiting());
+        shell.press(CTRL_Z);
+        shell.until_shows("Stopped");
+        shell.until_shows("ready> ");
+        holder.release();
+        sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+        let holder = sandbox.hold(&["-l", "calc"]);
+        shell.enter("fg");
+        eventually("it waits again", || shell.is_waiting());
+        holder.release();
+        shell.until_shows("ran\r\n");
+        shell.until_shows("ready> ");
+    }
+}
+
+#[test]
+fn with_exec_too_ctrl_z_gives_up_the_place() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("lockrun --exec -l calc -- echo ran");
+    eventually("it waits", || shell.is_waiting());
+    shell.press(CTRL_Z);
+    shell.until_shows("Stopped");
+    holder.release();
+    sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+    shell.enter("fg");
+    shell.until_shows("ran\r\n");
+}
+
+/// Stops a lockrun that waits with these options for what `holder` has, looks
+/// whether `others` get theirs, and lets it go on.
+fn nothing_is_kept(holder: &[&str], waiter: &str, released: bool, others: &[&str]) {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(holder);
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter(&format!("lockrun {waiter} -- echo ran"));
+    eventually("it waits", || shell.is_waiting());
+    shell.press(CTRL_Z);
+    shell.until_shows("Stopped");
+    let others = || sandbox.lockrun(&[&["-n"], others, &["--", "true"]].concat()).run();
+    if released {
+        holder.release();
+        others().assert_code(0);
+    } else {
+        others().assert_code(0);
+        holder.release();
+    }
+    shell.enter("fg");
+    shell.until_shows("ran\r\n");
+}
+
+#[test]
+fn of_a_set_it_keeps_none() {
+    for form in ["", "--exec"] {
+        nothing_is_kept(&["-l", "b"], &format!("{form} -l a -l b"), false, &["-l", "a"]);
+    }
+}
+
+#[test]
+fn in_a_pool_it_does_not_keep_the_whole_lock_away() {
+    for form in ["", "--exec"] {
+        nothing_is_kept(&["--slots", "1", "-l", "calc"], &format!("{form} --slots 1 -l calc"), true, &["-l", "calc"]);
+    }
+}
+
+#[test]
+fn who_shares_does_not_keep_writers_away() {
+    for form in ["", "--exec"] {
+        nothing_is_kept(&["--slots", "1", "-l", "calc"], &format!("{form} --shared -l calc"), true, &["-l", "calc"]);
+    }
+}
+
+/// strace(1) on a job of the shell that waits by `--exec`: it gets `signal` with
+/// the grant.
+#[track_caller]
+fn signalled_with_the_grant(sandbox: &Sandbox, waiter: i32, signal: &str) -> Running {
+    let inject = format!("inject=newfstatat:signal={signal}:when=1");
+    let waiter = waiter.to_string();
+    let tracer = ["-e", "trace=newfstatat", "-e", &inject, "-o", "trace", "-p", &waiter];
+    let tracer = sandbox.command("strace", &tracer).start();
+    eventually("strace is there", || tracer.stderr().contains("attached"));
+    tracer
+}
+
+#[test]
+fn with_the_grant_it_stops_what_becomes_the_command() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("lockrun --exec -l calc -- echo ran");
+    eventually("it waits", || shell.is_waiting());
+    let lockrun = children(shell.pid())[0];
+    let tracer = signalled_with_the_grant(&sandbox, lockrun, "TSTP");
+    holder.release();
+    eventually("it is stopped", || saw_a_stop(&sandbox));
+    tracer.signal(libc::SIGTERM);
+    tracer.wait();
+    shell.until_shows("Stopped");
+    sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+    shell.enter("fg");
+    shell.until_shows("ran\r\n");
+}
+
+#[test]
+fn replaced_with_the_grant_it_does_not_become_the_command() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiter = sandbox.lockrun(&["--exec", "-l", "calc", "--", "echo", "ran"]).start().until_waiting();
+    let tracer = signalled_with_the_grant(&sandbox, waiter.pid(), &lockrun::sys::REPLACE().to_string());
+    holder.release();
+    waiter.wait().assert_code(123).assert_stdout("").assert_one_line(&["calc", "replaced"]);
+    tracer.wait();
+    sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+}
+
+/// All signals are blocked when lockrun begins; what came before it could tell
+/// must not stop it with a place in the queue.
+#[test]
+fn pressed_before_it_waits_it_gives_up_the_place_too() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut shell = Terminal::shell(&sandbox);
+    let inject = "-e trace=newfstatat -e inject=newfstatat:signal=TSTP:when=1";
+    shell.enter(&format!("strace -o trace {inject} lockrun --exec -l calc -- echo ran"));
+    eventually("it is stopped", || saw_a_stop(&sandbox));
+    let lockrun = children(children(shell.pid())[0])[0];
+    holder.release();
+    sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+    sandbox.sh(&format!("kill -CONT {lockrun}")).run().assert_code(0);
+    shell.until_shows("ran\r\n");
+}
