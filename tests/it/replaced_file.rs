@@ -1,10 +1,16 @@
-//! The lock file is removed or replaced, by tmpfiles, lockf or somebody's `rm`.
+//! The lock file is removed or replaced, by tmpfiles, lockf or somebody's `rm`;
+//! or its whole directory, by a backup.
 
 use crate::support::{Invocation, Running, Sandbox, Timeline};
 use std::fs;
 
-const REMOVE: &str = "rm locks/calc.lock";
-const REPLACE: &str = "cp locks/calc.lock locks/new; mv locks/new locks/calc.lock";
+const CHANGES: [&str; 5] = [
+    "rm locks/calc.lock",
+    "cp locks/calc.lock locks/new; mv locks/new locks/calc.lock",
+    "mv locks old",
+    "mv locks old; cp -a old locks",
+    "rm -r locks; mkdir -m 700 locks",
+];
 
 fn change(sandbox: &Sandbox, script: &str) {
     let change = sandbox.sh(script).current_dir(&sandbox.path(""));
@@ -19,7 +25,7 @@ fn visit(sandbox: &Sandbox, timeline: &Timeline, id: &str) -> Invocation {
 
 #[test]
 fn those_who_wait_meanwhile_never_enter_twice() {
-    for script in [REMOVE, REPLACE] {
+    for script in CHANGES {
         let sandbox = Sandbox::new();
         let timeline = Timeline::new(&sandbox);
         let old = sandbox.hold(&["-l", "calc"]);
@@ -71,7 +77,7 @@ fn a_file_removed_over_and_over_lets_nobody_in_twice() {
 
 #[test]
 fn a_holder_whose_file_is_gone_says_so_when_it_lets_go() {
-    for script in [REMOVE, REPLACE] {
+    for script in CHANGES {
         for quiet in [&[] as &[&str], &["-q"]] {
             let sandbox = Sandbox::new();
             let holder = sandbox.hold(&[quiet, &["-l", "calc"]].concat());

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
+use rustix::fs::CWD;
 use rustix::process::getpid;
 
 use super::dir::Advice;
@@ -33,6 +34,8 @@ pub struct Contender {
     queue: Option<Queue>,
     /// Name of the file in DIR that holds queue and text.
     queue_name: String,
+    /// Where that is, from any directory.
+    queue_path: PathBuf,
     queue_identity: Identity,
     in_door: bool,
     ticket: Option<Ticket>,
@@ -81,6 +84,7 @@ impl Contender {
             path,
             lock,
             queue: queue.writable.then(|| Queue::on(queue.file)),
+            queue_path: dir.path_of(&queue_name),
             queue_name,
             queue_identity: queue.identity,
             in_door: false,
@@ -312,11 +316,11 @@ impl Contender {
 
     /// Whether the files that we have open are still those at their paths.
     /// After a grant: if not, somebody else can lock what is there now.
-    pub fn is_current(&self, dir: &Dir) -> Result<bool> {
+    pub fn is_current(&self) -> Result<bool> {
         if self.covered {
             return Ok(true);
         }
-        let queue = open::identity_at(dir, &self.queue_name).with_context(|| self.cannot_lock())?;
+        let queue = open::identity_at(CWD, &self.queue_path).with_context(|| self.cannot_lock())?;
         let lock = match &self.path {
             None => queue,
             Some(path) => open::identity_of(path).with_context(|| self.cannot_lock())?,
@@ -475,10 +479,10 @@ impl Contender {
     }
 
     /// Whether the file at the lock's place is another one by now.
-    pub fn is_lost(&self, dir: &Dir) -> bool {
+    pub fn is_lost(&self) -> bool {
         let now = match &self.path {
             _ if self.covered => return false,
-            None => open::identity_at(dir, &self.queue_name),
+            None => open::identity_at(CWD, &self.queue_path),
             Some(path) => open::identity_of(path),
         };
         // Where we cannot look, we do not know that it is gone.

@@ -20,6 +20,10 @@ use crate::users;
 pub struct Dir {
     fd: Arc<OwnedFd>,
     path: PathBuf,
+    /// The same, from any working directory.
+    absolute: PathBuf,
+    /// Not named by anybody: see [`default_of_user`](Self::default_of_user).
+    is_default: bool,
     stat: Stat,
 }
 
@@ -78,7 +82,26 @@ impl Dir {
         if dir.stat.st_mode & 0o022 != 0 {
             return Err(anyhow!("others may write to the locks directory {shown}")).context(ADVICE);
         }
-        Ok(dir)
+        Ok(Self { is_default: true, ..dir })
+    }
+
+    /// Opens what is at the path now, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// As when it was opened first.
+    pub fn reopen(&self) -> Result<Self> {
+        if self.is_default { Self::default_of_user() } else { Self::given(&self.path) }
+    }
+
+    /// Whether it is still what is at the path.
+    pub fn is_current(&self) -> bool {
+        rustix::fs::stat(&self.absolute)
+            .is_ok_and(|now| (now.st_dev, now.st_ino) == (self.stat.st_dev, self.stat.st_ino))
+    }
+
+    /// The path of a file in it, from any working directory.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.absolute.join(name)
     }
 
     fn open_or_make(path: &Path) -> Result<Self> {
@@ -94,7 +117,9 @@ impl Dir {
             other => other?,
         };
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { fd: Arc::new(fd), path: path.to_owned(), stat })
+        // Where we are in no directory any more, nothing has a path.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Self { fd: Arc::new(fd), path: path.to_owned(), absolute, is_default: false, stat })
     }
 
     /// The path, as it was given.

@@ -41,7 +41,7 @@ impl Held for FileHeld {
     }
 
     fn lost(&self) -> Option<Lost> {
-        let contender = self.contenders.iter().find(|contender| contender.is_lost(&self.dir))?;
+        let contender = self.contenders.iter().find(|contender| contender.is_lost())?;
         Some(Lost { name: contender.name().to_vec(), how: contender.how_lost() })
     }
 

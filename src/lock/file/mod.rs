@@ -135,11 +135,11 @@ impl FileStore {
     /// Opens every target, in the one order in which everybody takes them:
     /// by the identity of the locked file, which is the same for every
     /// spelling. Two spellings of one file become one.
-    fn contenders(&self) -> Result<Vec<Contender>> {
+    fn contenders(&self, dir: &Dir) -> Result<Vec<Contender>> {
         let mut contenders = self
             .targets
             .iter()
-            .map(|target| Contender::open(&self.dir, target, self.terms.mode))
+            .map(|target| Contender::open(dir, target, self.terms.mode))
             .collect::<Result<Vec<_>>>()?;
         contenders.sort_by_key(Contender::identity);
         contenders.dedup_by_key(|contender| contender.identity());
@@ -154,8 +154,15 @@ impl Store for FileStore {
     fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
         // By tokens, which are asked for last.
         let mut covered: Vec<Marker> = Vec::new();
+        let mut dir = self.dir.clone();
         'reopen: loop {
-            let mut contenders = self.contenders()?;
+            let mut contenders = match self.contenders(&dir) {
+                Err(_) if !dir.is_current() => {
+                    dir = dir.reopen()?;
+                    continue;
+                }
+                other => other?,
+            };
             for contender in &mut contenders {
                 match contender.judge_markers(&self.around, self.terms.reentrant) {
                     Verdict::Ask => {}
@@ -181,7 +188,8 @@ impl Store for FileStore {
                 }
             }
             for contender in &contenders {
-                if !contender.is_current(&self.dir)? {
+                if !contender.is_current()? {
+                    dir = dir.reopen()?;
                     continue 'reopen;
                 }
             }
@@ -203,7 +211,7 @@ impl Store for FileStore {
                 }
             }
             let Some(blocked) = blocked else {
-                return Ok(Answer::Granted(FileHeld::new(self.dir.clone(), contenders)));
+                return Ok(Answer::Granted(FileHeld::new(dir, contenders)));
             };
             if !patience.queue {
                 return Ok(Answer::Refused(Refusal::Busy));
@@ -225,7 +233,7 @@ impl Store for FileStore {
             if self.terms.replace {
                 contenders[blocked].end_rivals()?;
             }
-            return Ok(Answer::Queued(FilePlace::new(self.dir.clone(), contenders, blocked, self.terms.replace)));
+            return Ok(Answer::Queued(FilePlace::new(dir, contenders, blocked, self.terms.replace)));
         }
     }
 

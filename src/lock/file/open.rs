@@ -2,12 +2,13 @@
 //! opened, followed, truncated or changed.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, stat, statat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::dir::{Advice, Dir, open_at};
 use crate::sys;
@@ -167,11 +168,12 @@ pub fn user_file_for_writing(path: &Path) -> rustix::io::Result<OwnedFd> {
     sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// What is at the place of a lock file now; `None` if nothing.
+/// What is at the place of a lock file now; `None` if nothing. By a whole path,
+/// also where its directory is another one by now.
 ///
 /// # Errors
 /// `EACCES`, `EIO`.
-pub fn identity_at(dir: &Dir, name: &str) -> rustix::io::Result<Option<Identity>> {
+pub fn identity_at(dir: impl AsFd, name: impl Arg) -> rustix::io::Result<Option<Identity>> {
     found(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))
 }
 

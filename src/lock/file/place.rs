@@ -50,7 +50,7 @@ impl Place for FilePlace {
                 // replaced while we waited for it.
                 let first = if is_last { 0 } else { self.at };
                 for contender in &self.contenders[first..=self.at] {
-                    if !contender.is_current(&self.dir)? {
+                    if !contender.is_current()? {
                         return Ok(Turn::Again);
                     }
                 }
