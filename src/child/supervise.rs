@@ -257,13 +257,15 @@ impl State {
         let command = plan.command.as_raw_nonzero().get();
         // Came before COMMAND, so it has not got it from the kernel.
         let from_kernel = from_kernel && !self.take_early(plan, signal);
-        // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
-        if sender == us || sender == command {
-            return;
-        }
         match signal {
             _ if signal == sys::REPLACE() => self.end_tree(plan, Cause::Replaced(sender)),
             _ if signal == sys::BREAK() => self.end_tree(plan, Cause::Broken(sender)),
+            // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
+            _ if sender == us || sender == command => {}
+            // COMMAND would have stopped the job; those whom it left do not.
+            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if from_kernel && self.ended.is_some() => {
+                sys::stop_by(signal);
+            }
             // The kernel tells the whole foreground group, COMMAND included;
             // but on a hang-up, and with the CONT that follows it, the
             // session's leader alone, if that is us.

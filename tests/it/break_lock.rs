@@ -349,3 +349,11 @@ fn root_breaks_another_users_lock() {
     sandbox.lockrun(&["break", "-d", &dir, "calc"]).run().assert_code(0).assert_silent();
     holder.wait().assert_code(123).assert_one_line(&["broken by pid"]);
 }
+
+#[test]
+fn the_command_itself_can_break_the_lock_that_it_runs_under() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.lockrun(&["-l", "calc", "--", "lockrun", "break", "calc"]).run();
+    outcome.assert_code(123).assert_one_line(&["calc", "broken by pid"]);
+    assert!(!is_held(&sandbox.lock_file("calc")));
+}

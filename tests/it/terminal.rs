@@ -112,6 +112,22 @@ fn fg_reaches_the_command_exactly_once() {
 }
 
 #[test]
+fn ctrl_z_stops_the_job_also_when_only_those_are_left_whom_the_command_started() {
+    let sandbox = Sandbox::new();
+    let mut shell = Terminal::shell(&sandbox);
+    shell.enter("lockrun --hold tree -l calc -c 'sleep 1000 & exit 3'");
+    let left = || children(*children(shell.pid()).first()?).first().copied();
+    eventually("COMMAND has ended", || left().is_some_and(|pid| status_field(pid, "Name") == "sleep"));
+    let left = left().unwrap();
+    shell.press(CTRL_Z);
+    shell.until_shows("Stopped");
+    shell.until_shows("ready> ");
+    sandbox.sh(&format!("kill -KILL {left}")).run().assert_code(0);
+    shell.enter("fg; echo ended with $?");
+    shell.until_shows("ended with 3\r\n");
+}
+
+#[test]
 fn a_job_in_the_background_is_continued_by_bg() {
     let sandbox = Sandbox::new();
     sandbox.sh("mkfifo fifo").run().assert_code(0);
