@@ -210,6 +210,26 @@ fn who_waits_without_replace_keeps_its_turn() {
     }
 }
 
+/// Meanwhile it has the lock shared with those who have a place.
+#[test]
+fn who_waits_for_places_without_replace_keeps_its_turn_too() {
+    for form in Form::BOTH {
+        for patient in [&["--slots", "1", "-l", "calc"] as &[&str], &["--shared", "-l", "calc"]] {
+            let sandbox = Sandbox::new();
+            let holder = Form::Run.hold(&sandbox, &["--slots", "1", "-l", "calc"]);
+            let patient = form.ask(&sandbox, patient).until_waiting();
+            let lock = &sandbox.list(&["calc"])[0];
+            assert_eq!((lock["holders"].as_array().unwrap().len(), &lock["waiting"]), (1, &1.into()), "{lock}");
+            let replacer = form.ask(&sandbox, &REPLACE);
+            let patient = patient.until_held();
+            holder.end().assert_code(123);
+            assert!(!replacer.holds());
+            patient.release().assert_code(0);
+            replacer.until_held().release().assert_code(0);
+        }
+    }
+}
+
 /// A set that waits for one of its locks holds the other one.
 #[test]
 fn a_set_that_holds_the_lock_and_waits_for_another_is_ended() {

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitpid};
 
-use super::queue::{HELD_PLACES, MOST_PLACES, Queue, Ticket};
+use super::kernel::{self, FileId, Line};
+use super::queue::{HELD_PLACES, MOST_PLACES, Queue, Ticket, is_ticket};
+use crate::process;
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 
 /// Readers have this byte, so that one can wait for them alone.
@@ -195,6 +197,26 @@ fn wait_for_winner(
 /// The place that somebody holds who has these bytes of the lock's file.
 pub fn held_by(first: i64, last: i64) -> Option<u32> {
     (first == last).then_some(first - HELD_PLACES)?.try_into().ok().filter(|place| *place < MOST_PLACES)
+}
+
+/// Whether a process has the lock on this file only because it waits, in this
+/// queue, for a place of the pool, or for all of them: shared with those who
+/// have one, and without one. The wrapper leaves the ticket to its child.
+pub fn only_waits(pid: i32, lock: FileId, queue: FileId) -> bool {
+    let has = |pid, is_it: &dyn Fn(&Line) -> bool| {
+        let descriptors = kernel::descriptors_of(pid).unwrap_or_default();
+        descriptors.iter().any(|descriptor| descriptor.locks.iter().any(is_it))
+    };
+    let shares = |line: &Line| matches!(line, Line::Flock(file, locker) if *file == lock && locker.shared);
+    let place = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == lock && is_place(*first));
+    let ticket = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == queue && is_ticket(*first));
+    has(pid, &shares)
+        && !has(pid, &place)
+        && (has(pid, &ticket) || process::children(pid).into_iter().any(|child| has(child, &ticket)))
+}
+
+fn is_place(first: i64) -> bool {
+    (HELD_PLACES..HELD_PLACES + ALL).contains(&first)
 }
 
 fn at(place: u32) -> i64 {

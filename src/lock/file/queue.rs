@@ -135,6 +135,11 @@ fn number_of(fence: u64) -> Option<i64> {
     i64::try_from(fence).ok().filter(|number| *number < AREA)
 }
 
+/// Whether bytes that begin here are a ticket.
+pub fn is_ticket(first: i64) -> bool {
+    (MAIN..DOOR).contains(&first)
+}
+
 /// The grant that these bytes of somebody else's are the sign of.
 pub fn grant_of_sign(first: i64) -> Option<u64> {
     (GRANTS..OWNERS).contains(&first).then(|| (first - GRANTS) as u64)

@@ -16,6 +16,7 @@ use rustix::process::{Signal, getpid, set_parent_process_death_signal};
 
 use super::dir::Advice;
 use super::kernel::{self, FileId, Kernel};
+use super::places;
 use crate::process;
 use crate::sys::{self, Forked};
 
@@ -48,7 +49,7 @@ pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
     let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
     let lock = FileId::of(lock);
-    let holding = lock.map(holding).unwrap_or_default();
+    let holding = lock.map(|lock| holding(lock, queue)).unwrap_or_default();
     require_ours(&holding)?;
     for rival in &waiting {
         rival.signal(sys::REPLACE())?;
@@ -91,9 +92,11 @@ fn lockruns_and_others(holding: &[Rival]) -> (Vec<&Rival>, Vec<&Rival>) {
     (lockruns, others)
 }
 
-/// Everybody who has the lock on this file. We do not count, nor do those who
-/// have the file open without holding it.
-pub fn holding(lock: FileId) -> Vec<Rival> {
+/// Everybody who has the lock on this file, whose queue is in `queue` if not in
+/// the same. We do not count, nor do those who have the file open without
+/// holding it, or wait for a place in its pool.
+fn holding(lock: FileId, queue: Option<FileId>) -> Vec<Rival> {
+    let has_it = |pid| kernel::has_now(pid, lock) && !places::only_waits(pid, lock, queue.unwrap_or(lock));
     let kernel = Kernel::look();
     let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
     // While we read, the lock may have been granted to a child of one that we
@@ -102,11 +105,8 @@ pub fn holding(lock: FileId) -> Vec<Rival> {
     pids.extend(parents);
     pids.sort_unstable();
     pids.dedup();
-    let mut rivals: Vec<Rival> = pids
-        .into_iter()
-        .filter(|pid| *pid != us())
-        .filter_map(|pid| Rival::find(pid, &|| kernel::has_now(pid, lock)))
-        .collect();
+    let mut rivals: Vec<Rival> =
+        pids.into_iter().filter(|pid| *pid != us()).filter_map(|pid| Rival::find(pid, &|| has_it(pid))).collect();
     // Of other users we see only who called flock(2). They cannot be signalled
     // by us, but they can be named.
     let strangers = kernel.lockers(lock).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
@@ -180,7 +180,7 @@ impl Rival {
 /// even so.
 pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };
-    let rivals = holding(lock);
+    let rivals = holding(lock, None);
     require_ours(&rivals)?;
     ask_to_end(&rivals, sys::BREAK())?;
     wait_for_all(&rivals, kill_after);
@@ -212,7 +212,7 @@ const KILLED: Duration = Duration::from_secs(5);
 /// Those who held the lock and hold it still.
 fn still_holding(lock: FileId, rivals: &[Rival]) -> Vec<Rival> {
     let was_there = |now: &Rival| rivals.iter().any(|rival| rival.pid == now.pid);
-    holding(lock).into_iter().filter(was_there).collect()
+    holding(lock, None).into_iter().filter(was_there).collect()
 }
 
 fn us() -> i32 {

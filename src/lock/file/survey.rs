@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::dir::{self, Dir, open_at};
 use super::kernel::{FileId, Kernel, Locker};
+use super::places;
 use super::queue::Queue;
 use super::{Target, open};
 use crate::lock::{Holder, Seen, State};
@@ -293,7 +294,7 @@ impl<'a> Survey<'a> {
         };
         if matches!(seen.state, State::Exclusive | State::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
-            seen.holders = self.holders(subject.lock, lockers, &records);
+            seen.holders = self.holders(subject, lockers, &records);
             // In an order of its own, and first of all those of whom most is
             // known.
             seen.holders.sort_by_key(|holder| (holder.slot, holder.since.is_none(), holder.pid));
@@ -302,11 +303,17 @@ impl<'a> Survey<'a> {
     }
 
     /// Everybody who holds the lock, as far as can be seen.
-    fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
-        let Some(lock) = lock else { return Vec::new() };
+    fn holders(&self, subject: &Subject<'_>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
+        let Some(lock) = subject.lock else { return Vec::new() };
+        let queue = subject.queue.unwrap_or(lock);
+        let only_waits = |locker: &&Locker| locker.shared && places::only_waits(locker.pid, lock, queue);
+        let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
+        if lockers.is_empty() && !waiting.is_empty() {
+            return Vec::new();
+        }
         let mut holders = Vec::new();
         let mut gone = Vec::new();
-        for &locker in lockers {
+        for &&locker in &lockers {
             // A number that the kernel remembers may belong to another
             // process by now.
             let has_it = self.kernel.locks_of(locker.pid).is_none_or(|locks| locks.contains_key(&lock));
