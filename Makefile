@@ -38,7 +38,7 @@ help:
 	@echo 'docs     write man/ and completions/ anew from the command line'
 	@echo 'pictures draw the pictures in docs/ anew, from a real run'
 	@echo 'bench    lockrun beside flock, setlock and s6-setlock'
-	@echo 'setup    install what check needs, with apt-get'
+	@echo 'setup    install what check needs, with apt-get and cargo'
 	@echo 'clean    remove what was built'
 
 build:
@@ -69,7 +69,7 @@ rpm: build packagers
 test:
 	$(CARGO) test --locked
 
-check: tools packagers
+check: tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked
@@ -90,7 +90,7 @@ clean:
 
 # What the tests call or read, and the package that it comes in.
 TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc cpio:cpio fish:fish flock:util-linux \
-	getent:libc-bin jq:jq mandoc:mandoc python3:python3 rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
+	getent:libc-bin jq:jq mandoc:mandoc python3:python3 readelf:binutils rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
 	shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
@@ -99,6 +99,10 @@ missing = $(strip $(foreach pair,$(TOOLS),\
 
 tools:
 	@missing='$(foreach pair,$(missing),$(call tool,$(pair)))'; \
+	for packager in $(PACKAGERS); do \
+		name=$${packager%@*}; \
+		$(CARGO) $${name#cargo-} --version >/dev/null 2>&1 || missing="$$missing $$name"; \
+	done; \
 	if [ -n "$$missing" ]; then \
 		echo "missing: $$missing (on Debian, 'make setup' installs what is missing)" >&2; exit 1; \
 	fi
@@ -118,8 +122,11 @@ ifneq ($(missing),)
 		libc6-dev $(foreach pair,$(missing),$(call package,$(pair)))
 endif
 	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
+	@$(MAKE) packagers
 
 PACKAGERS = cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
+# 'make setup check' does one after the other, whatever MAKEFLAGS says.
+.NOTPARALLEL:
 .PHONY: all help build install deb rpm test check docs pictures bench clean tools packagers setup

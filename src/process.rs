@@ -43,7 +43,9 @@ pub fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
 /// that is gone or has none.
 pub fn command_line(pid: i32) -> Option<Vec<u8>> {
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let mut line = words.strip_suffix(&[0]).unwrap_or(&words).to_vec();
+    // One that was retitled has the rest of its room filled.
+    let end = words.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let mut line = words[..end].to_vec();
     line.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
     (!line.is_empty()).then_some(line)
 }

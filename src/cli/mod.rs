@@ -62,7 +62,8 @@ pub struct Run {
 
     /// Time between TERM and KILL [default: 10]
     ///
-    /// For --expires.
+    /// Where the command is ended: by --expires, or by somebody's --replace or
+    /// break.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
         help_heading = "Run options")]
     pub kill_after: Option<Duration>,
@@ -94,7 +95,7 @@ pub struct Lock {
     ///
     /// A lock named NAME is the file NAME.lock in the locks directory; unusual
     /// bytes are percent-encoded. Without a name, the command line itself is
-    /// the name: the same one never runs twice.
+    /// the name: the same one never runs twice. acquire has none: name it.
     #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
     pub name: Vec<OsString>,
 

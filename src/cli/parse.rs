@@ -76,6 +76,13 @@ fn missing_dashes(error: &clap::Error, words: &[OsString]) -> Option<String> {
         return None;
     }
     let word = printable(word.as_bytes());
+    let is_subcommand = |name: &str| super::tree().find_subcommand(name).is_some();
+    if let Some(first) = words.get(1).and_then(|first| first.to_str()).filter(|first| is_subcommand(first)) {
+        return Some(format!("'{word}' is one word too many; see 'lockrun {first} --help'"));
+    }
+    if is_subcommand(&word) {
+        return Some(format!("'{word}' comes first: lockrun {word} [OPTIONS] ...; see 'lockrun {word} --help'"));
+    }
     Some(if words.iter().any(|w| w == "--") {
         format!("'{word}' is no option; a lock's name goes behind --name, the command behind '--'")
     } else {

@@ -1,7 +1,7 @@
 //! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a
 //! child meet.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -318,7 +318,12 @@ impl Job {
     fn not_executed(&self, errno: i32) -> Exit {
         let program = printable(self.exec.program().as_bytes());
         if errno == libc::ENOENT {
-            let text = format!("command not found: {program}");
+            let is_there = std::path::Path::new(OsStr::from_bytes(self.exec.program().as_bytes())).exists();
+            let text = if is_there && program.contains('/') {
+                format!("cannot execute {program}: its interpreter, behind #! or of its format, is not there")
+            } else {
+                format!("command not found: {program}")
+            };
             message::tell_about(&self.asked.name, &text);
             return Exit::NotFound;
         }

@@ -209,8 +209,7 @@ impl<H: Held> Holding<H> {
                 return Ok(true);
             }
             Ask::Renew { lease } => {
-                let lease = lease.map_or(self.lease, |lease| lease);
-                self.lease = lease;
+                let lease = lease.unwrap_or(self.lease);
                 self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
                 self.arm()?;
                 let expires = self.expires();

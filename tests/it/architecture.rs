@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A module, and which others it may use: only such as come later.
 const ALLOWED: [(&str, &[&str]); 19] = [
@@ -85,6 +86,11 @@ fn what_is_linked_side_by_side_is_there() {
     let patterns = order.lines().filter_map(|line| line.trim().strip_prefix("*(.text.*"));
     let paths: Vec<_> = patterns.filter_map(path_in_symbol).collect();
     assert!(paths.len() > 20, "{paths:?}");
+    let sections = Command::new("readelf").args(["--wide", "--sections"]).arg(env!("CARGO_BIN_EXE_lockrun")).output();
+    let sections = String::from_utf8(sections.expect("readelf").stdout).unwrap();
+    let usual = sections.lines().find(|line| line.contains(" .text.usual ")).expect("a section of its own");
+    let size = usual.split_whitespace().skip_while(|word| *word != "PROGBITS").nth(3).unwrap();
+    assert!(usize::from_str_radix(size, 16).unwrap() > 100_000, "{usual}");
     for path in paths {
         let (file, items) = resolve(&path);
         let text = fs::read_to_string(&file).unwrap();
@@ -94,15 +100,18 @@ fn what_is_linked_side_by_side_is_there() {
     }
 }
 
-/// What a pattern of mangled symbols names in this crate: of `7lockrun4name4stem*`
-/// and `lockrun..name..stem*`, name and stem.
+/// What a pattern of mangled symbols names in this crate: of `7lockrun4name4stem*`,
+/// name and stem; of `lockrun..name*4stem*` the same.
 fn path_in_symbol(pattern: &str) -> Option<Vec<String>> {
-    if let Some((_, path)) = pattern.split_once("lockrun..") {
-        let end = path.find(['*', ')']).unwrap_or(path.len());
-        return Some(path[..end].split("..").map(str::to_owned).collect());
-    }
-    let (_, mut rest) = pattern.split_once("7lockrun")?;
     let mut path = Vec::new();
+    let mut rest = match pattern.split_once("lockrun..") {
+        Some((_, modules)) => {
+            let (modules, items) = modules.split_once('*')?;
+            path.extend(modules.split("..").map(str::to_owned));
+            items
+        }
+        None => pattern.split_once("7lockrun")?.1,
+    };
     while let Some(digits) = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0) {
         let (length, name) = rest.split_at(digits);
         let (name, after) = name.split_at(length.parse().unwrap());

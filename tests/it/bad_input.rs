@@ -36,6 +36,14 @@ fn a_command_without_the_dashes_before_it() {
 }
 
 #[test]
+fn a_word_too_many_for_a_subcommand_or_before_one() {
+    for words in [&["prune", "x"] as &[&str], &["check", "a", "b"], &["renew", "a", "b"]] {
+        refused(words, &["one word too many", words[0]]);
+    }
+    refused(&["-q", "list"], &["lockrun list [OPTIONS]"]);
+}
+
+#[test]
 fn unknown_options() {
     refused_options(&["--frobnicate"], &["--frobnicate"]);
     refused_options(&["--timeuot", "3"], &["unexpected argument '--timeuot' found; tip: ", "'--timeout'; see"]);

@@ -88,7 +88,7 @@ fn page(command: &Command, part: &str) -> String {
     let name = name_of(command);
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let mut page = String::new();
-    page += &format!(".\\\" Made by 'make docs' from src/cli.rs and man/parts/{name}.1: edit those.\n");
+    page += &format!(".\\\" Made by 'make docs' from src/cli/mod.rs and man/parts/{name}.1: edit those.\n");
     page += &format!(".TH {} 1 {DATE} \"lockrun {}\"\n", name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     for line in part.lines() {
         match line {
@@ -223,7 +223,7 @@ fn hinted(command: Command) -> Command {
 /// clap_complete's script and the hand-written part: names of locks, and
 /// COMMAND as the shell itself would complete it.
 fn completed(shell: Shell, script: &str, part: &str) -> String {
-    let note = "# Made by 'make docs' from src/cli.rs and completions/parts: edit those.\n";
+    let note = "# Made by 'make docs' from src/cli/mod.rs and completions/parts: edit those.\n";
     match shell {
         // The part's function is called first, and calls clap_complete's.
         Shell::Bash => {

@@ -81,6 +81,14 @@ fn what_is_not_found_is_127() {
 }
 
 #[test]
+fn what_is_there_without_its_interpreter_is_127_too_and_the_line_says_so() {
+    let sandbox = Sandbox::new();
+    let script = sandbox.write("work/script", "#!/no/such/interpreter\n");
+    std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox.lockrun(&["-l", "calc", "--", "./script"]).run().assert_code(127).assert_one_line(&["interpreter"]);
+}
+
+#[test]
 fn a_command_killed_by_a_signal_ends_us_by_the_same() {
     let sandbox = Sandbox::new();
     for signal in [

@@ -63,6 +63,16 @@ fn a_read_only_disk_does_not_either() {
 }
 
 #[test]
+fn on_a_read_only_disk_there_are_no_places() {
+    let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
+        lockrun --slots 2 -l calc -- echo ran";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    outcome.assert_code(125).assert_stdout("").assert_one_line(&["calc", "read-only", "--dir"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_made_is_told_even_to_cron() {
     for make in ["exhaust", "mount -o remount,bind,ro \"$LOCKRUN_DIR\""] {
         let script = format!("{make}; lockrun -n -E 0 -q -l calc -- echo ran");

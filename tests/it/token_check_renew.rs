@@ -79,6 +79,9 @@ fn renew_without_a_time_counts_anew_what_it_was_taken_for() {
     renew(&sandbox, &token, &[]).assert_code(0).assert_silent();
     let after = remaining(&sandbox, &token);
     assert!(after > before && after <= Some(60.0), "{before:?} {after:?}");
+    renew(&sandbox, &token, &["--expires", "2h"]).assert_code(0);
+    renew(&sandbox, &token, &[]).assert_code(0).assert_silent();
+    assert!(remaining(&sandbox, &token) <= Some(60.0));
 }
 
 #[test]

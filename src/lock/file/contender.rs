@@ -66,7 +66,14 @@ impl Contender {
         let (lock, queue_name) = match target {
             Target::Name(name) => {
                 let file_name = name::stem(name) + ".lock";
-                (open::lock_file(dir, &file_name)?, file_name)
+                let lock = open::lock_file(dir, &file_name)?;
+                if matches!(mode, Mode::Place { .. }) && !lock.writable {
+                    return Err(anyhow!(
+                        "cannot lock {file_name}: its file system is read-only, where no place is had"
+                    ))
+                    .context(Advice("use another --dir, or no --slots"));
+                }
+                (lock, file_name)
             }
             Target::Path(path) => {
                 let lock = open::user_file(path)?;
