@@ -91,8 +91,11 @@ impl Asked<'_> {
     /// It does not have the lock and waits for it, after what has just happened.
     #[track_caller]
     pub fn assert_waits(&self) {
-        eventually("it sleeps again, if it was woken", || self.running().is_waiting());
-        assert!(!self.holds(), "{:?}", self.running());
+        eventually("it sleeps again, if it was woken", || {
+            let sleeps = self.running().is_waiting();
+            assert!(!self.holds(), "{:?}", self.running());
+            sleeps
+        });
     }
 
     /// Its place in a pool.
