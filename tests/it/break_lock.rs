@@ -189,14 +189,7 @@ fn so_does_a_set_that_still_waits() {
     let acquire: &[&str] = &["--expires", "100"];
     for (subcommand, rest) in [(None, run), (None, exec), (Some("acquire"), acquire)] {
         let sandbox = Sandbox::new();
-        let inode = |name: &str| {
-            use std::os::unix::fs::MetadataExt;
-            sandbox.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
-            fs::metadata(sandbox.lock_file(name)).unwrap().ino()
-        };
-        // Locks are taken in the order of their files' numbers.
-        let names = ["b", "c", "d", "e", "f", "g"].into_iter().map(|name| (inode(name), name)).collect::<Vec<_>>();
-        let ((_, first), (_, last)) = (names.iter().min().unwrap(), names.iter().max().unwrap());
+        let [first, last] = sandbox.in_order(["a", "b"]);
         let _holder = sandbox.hold(&["-l", last]);
         let words = [subcommand.as_slice(), &["-l", first, "-l", last], rest].concat();
         let set = sandbox.lockrun(&words).start().until_waiting();

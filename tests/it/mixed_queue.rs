@@ -5,19 +5,21 @@ use crate::support::{Asked, Form, Sandbox, eventually};
 
 #[test]
 fn whoever_conflicts_goes_in_the_order_of_arrival() {
-    let kinds: [&[&str]; 8] = [
-        &["-l", "calc"],
-        &["-s", "-l", "calc"],
-        &["-l", "calc", "--slots", "2"],
-        &["-l", "calc", "-l", "other"],
-        &["-l", "calc", "--slots", "2", "--slot", "1"],
-        &["-s", "-l", "calc", "-l", "other"],
-        &["-l", "calc", "--slots", "3"],
-        &["-l", "calc"],
-    ];
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let mut holder = form.hold(&sandbox, &["-l", "calc"]);
+        // A set comes to a lock when it has those before it in the order.
+        let [calc, other] = sandbox.in_order(["a", "b"]);
+        let kinds: [&[&str]; 8] = [
+            &["-l", calc],
+            &["-s", "-l", calc],
+            &["-l", calc, "--slots", "2"],
+            &["-l", calc, "-l", other],
+            &["-l", calc, "--slots", "2", "--slot", "1"],
+            &["-s", "-l", calc, "-l", other],
+            &["-l", calc, "--slots", "3"],
+            &["-l", calc],
+        ];
+        let mut holder = form.hold(&sandbox, &["-l", calc]);
         let mut waiters: Vec<_> = kinds.map(|options| form.ask(&sandbox, options).until_waiting()).into();
         while !waiters.is_empty() {
             holder.release().assert_code(0);

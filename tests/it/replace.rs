@@ -235,12 +235,7 @@ fn who_waits_for_places_without_replace_keeps_its_turn_too() {
 fn a_set_that_holds_the_lock_and_waits_for_another_is_ended() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let identity = |name: &str| {
-            use std::os::unix::fs::MetadataExt;
-            sandbox.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
-            fs::metadata(sandbox.lock_file(name)).unwrap().ino()
-        };
-        let (first, second) = if identity("a") < identity("b") { ("a", "b") } else { ("b", "a") };
+        let [first, second] = sandbox.in_order(["a", "b"]);
         let holder = Form::Run.hold(&sandbox, &["-l", second]);
         let set = form.ask(&sandbox, &["-l", "a", "-l", "b"]).until_waiting();
         Form::Run.hold(&sandbox, &["-t", "10", "--replace", "-l", first]).release().assert_code(0);

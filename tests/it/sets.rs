@@ -3,18 +3,9 @@
 use crate::campaign::size;
 use crate::support::{Asked, Form, Sandbox, eventually, is_held};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 
 const BOTH: [&str; 4] = ["-l", "a", "-l", "b"];
-
-/// Two locks' names in the order in which everybody takes them.
-fn in_order(sandbox: &Sandbox) -> [&'static str; 2] {
-    let identity = |name: &str| {
-        sandbox.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
-        fs::metadata(sandbox.lock_file(name)).unwrap().ino()
-    };
-    if identity("a") < identity("b") { ["a", "b"] } else { ["b", "a"] }
-}
 
 #[test]
 fn all_are_held_and_all_are_given_back() {
@@ -101,7 +92,7 @@ fn with_shared_all_are_shared() {
 #[test]
 fn who_waits_for_a_part_and_gives_up_gives_back_the_rest() {
     let sandbox = Sandbox::new();
-    let [first, second] = in_order(&sandbox);
+    let [first, second] = sandbox.in_order(["a", "b"]);
     let holder = Form::Run.hold(&sandbox, &["-l", second]);
     for form in Form::BOTH {
         form.fail(&sandbox, &[&["-t", "0.05"], &BOTH[..]].concat()).assert_code(124);
@@ -133,7 +124,7 @@ fn a_b_against_b_a_never_deadlocks() {
 #[test]
 fn a_set_that_is_refused_never_makes_others_fail() {
     let sandbox = Sandbox::new();
-    let [first, second] = in_order(&sandbox);
+    let [first, second] = sandbox.in_order(["a", "b"]);
     let holder = Form::Run.hold(&sandbox, &["-l", second]);
     let sets = "while [ ! -e done ]; do lockrun -q -n -l a -l b -- true; [ $? = 75 ] || echo $?; done";
     let sets = [(); 2].map(|()| sandbox.sh(sets).start());
@@ -170,7 +161,7 @@ fn half_way<'sandbox>(
 fn a_place_that_a_waiting_set_leaves_free_is_free() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let order = in_order(&sandbox);
+        let order = sandbox.in_order(["a", "b"]);
         let (second, set) = half_way(&sandbox, form, &["--slots", "2"], order);
         assert!(form.gets_now(&sandbox, &["-l", order[0], "--slots", "2"]), "one place of two is taken, nobody waits");
         second.release();
@@ -182,7 +173,7 @@ fn a_place_that_a_waiting_set_leaves_free_is_free() {
 fn a_set_that_has_one_lock_is_no_waiter_for_it_any_more() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let order = in_order(&sandbox);
+        let order = sandbox.in_order(["a", "b"]);
         let (second, set) = half_way(&sandbox, form, &[], order);
         form.fail(&sandbox, &["-t", "0.1", "--max-waiters", "1", "-l", order[0]]).assert_code(124);
         second.release();
@@ -194,7 +185,7 @@ fn a_set_that_has_one_lock_is_no_waiter_for_it_any_more() {
 fn a_lock_of_a_set_that_is_replaced_while_the_set_waits_is_taken_anew() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let [first, second] = in_order(&sandbox);
+        let [first, second] = sandbox.in_order(["a", "b"]);
         let holder = Form::Run.hold(&sandbox, &["-l", second]);
         let set = form.ask(&sandbox, &BOTH).until_waiting();
         fs::remove_file(sandbox.lock_file(first)).unwrap();

@@ -3,7 +3,7 @@
 use super::{Holder, Invocation};
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
@@ -118,6 +118,16 @@ impl Sandbox {
             .env(MARKER, &self.root);
         let number = self.outputs.fetch_add(1, Ordering::Relaxed);
         Invocation::new(command, self.path(&format!("output/{number}")))
+    }
+
+    /// These locks in the order in which a set of them is taken: that of their
+    /// files' numbers, which is another one in each run.
+    pub fn in_order<const N: usize>(&self, mut names: [&'static str; N]) -> [&'static str; N] {
+        names.sort_by_cached_key(|name| {
+            self.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
+            fs::metadata(self.lock_file(name)).unwrap().ino()
+        });
+        names
     }
 
     /// A lockrun with these lock options that holds until told to end.
