@@ -40,17 +40,26 @@ pub mod waiting;
 pub fn main() -> u8 {
     let exit = match cli::parse(sys::arguments()) {
         Ok(cli::Command::Run(options)) => command::run::run(*options),
-        Ok(cli::Command::Acquire(options)) => command::acquire::acquire(*options),
-        Ok(cli::Command::Release(options)) => command::release::release(&options),
-        Ok(cli::Command::Renew(options)) => command::renew::renew(&options),
-        Ok(cli::Command::Check(options)) => command::check::check(&options),
-        Ok(cli::Command::List(options)) => command::list::list(options),
-        Ok(cli::Command::Status(options)) => command::status::status(options),
-        Ok(cli::Command::Wait(options)) => command::wait::wait(options),
-        Ok(cli::Command::Break(options)) => command::break_lock::break_lock(options),
-        Ok(cli::Command::Prune(options)) => command::prune::prune(options),
-        Ok(cli::Command::Completions(options)) => command::completions::completions(&options),
+        Ok(subcommand) => do_subcommand(subcommand),
         Err(exit) => exit,
     };
     exit.finish()
+}
+
+/// In a place of its own, so that no page of a usual run has a part of it.
+#[cold]
+fn do_subcommand(command: cli::Command) -> exit::Exit {
+    match command {
+        cli::Command::Run(options) => command::run::run(*options),
+        cli::Command::Acquire(options) => command::acquire::acquire(*options),
+        cli::Command::Release(options) => command::release::release(&options),
+        cli::Command::Renew(options) => command::renew::renew(&options),
+        cli::Command::Check(options) => command::check::check(&options),
+        cli::Command::List(options) => command::list::list(options),
+        cli::Command::Status(options) => command::status::status(options),
+        cli::Command::Wait(options) => command::wait::wait(options),
+        cli::Command::Break(options) => command::break_lock::break_lock(options),
+        cli::Command::Prune(options) => command::prune::prune(options),
+        cli::Command::Completions(options) => command::completions::completions(&options),
+    }
 }

@@ -16,6 +16,15 @@ use crate::message;
 /// How to end: after `--help` and `--version` with their text on stdout, and
 /// after one line on stderr for what cannot be understood.
 pub fn parse(words: Vec<OsString>) -> Result<Command, Exit> {
+    match usual::read(&words) {
+        Some(options) => Ok(Command::Run(Box::new(options))),
+        None => parse_by_clap(&words),
+    }
+}
+
+/// In a place of its own, so that no page of a usual run has a part of it.
+#[cold]
+fn parse_by_clap(words: &[OsString]) -> Result<Command, Exit> {
     let subcommand = words.get(1).and_then(|word| word.to_str());
     let rest = || words.iter().skip(1);
     let parsed = match subcommand {
@@ -29,13 +38,9 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Exit> {
         Some("break") => Break::try_parse_from(rest()).map(Command::Break),
         Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
         Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
-        _ => match usual::read(&words) {
-            Some(options) => Ok(options),
-            None => Run::try_parse_from(&words),
-        }
-        .map(|options| Command::Run(Box::new(options))),
+        _ => Run::try_parse_from(words).map(|options| Command::Run(Box::new(options))),
     };
-    parsed.map_err(|error| refuse(&error, &words))
+    parsed.map_err(|error| refuse(&error, words))
 }
 
 fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {

@@ -117,8 +117,11 @@ impl Dir {
             other => other?,
         };
         let stat = rustix::fs::fstat(&fd)?;
-        // Where we are in no directory any more, nothing has a path.
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let absolute = match path.is_absolute() {
+            true => path.to_owned(),
+            // Where we are in no directory any more, nothing has a path.
+            false => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        };
         Ok(Self { fd: Arc::new(fd), path: path.to_owned(), absolute, is_default: false, stat })
     }
 
