@@ -263,15 +263,13 @@ impl State {
             // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
             _ if sender == us || sender == command => {}
             // COMMAND would have stopped the job; those whom it left do not.
-            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if from_kernel && self.ended.is_some() => {
-                sys::stop_by(signal);
-            }
+            _ if from_kernel && self.ended.is_some() && sys::STOPPING.contains(&signal) => sys::stop_by(signal),
             // The kernel tells the whole foreground group, COMMAND included;
             // but on a hang-up, and with the CONT that follows it, the
             // session's leader alone, if that is us.
             libc::SIGHUP | libc::SIGCONT if from_kernel && !is_session_leader() => {}
-            libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH
-                if from_kernel => {}
+            libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH if from_kernel => {}
+            _ if from_kernel && sys::STOPPING.contains(&signal) => {}
             // A shell continues the whole job.
             libc::SIGCONT if std::mem::take(&mut self.continued_with_us) => {}
             libc::SIGCONT => {

@@ -33,40 +33,24 @@ fn ctrl_z_while_waiting_gives_up_the_place_and_fg_queues_anew() {
     }
 }
 
-#[test]
-fn with_exec_too_ctrl_z_gives_up_the_place() {
-    let sandbox = Sandbox::new();
-    let holder = sandbox.hold(&["-l", "calc"]);
-    let mut shell = Terminal::shell(&sandbox);
-    shell.enter("lockrun --exec -l calc -- echo ran");
-    eventually("it waits", || shell.is_waiting());
-    shell.press(CTRL_Z);
-    shell.until_shows("Stopped");
-    holder.release();
-    sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
-    shell.enter("fg");
-    shell.until_shows("ran\r\n");
-}
-
 /// Stops a lockrun that waits with these options for what `holder` has, looks
-/// whether `others` get theirs, and lets it go on.
-fn nothing_is_kept(sandbox: &Sandbox, holder: &[&str], waiter: &str, released: bool, others: &[&str]) {
+/// whether `others` get theirs when that is free, and lets it go on.
+fn nothing_is_kept(sandbox: &Sandbox, holder: &[&str], waiter: &str, others: &[&str]) {
     let holder = sandbox.hold(holder);
     let mut shell = Terminal::shell(sandbox);
     shell.enter(&format!("lockrun {waiter} -- echo ran"));
     eventually("it waits", || shell.is_waiting());
     shell.press(CTRL_Z);
     shell.until_shows("Stopped");
-    let others = || sandbox.lockrun(&[&["-n"], others, &["--", "true"]].concat()).run();
-    if released {
-        holder.release();
-        others().assert_code(0);
-    } else {
-        others().assert_code(0);
-        holder.release();
-    }
+    holder.release();
+    sandbox.lockrun(&[&["-n"], others, &["--", "true"]].concat()).run().assert_code(0);
     shell.enter("fg");
     shell.until_shows("ran\r\n");
+}
+
+#[test]
+fn with_exec_too_ctrl_z_gives_up_the_place() {
+    nothing_is_kept(&Sandbox::new(), &["-l", "calc"], "--exec -l calc", &["-l", "calc"]);
 }
 
 #[test]
@@ -74,33 +58,16 @@ fn of_a_set_it_keeps_none() {
     for form in ["", "--exec"] {
         let sandbox = Sandbox::new();
         let [first, last] = sandbox.in_order(["a", "b"]);
-        nothing_is_kept(&sandbox, &["-l", last], &format!("{form} -l a -l b"), false, &["-l", first]);
+        nothing_is_kept(&sandbox, &["-l", last], &format!("{form} -l a -l b"), &["-l", first]);
     }
 }
 
+/// Neither who waits for a place, nor who waits to share all of them.
 #[test]
 fn in_a_pool_it_does_not_keep_the_whole_lock_away() {
-    for form in ["", "--exec"] {
-        nothing_is_kept(
-            &Sandbox::new(),
-            &["--slots", "1", "-l", "calc"],
-            &format!("{form} --slots 1 -l calc"),
-            true,
-            &["-l", "calc"],
-        );
-    }
-}
-
-#[test]
-fn who_shares_does_not_keep_writers_away() {
-    for form in ["", "--exec"] {
-        nothing_is_kept(
-            &Sandbox::new(),
-            &["--slots", "1", "-l", "calc"],
-            &format!("{form} --shared -l calc"),
-            true,
-            &["-l", "calc"],
-        );
+    for waiter in ["--slots 1", "--slots 1 --exec", "--shared", "--shared --exec"] {
+        let holder = ["--slots", "1", "-l", "calc"];
+        nothing_is_kept(&Sandbox::new(), &holder, &format!("{waiter} -l calc"), &["-l", "calc"]);
     }
 }
 

@@ -195,12 +195,15 @@ signal.pause()";
     drop(holder);
 }
 
-#[test]
-fn who_waits_without_replace_keeps_its_turn() {
+/// Who waits for `holder` with the options `patient` is no holder, and goes
+/// before one who comes later and ends the holder.
+fn keeps_its_turn(holder: &[&str], patient: &[&str]) {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
-        let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
-        let patient = form.ask(&sandbox, &["-l", "calc"]).until_waiting();
+        let holder = Form::Run.hold(&sandbox, holder);
+        let patient = form.ask(&sandbox, patient).until_waiting();
+        let lock = &sandbox.list(&["calc"])[0];
+        assert_eq!((lock["holders"].as_array().unwrap().len(), &lock["waiting"]), (1, &1.into()), "{lock}");
         let replacer = form.ask(&sandbox, &REPLACE);
         let patient = patient.until_held();
         holder.end().assert_code(123);
@@ -210,23 +213,16 @@ fn who_waits_without_replace_keeps_its_turn() {
     }
 }
 
+#[test]
+fn who_waits_without_replace_keeps_its_turn() {
+    keeps_its_turn(&["-l", "calc"], &["-l", "calc"]);
+}
+
 /// Meanwhile it has the lock shared with those who have a place.
 #[test]
 fn who_waits_for_places_without_replace_keeps_its_turn_too() {
-    for form in Form::BOTH {
-        for patient in [&["--slots", "1", "-l", "calc"] as &[&str], &["--shared", "-l", "calc"]] {
-            let sandbox = Sandbox::new();
-            let holder = Form::Run.hold(&sandbox, &["--slots", "1", "-l", "calc"]);
-            let patient = form.ask(&sandbox, patient).until_waiting();
-            let lock = &sandbox.list(&["calc"])[0];
-            assert_eq!((lock["holders"].as_array().unwrap().len(), &lock["waiting"]), (1, &1.into()), "{lock}");
-            let replacer = form.ask(&sandbox, &REPLACE);
-            let patient = patient.until_held();
-            holder.end().assert_code(123);
-            assert!(!replacer.holds());
-            patient.release().assert_code(0);
-            replacer.until_held().release().assert_code(0);
-        }
+    for patient in [&["--slots", "1", "-l", "calc"] as &[&str], &["--shared", "-l", "calc"]] {
+        keeps_its_turn(&["--slots", "1", "-l", "calc"], patient);
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags, Stat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::open::{self, Identity};
 use crate::sys;
 use crate::users;
 
@@ -95,8 +96,7 @@ impl Dir {
 
     /// Whether it is still what is at the path.
     pub fn is_current(&self) -> bool {
-        rustix::fs::stat(&self.absolute)
-            .is_ok_and(|now| (now.st_dev, now.st_ino) == (self.stat.st_dev, self.stat.st_ino))
+        open::identity_of(&self.absolute).is_ok_and(|now| now == Some(Identity::from(&self.stat)))
     }
 
     /// The path of a file in it, from any working directory.

@@ -199,20 +199,23 @@ pub fn held_by(first: i64, last: i64) -> Option<u32> {
     (first == last).then_some(first - HELD_PLACES)?.try_into().ok().filter(|place| *place < MOST_PLACES)
 }
 
-/// Whether a process has the lock on this file only because it waits, in this
-/// queue, for a place of the pool, or for all of them: shared with those who
-/// have one, and without one. The wrapper leaves the ticket to its child.
-pub fn only_waits(pid: i32, lock: FileId, queue: FileId) -> bool {
-    let has = |pid, is_it: &dyn Fn(&Line) -> bool| {
+/// Whether a process has the lock on this file only because it waits for a
+/// place of the pool, or for all of them: shared with those who have one, and
+/// without one. The wrapper leaves the ticket to its child. Only files that
+/// are their own queue have places.
+pub fn only_waits(pid: i32, lock: FileId) -> bool {
+    let locks_of = |pid| {
         let descriptors = kernel::descriptors_of(pid).unwrap_or_default();
-        descriptors.iter().any(|descriptor| descriptor.locks.iter().any(is_it))
+        descriptors.into_iter().flat_map(|descriptor| descriptor.locks).collect::<Vec<_>>()
     };
     let shares = |line: &Line| matches!(line, Line::Flock(file, locker) if *file == lock && locker.shared);
     let place = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == lock && is_place(*first));
-    let ticket = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == queue && is_ticket(*first));
-    has(pid, &shares)
-        && !has(pid, &place)
-        && (has(pid, &ticket) || process::children(pid).into_iter().any(|child| has(child, &ticket)))
+    let ticket = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == lock && is_ticket(*first));
+    let own = locks_of(pid);
+    own.iter().any(shares)
+        && !own.iter().any(place)
+        && (own.iter().any(ticket)
+            || process::children(pid).into_iter().any(|child| locks_of(child).iter().any(ticket)))
 }
 
 fn is_place(first: i64) -> bool {

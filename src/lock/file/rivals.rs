@@ -49,7 +49,7 @@ pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
     let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
     let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
     let lock = FileId::of(lock);
-    let holding = lock.map(|lock| holding(lock, queue)).unwrap_or_default();
+    let holding = lock.map(holding).unwrap_or_default();
     require_ours(&holding)?;
     for rival in &waiting {
         rival.signal(sys::REPLACE())?;
@@ -92,11 +92,10 @@ fn lockruns_and_others(holding: &[Rival]) -> (Vec<&Rival>, Vec<&Rival>) {
     (lockruns, others)
 }
 
-/// Everybody who has the lock on this file, whose queue is in `queue` if not in
-/// the same. We do not count, nor do those who have the file open without
-/// holding it, or wait for a place in its pool.
-fn holding(lock: FileId, queue: Option<FileId>) -> Vec<Rival> {
-    let has_it = |pid| kernel::has_now(pid, lock) && !places::only_waits(pid, lock, queue.unwrap_or(lock));
+/// Everybody who has the lock on this file. We do not count, nor do those who
+/// have the file open without holding it, or wait for a place in its pool.
+fn holding(lock: FileId) -> Vec<Rival> {
+    let has_it = |pid| kernel::has_now(pid, lock) && !places::only_waits(pid, lock);
     let kernel = Kernel::look();
     let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
     // While we read, the lock may have been granted to a child of one that we
@@ -180,7 +179,7 @@ impl Rival {
 /// even so.
 pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };
-    let rivals = holding(lock, None);
+    let rivals = holding(lock);
     require_ours(&rivals)?;
     ask_to_end(&rivals, sys::BREAK())?;
     wait_for_all(&rivals, kill_after);
@@ -212,7 +211,7 @@ const KILLED: Duration = Duration::from_secs(5);
 /// Those who held the lock and hold it still.
 fn still_holding(lock: FileId, rivals: &[Rival]) -> Vec<Rival> {
     let was_there = |now: &Rival| rivals.iter().any(|rival| rival.pid == now.pid);
-    holding(lock, None).into_iter().filter(was_there).collect()
+    holding(lock).into_iter().filter(was_there).collect()
 }
 
 fn us() -> i32 {

@@ -294,7 +294,7 @@ impl<'a> Survey<'a> {
         };
         if matches!(seen.state, State::Exclusive | State::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
-            seen.holders = self.holders(subject, lockers, &records);
+            seen.holders = self.holders(subject.lock, lockers, &records);
             // In an order of its own, and first of all those of whom most is
             // known.
             seen.holders.sort_by_key(|holder| (holder.slot, holder.since.is_none(), holder.pid));
@@ -303,10 +303,9 @@ impl<'a> Survey<'a> {
     }
 
     /// Everybody who holds the lock, as far as can be seen.
-    fn holders(&self, subject: &Subject<'_>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
-        let Some(lock) = subject.lock else { return Vec::new() };
-        let queue = subject.queue.unwrap_or(lock);
-        let only_waits = |locker: &&Locker| locker.shared && places::only_waits(locker.pid, lock, queue);
+    fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
+        let Some(lock) = lock else { return Vec::new() };
+        let only_waits = |locker: &&Locker| locker.shared && places::only_waits(locker.pid, lock);
         let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
         if lockers.is_empty() && !waiting.is_empty() {
             return Vec::new();
