@@ -253,6 +253,7 @@ impl Waiter {
             let look = watch.look().map(|at| at.saturating_duration_since(Instant::now()));
             let left = patience.left();
             let limit = [look, left].into_iter().flatten().min();
+            sys::give_code_back();
             let arrived = sys::next_signal(limit);
             match arrived {
                 Arrived::Signal { number, sender, .. } if number == sys::NOTIFY() && sender == self.child_id() => {

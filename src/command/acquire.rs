@@ -200,7 +200,8 @@ impl Acquisition {
     /// In the new process: from now on the holder.
     fn become_holder(&self, mut held: FileHeld, kit: Kit, granted: &Granted) -> Result<()> {
         let granted_at = sys::suspend_aware_now();
-        let grants = held.settle(&self.claim)?;
+        held.settle(&self.claim)?;
+        let grants = held.grants();
         held.step_aside();
         let dir = std::path::absolute(self.asked.store.dir().path()).context("cannot tell where we are")?;
         let token = Token {

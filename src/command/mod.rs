@@ -6,6 +6,7 @@ mod asked;
 pub mod break_lock;
 pub mod check;
 pub mod completions;
+mod environment;
 pub mod list;
 pub mod prune;
 pub mod release;

@@ -1,21 +1,22 @@
 //! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a
 //! child meet.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::asked::Asked;
+use super::environment;
 use super::report::Report;
 use crate::child::{self, Cause, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter, Watch};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{FileHeld, FilePlace, FileStore, HELD_VARIABLE, Target};
-use crate::lock::{Answer, Grant, Held, Patience, Place, Store, Turn};
+use crate::lock::file::{FileHeld, FilePlace, FileStore, Target};
+use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
 use crate::record::Claim;
@@ -24,12 +25,6 @@ use crate::waiting::Verbosity;
 
 /// TERM to KILL: time enough to clean up, and no more.
 const KILL_AFTER: Duration = Duration::from_secs(10);
-
-/// What COMMAND finds in its environment, and must not inherit from a
-/// lockrun around us.
-const NAME: &str = "LOCKRUN_NAME";
-const FENCE: &str = "LOCKRUN_FENCE";
-const SLOT: &str = "LOCKRUN_SLOT";
 
 /// What ends a wait.
 const CAUGHT_AS_INIT: [i32; 11] = [
@@ -86,6 +81,9 @@ struct Running<'a> {
 }
 
 impl Job {
+    /// Not inlined: it has done its work when lockrun sleeps, see
+    /// [`sys::give_code_back`].
+    #[inline(never)]
     fn new(options: cli::Run) -> Result<Self> {
         let words = words(options.shell, options.command)?;
         let report = options.report.as_deref().map(Report::open).transpose()?;
@@ -99,7 +97,7 @@ impl Job {
         Ok(Self {
             report: report.map(|report| report.about(&names(), &command)),
             claim: asked.claim(command, expires),
-            exec: child::prepare(&words, &[NAME, FENCE, SLOT, HELD_VARIABLE], mask, ignore_child_death)?,
+            exec: child::prepare(&words, &environment::OURS, mask, ignore_child_death)?,
             asked,
             become_command: options.exec,
             expires,
@@ -111,7 +109,7 @@ impl Job {
     fn run(&mut self) -> Result<Exit> {
         loop {
             match self.asked.store.request(&self.asked.patience)? {
-                Answer::Granted(held) if self.become_command => return self.become_command(held),
+                Answer::Granted(held) if self.become_command => return self.become_command(held, false),
                 Answer::Granted(held) => return self.run_at_once(held),
                 Answer::Refused(refusal) => return Ok(self.asked.refused(refusal)),
                 Answer::TimedOut => return Ok(self.asked.timed_out()),
@@ -129,7 +127,7 @@ impl Job {
     fn run_at_once(&mut self, mut held: FileHeld) -> Result<Exit> {
         let tree = Tree::of_what_follows();
         let granted_at = sys::suspend_aware_now();
-        let fence = self.settle(&mut held)?.first().map_or(0, |grant| grant.fence);
+        let fence = self.settle(&mut held, false)?;
         held.step_aside();
         self.asked.tell_granted();
         let pending = sys::pending();
@@ -147,8 +145,8 @@ impl Job {
     }
 
     /// `--exec`, and the lock is ours.
-    fn become_command(&mut self, mut held: FileHeld) -> Result<Exit> {
-        self.settle(&mut held)?;
+    fn become_command(&mut self, mut held: FileHeld, is_told: bool) -> Result<Exit> {
+        self.settle(&mut held, is_told)?;
         self.asked.tell_granted();
         let errno = self.exec.exec();
         Ok(self.not_executed(errno))
@@ -164,15 +162,16 @@ impl Job {
         // Nothing interrupts the child, and we keep the time for it.
         let patience = Patience { deadline: None, ..self.asked.patience };
         let wait = |mut place: FilePlace| {
-            place.prepare(claim);
+            let is_told = foretell(&mut place, claim, store, exec)?;
+            sys::give_code_back();
             Ok(match place.wait(&patience)? {
-                Turn::Granted => Verdict::Granted(place.into_held()),
+                Turn::Granted => Verdict::Granted((place.into_held(), exec, is_told)),
                 Turn::Again | Turn::TimedOut => Verdict::Again,
             })
         };
-        let become_command = |mut held: FileHeld, granted: &Granted| {
-            match settle(&mut held, claim, store, exec) {
-                Ok(grants) => granted.set_fence(grants[0].fence),
+        let become_command = |(mut held, exec, is_told): (FileHeld, &mut Exec, bool), granted: &Granted| {
+            match settle(&mut held, claim, store, exec, is_told) {
+                Ok(fence) => granted.set_fence(fence),
                 Err(error) => granted.failed(&error),
             }
             granted.let_go_of_parent();
@@ -217,7 +216,8 @@ impl Job {
             if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
         catch.extend([sys::REPLACE(), sys::BREAK()]);
         let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch, &self.asked.patience.mask)?;
-        place.prepare(&self.claim);
+        let is_told = foretell(&mut place, &self.claim, &self.asked.store, &mut self.exec)?;
+        sys::give_code_back();
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);
         match (turn, sys::take_caught()) {
@@ -225,7 +225,7 @@ impl Job {
                 // Too late to give up our place. It is blocked now, and stops
                 // us where we become COMMAND.
                 let _ = sys::send(rustix::process::getpid(), signal);
-                self.become_command(place.into_held()).map(Some)
+                self.become_command(place.into_held(), is_told).map(Some)
             }
             (_, Some(signal)) if sys::STOPPING.contains(&signal) => {
                 // Not with our place in the queue: nobody waits for a job
@@ -236,14 +236,14 @@ impl Job {
             }
             // Who sent it, a handler is not told.
             (_, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
-            (Turn::Granted, None) => self.become_command(place.into_held()).map(Some),
+            (Turn::Granted, None) => self.become_command(place.into_held(), is_told).map(Some),
             (Turn::Again, None) => Ok(None),
             (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
         }
     }
 
-    fn settle(&mut self, held: &mut FileHeld) -> Result<Vec<Grant>> {
-        settle(held, &self.claim, &self.asked.store, &mut self.exec)
+    fn settle(&mut self, held: &mut FileHeld, is_told: bool) -> Result<u64> {
+        settle(held, &self.claim, &self.asked.store, &mut self.exec, is_told)
     }
 
     fn supervision(
@@ -345,20 +345,21 @@ fn words(shell: Option<OsString>, command: Vec<OsString>) -> Result<Vec<OsString
     }
 }
 
-/// The grant is numbered and recorded, and COMMAND will know of it.
-fn settle(held: &mut FileHeld, claim: &Claim, store: &FileStore, exec: &mut Exec) -> Result<Vec<Grant>> {
-    let grants = held.settle(claim)?;
-    let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
-    let mut add = |name: &str, value: Vec<u8>| -> Result<()> {
-        exec.add_variable(CString::new([name.as_bytes(), &value].join(&b'='))?);
-        Ok(())
-    };
-    add(NAME, lines(|grant| grant.name.clone()))?;
-    add(FENCE, lines(|grant| grant.fence.to_string().into_bytes()))?;
-    if grants.iter().any(|grant| grant.slot.is_some()) {
-        add(SLOT, lines(|grant| grant.slot.map(|slot| slot.to_string()).unwrap_or_default().into_bytes()))?;
+/// Tells COMMAND of the grants to come, if all but their numbers is known:
+/// there is time now.
+fn foretell(place: &mut FilePlace, claim: &Claim, store: &FileStore, exec: &mut Exec) -> Result<bool> {
+    let grants = place.prepare(claim);
+    grants.map_or(Ok(false), |grants| environment::tell(exec, store, &grants).map(|()| true))
+}
+
+/// The grant is numbered and recorded, and COMMAND will know of it. Returns the
+/// first lock's number.
+fn settle(held: &mut FileHeld, claim: &Claim, store: &FileStore, exec: &mut Exec, is_told: bool) -> Result<u64> {
+    held.settle(claim)?;
+    let fences = held.fences();
+    if !(is_told && environment::renumber(exec, &fences)) {
+        environment::tell(exec, store, &held.grants())?;
     }
-    add(HELD_VARIABLE, store.held_variable(&grants).into_bytes())?;
     exec.inherit(held.descriptors());
-    Ok(grants)
+    Ok(fences.first().copied().unwrap_or(0))
 }

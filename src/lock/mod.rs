@@ -181,8 +181,9 @@ pub trait Place {
     fn wait(&mut self, patience: &Patience) -> Result<Turn>;
 
     /// Does what a grant will do, as far as it can be done in advance: after
-    /// it, everybody waits for every microsecond.
-    fn prepare(&mut self, claim: &Claim);
+    /// it, everybody waits for every microsecond. Returns the grants, if all
+    /// but their numbers can be foretold.
+    fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>>;
 
     /// Leaves the place to the forked process alone: it ends with that one.
     fn leave_to_child(&mut self);
@@ -200,7 +201,13 @@ pub trait Held {
     /// # Errors
     /// None for a text that cannot be written (disk full, read-only): the
     /// lock is held all the same.
-    fn settle(&mut self, claim: &Claim) -> Result<Vec<Grant>>;
+    fn settle(&mut self, claim: &Claim) -> Result<()>;
+
+    /// What was granted, once that is settled.
+    fn grants(&self) -> Vec<Grant>;
+
+    /// The numbers of the [`grants`](Self::grants), in their order.
+    fn fences(&self) -> Vec<u64>;
 
     /// Lets the next in the queue come forward. Executing COMMAND does it
     /// too, a little later for us and not at all at our expense.

@@ -66,10 +66,10 @@ impl Draft {
         ];
         for (at, width, number) in times {
             let at = self.time_of_day.start + at;
-            put(&mut self.text[at..at + width], number);
+            put_digits(&mut self.text[at..at + width], number);
         }
         let digits = fence_in(&self.text)?;
-        put(&mut self.text[digits], fence).then_some((fence, &self.text))
+        put_digits(&mut self.text[digits], fence).then_some((fence, &self.text))
     }
 }
 
@@ -77,13 +77,13 @@ impl Draft {
 fn fence_in(text: &[u8]) -> Option<Range<usize>> {
     let start = BEGINNING.len() + FENCE.len();
     let digits = text.strip_prefix(BEGINNING)?.strip_prefix(FENCE)?;
-    let length = digits.iter().take_while(|digit| digit.is_ascii_digit()).count();
     // All numbers of nineteen digits fit into 64 bits.
-    (1..20).contains(&length).then_some(start..start + length)
+    let length = digits.iter().take(20).position(|digit| !digit.is_ascii_digit())?;
+    (length > 0).then_some(start..start + length)
 }
 
 /// Fills the field with the number's digits; `false` if it has more.
-fn put(field: &mut [u8], mut number: u64) -> bool {
+pub fn put_digits(field: &mut [u8], mut number: u64) -> bool {
     for digit in field.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;

@@ -8,8 +8,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::light_sleep::lightly;
-
 /// Whether a range is locked against readers too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -65,7 +63,7 @@ impl<'fd> ByteLock<'fd> {
     /// # Errors
     /// `EINTR` when a signal handler ran, `ENOLCK`, `EBADF`.
     pub fn lock(self, kind: Kind, start: i64, len: i64) -> io::Result<()> {
-        lightly(libc::fcntl as *const (), || self.call(libc::F_OFD_SETLKW, kind.raw(), start, len)).map(drop)
+        self.call(libc::F_OFD_SETLKW, kind.raw(), start, len).map(drop)
     }
 
     /// Gives `len` bytes from `start` back. Without effect where none is held.

@@ -18,7 +18,7 @@ mod timer;
 
 pub use arena::Arena;
 pub use byte_lock::{ByteLock, Found, Kind};
-pub use light_sleep::lightly;
+pub use light_sleep::give_code_back;
 pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{

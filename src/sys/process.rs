@@ -52,8 +52,8 @@ pub fn without_umask<T>(f: impl FnOnce() -> T) -> T {
 /// grant and its start.
 pub struct Exec {
     argv: Vec<CString>,
-    /// Ours; what is inherited stays where the kernel put it.
-    added: Vec<CString>,
+    /// Ours, each with its zero; what is inherited stays where the kernel put it.
+    added: Vec<Vec<u8>>,
     argv_raw: Vec<*const libc::c_char>,
     environment_raw: Vec<*const libc::c_char>,
     inherit: Vec<RawFd>,
@@ -85,8 +85,31 @@ impl Exec {
     /// Adds one variable to the environment, `NAME=value`.
     pub fn add_variable(&mut self, variable: CString) {
         let end = self.environment_raw.len() - 1;
-        self.environment_raw.insert(end, variable.as_ptr());
+        let variable = variable.into_bytes_with_nul();
+        self.environment_raw.insert(end, variable.as_ptr().cast());
         self.added.push(variable);
+    }
+
+    /// Changes the value of a variable that was added, where it stands.
+    /// Returns what `change` does, and `false` if there is none.
+    pub fn change_variable(&mut self, name: &str, change: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let inherited = self.environment_raw.len() - 1 - self.added.len();
+        for (variable, raw) in self.added.iter_mut().zip(&mut self.environment_raw[inherited..]) {
+            if let Some(value) = variable.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
+                let (start, end) = (variable.len() - value.len(), variable.len() - 1);
+                let changed = change(&mut variable[start..end]);
+                *raw = variable.as_ptr().cast();
+                return changed;
+            }
+        }
+        false
+    }
+
+    /// Takes what was added out of the environment again.
+    pub fn clear_variables(&mut self) {
+        let inherited = self.environment_raw.len() - 1 - self.added.len();
+        self.environment_raw.drain(inherited..inherited + self.added.len());
+        self.added.clear();
     }
 
     /// The command's first word.

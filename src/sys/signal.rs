@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::light_sleep::lightly;
 use super::timer::timespec;
 
 /// By this signal a waiting process tells the one that watches it that the
@@ -112,7 +111,7 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
         // SAFETY: a full set and live locals; a null time means no limit.
         let number = unsafe {
             libc::sigfillset(all.as_mut_ptr());
-            lightly(libc::sigtimedwait as *const (), || libc::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit))
+            libc::sigtimedwait(all.as_ptr(), info.as_mut_ptr(), limit)
         };
         match number {
             -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}

@@ -239,19 +239,12 @@ impl Contender {
     /// # Errors
     /// `EINTR`, when a timer or a signal came: to be called again, or not.
     pub fn wait(&mut self) -> io::Result<()> {
-        let slept = match (&self.queue, self.ticket) {
-            (Some(queue), Some(ticket)) => queue.wait_for_turn(ticket, self.mode)?,
-            _ => false,
-        };
-        let lock = || match self.mode {
-            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file),
-            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file),
-        };
-        // Whoever slept behind others has no code but what it needs next.
-        if slept {
-            lock()?
-        } else {
-            sys::lightly(FLOCK, lock)?
+        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
+            queue.wait_for_turn(ticket, self.mode)?;
+        }
+        match self.mode {
+            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file)?,
+            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file)?,
         }
         let places = Places::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
@@ -357,9 +350,9 @@ impl Contender {
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
-    pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<Grant> {
-        if let (true, Some(fence)) = (self.covered, self.fence) {
-            return Ok(self.grant(fence));
+    pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<()> {
+        if self.covered {
+            return Ok(());
         }
         // Two who share the lock might read the same last number.
         if self.mode != Mode::Exclusive
@@ -382,7 +375,7 @@ impl Contender {
             queue.put_signs_up(fence, claim.owner, us).with_context(|| self.cannot_lock())?;
             self.has_signs = true;
         }
-        Ok(self.grant(fence))
+        Ok(())
     }
 
     fn write(&self, text: &[u8]) {
@@ -428,21 +421,34 @@ impl Contender {
     }
 
     /// See [`Place::prepare`](crate::lock::Place::prepare).
-    pub fn prepare(&mut self, dir: &Dir, claim: &Claim) {
-        let now = SystemTime::now();
-        let record = self.next_record(dir, claim, now).ok();
-        self.draft = record.and_then(|record| Draft::new(&record, claim, now));
+    pub fn prepare(&mut self, dir: &Dir, claim: &Claim) -> Option<Grant> {
+        if !self.covered {
+            let now = SystemTime::now();
+            let record = self.next_record(dir, claim, now).ok()?;
+            self.fence = Some(record.fence);
+            self.draft = Draft::new(&record, claim, now);
+        }
+        // Which place of a pool it will be is not known.
+        let is_foretold = self.place.is_some() || !matches!(self.mode, Mode::Place { .. });
+        self.grant().filter(|_| is_foretold)
     }
 
-    fn grant(&self, fence: u64) -> Grant {
-        Grant {
+    /// The number of our grant.
+    pub fn fence(&self) -> Option<u64> {
+        self.fence
+    }
+
+    /// What was granted to us.
+    pub fn grant(&self) -> Option<Grant> {
+        let fence = self.fence?;
+        let strength = Strength::of(self.mode, self.place);
+        Some(Grant {
             name: self.target.name().to_vec(),
             file: self.queue_name.clone(),
             fence,
             slot: self.place,
-            marker: Marker { identity: self.lock.identity, fence, strength: Strength::of(self.mode, self.place) }
-                .to_string(),
-        }
+            marker: Marker { identity: self.lock.identity, fence, strength }.to_string(),
+        })
     }
 
     /// What a request of this mode comes to, under these markers.
@@ -551,9 +557,6 @@ fn printable_path(target: &Target, queue_name: &str) -> String {
         Target::Path(path) => path.display().to_string(),
     }
 }
-
-/// What fs2 calls.
-const FLOCK: *const () = libc::flock as *const ();
 
 /// How long `--timeout 0` waits for somebody who is in the door; nobody is
 /// there that long who was not stopped.

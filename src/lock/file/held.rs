@@ -22,8 +22,16 @@ impl FileHeld {
 }
 
 impl Held for FileHeld {
-    fn settle(&mut self, claim: &Claim) -> Result<Vec<Grant>> {
-        self.contenders.iter_mut().map(|contender| contender.settle(&self.dir, claim)).collect()
+    fn settle(&mut self, claim: &Claim) -> Result<()> {
+        self.contenders.iter_mut().try_for_each(|contender| contender.settle(&self.dir, claim))
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        self.contenders.iter().filter_map(Contender::grant).collect()
+    }
+
+    fn fences(&self) -> Vec<u64> {
+        self.contenders.iter().filter_map(Contender::fence).collect()
     }
 
     fn step_aside(&mut self) {

@@ -21,6 +21,7 @@ use super::places;
 use super::queue::{self, OwnedSign, Queue};
 use crate::lock::Mode;
 use crate::process;
+use crate::record::put_digits;
 use crate::sys;
 use crate::token::Token;
 
@@ -157,6 +158,16 @@ pub fn for_command(around: &[Marker], ours: impl Iterator<Item = String>) -> Str
     words[words.len().saturating_sub(MOST)..].join(" ")
 }
 
+/// Puts the numbers of grants into a variable that [`for_command`] made for
+/// them with other numbers. `false` if they have more digits.
+pub fn renumber(variable: &mut [u8], fences: &[u64]) -> bool {
+    let ours = variable.rsplit_mut(|byte| *byte == b' ').zip(fences.iter().rev());
+    ours.into_iter().all(|(marker, fence)| {
+        let number = marker.split_mut(|byte| *byte == b':').nth(2);
+        number.is_some_and(|number| put_digits(number, *fence))
+    })
+}
+
 /// Judges a request for a lock of which this is held for us. With
 /// `reentrant`, what is held strongly enough need not be taken.
 pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Verdict {
@@ -261,6 +272,21 @@ mod tests {
         }
         assert!("".parse::<Marker>().is_err());
         assert!("1:2:3".parse::<Marker>().is_err());
+    }
+
+    #[test]
+    fn a_variable_with_other_numbers_is_what_it_would_have_been() {
+        let marker =
+            |inode, fence| Marker { identity: Identity { device: 7, inode }, fence, strength: Strength::Shared };
+        let around = [marker(1, 11), marker(2, 22)];
+        let variable = |fences: [u64; 2]| {
+            for_command(&around, [marker(3, fences[0]), marker(4, fences[1])].iter().map(Marker::to_string))
+                .into_bytes()
+        };
+        let mut text = variable([33, 44]);
+        assert!(renumber(&mut text, &[55, 66]));
+        assert_eq!(text, variable([55, 66]));
+        assert!(!renumber(&mut text, &[55, 100]));
     }
 
     #[test]

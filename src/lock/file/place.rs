@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Dir;
 use super::contender::Contender;
 use super::held::FileHeld;
-use crate::lock::{Patience, Place, Turn};
+use crate::lock::{Grant, Patience, Place, Turn};
 use crate::record::Claim;
 
 /// A place in the queue of one lock of a set; those before it are held, those
@@ -78,8 +78,8 @@ impl Place for FilePlace {
         }
     }
 
-    fn prepare(&mut self, claim: &Claim) {
-        self.contenders.iter_mut().for_each(|contender| contender.prepare(&self.dir, claim));
+    fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
+        self.contenders.iter_mut().map(|contender| contender.prepare(&self.dir, claim)).collect()
     }
 
     fn leave_to_child(&mut self) {

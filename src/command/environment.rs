@@ -1,0 +1,43 @@
+//! What COMMAND finds in its environment about the locks that it runs under.
+
+use std::ffi::CString;
+
+use anyhow::Result;
+
+use crate::lock::Grant;
+use crate::lock::file::{FileStore, HELD_VARIABLE, renumber_held};
+use crate::record;
+use crate::sys::Exec;
+
+const NAME: &str = "LOCKRUN_NAME";
+const FENCE: &str = "LOCKRUN_FENCE";
+const SLOT: &str = "LOCKRUN_SLOT";
+
+/// What it must not inherit from a lockrun around us.
+pub const OURS: [&str; 4] = [NAME, FENCE, SLOT, HELD_VARIABLE];
+
+/// Tells COMMAND of these grants, and of no others. Those of a set stand in
+/// one variable, a line each.
+pub fn tell(exec: &mut Exec, store: &FileStore, grants: &[Grant]) -> Result<()> {
+    let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
+    exec.clear_variables();
+    let mut add = |name: &str, value: Vec<u8>| -> Result<()> {
+        exec.add_variable(CString::new([name.as_bytes(), &value].join(&b'='))?);
+        Ok(())
+    };
+    add(NAME, lines(|grant| grant.name.clone()))?;
+    add(FENCE, lines(|grant| grant.fence.to_string().into_bytes()))?;
+    if grants.iter().any(|grant| grant.slot.is_some()) {
+        add(SLOT, lines(|grant| grant.slot.map(|slot| slot.to_string()).unwrap_or_default().into_bytes()))?;
+    }
+    add(HELD_VARIABLE, store.held_variable(grants).into_bytes())
+}
+
+/// Puts the numbers of the grants in, where [`tell`] has told all else of
+/// them. `false` if they have more digits than those that it told.
+pub fn renumber(exec: &mut Exec, fences: &[u64]) -> bool {
+    let in_lines = |lines: &mut [u8]| {
+        lines.split_mut(|byte| *byte == b'\n').zip(fences).all(|(line, fence)| record::put_digits(line, *fence))
+    };
+    exec.change_variable(FENCE, in_lines) && exec.change_variable(HELD_VARIABLE, |held| renumber_held(held, fences))
+}
