@@ -93,7 +93,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
                  Pages of a program's file are private as long as only one process runs it: so a \
                  holder with a waiter has less of its own than one alone, and a pair that forked \
                  less than a single process. The last column is free of that: pages of no file, \
-                 shared ones divided by their users."
+                 shared ones divided by their users. Two processes that live in one memory \
+                 (lockrun's, when it waits) count once."
             .into(),
         tables,
         remarks: Vec::new(),

@@ -93,13 +93,20 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Of the tree at `root`, except for processes that run `command`.
+    /// Of the tree at `root`, except for processes that run `command`. What
+    /// several processes live in together counts once.
     pub fn of_tree(root: Pid, command: &Path) -> anyhow::Result<Memory> {
         let mut sum = Memory::default();
+        let mut counted: Vec<Pid> = Vec::new();
         for pid in tree(root) {
             if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == command) {
                 continue;
             }
+            if counted.iter().any(|other| live_in_one_memory(*other, pid)) {
+                sum.processes += 1;
+                continue;
+            }
+            counted.push(pid);
             let path = format!("/proc/{pid}/smaps_rollup");
             let rollup = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
             let field = |name| kilobytes(&rollup, name);
@@ -110,6 +117,13 @@ impl Memory {
         }
         Ok(sum)
     }
+}
+
+/// kcmp(2). Where that is not allowed, each counts for itself.
+fn live_in_one_memory(one: Pid, other: Pid) -> bool {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: a question about two process ids without side effects.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
 }
 
 fn kilobytes(rollup: &str, field: &str) -> u64 {
