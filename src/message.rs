@@ -1,12 +1,13 @@
 //! What lockrun says on stderr, in one voice: `lockrun: LOCK: what happened`.
 
-use std::io::Write;
+use rustix::io::Errno;
 
 use crate::duration;
 use crate::escape::{printable, shorten};
 use crate::lock::Holder;
 use crate::lock::file::Advice;
 use crate::process;
+use crate::sys;
 
 /// How much of a holder's command line is shown.
 const COMMAND_SHOWN: usize = 120;
@@ -16,7 +17,23 @@ const NAME_SHOWN: usize = 80;
 /// Writes one line to stderr; a stderr that is closed or full changes
 /// nothing about the lock.
 pub fn tell(text: &str) {
-    let _ = std::io::stderr().write_all(format!("lockrun: {text}\n").as_bytes());
+    write(&format!("lockrun: {text}\n"));
+}
+
+/// Writes this to stderr, as it is. Whoever waits for the lock beside us is not
+/// held up by a reader of stderr who is.
+pub fn write(text: &str) {
+    let mut rest = text.as_bytes();
+    sys::asleep(|| {
+        while !rest.is_empty() {
+            match rustix::io::write(rustix::stdio::stderr(), rest) {
+                Ok(0) => break,
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+    });
 }
 
 /// Writes one line about a lock.

@@ -1,7 +1,7 @@
 //! What people see while lockrun waits: a living line on a terminal, one line
 //! after a minute elsewhere.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use crate::child::Watch;
@@ -104,7 +104,7 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
 /// Puts a text in the place of the line; a terminal that is gone does not
 /// matter.
 fn draw(text: &str) {
-    let _ = stderr().write_all(format!("\r{text}\x1b[K").as_bytes());
+    message::write(&format!("\r{text}\x1b[K"));
 }
 
 fn columns() -> usize {

@@ -7,19 +7,21 @@
 //! shared memory decides, once: granted by the child, or cancelled by the
 //! parent.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitid, waitpid,
+    Pid, WaitId, WaitIdOptions, WaitOptions, getpid, set_parent_process_death_signal, waitid, waitpid,
 };
 use rustix::thread::futex::{self, Timespec};
 
 use crate::lock::{Patience, Refusal};
 use crate::message;
 use crate::process;
-use crate::sys::{self, Arrived, Forked, Shared};
+use crate::sys::{self, Arrived, Cohabitant, Forked, Shared, SignalFd};
 
 /// States of the shared word. A mapping is born zero.
 const WAITING: u32 = 0;
@@ -92,6 +94,20 @@ impl Granted<'_> {
     /// Something else went wrong.
     pub fn failed(&self, error: &anyhow::Error) -> ! {
         self.cell.fail(error)
+    }
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self {
+            state: AtomicU32::new(WAITING),
+            exec_errno: AtomicI32::new(0),
+            granted_at: AtomicU64::new(0),
+            fence: AtomicU64::new(0),
+            line: AtomicU32::new(NOTHING_SHOWN),
+            text_length: AtomicU32::new(0),
+            text: [const { AtomicU8::new(0) }; 2048],
+        }
     }
 }
 
@@ -176,9 +192,33 @@ pub enum Waited {
 
 /// The parent's side of a child that waits.
 pub struct Waiter {
-    cell: Shared<Cell>,
+    cell: Common,
     child: Pid,
+    /// With what we sleep, where the child lives in our memory.
+    beside: Option<(Cohabitant, SignalFd)>,
 }
+
+/// Where the cell is.
+enum Common {
+    /// In memory that a forked child shares with us.
+    Mapped(Shared<Cell>),
+    /// In the memory that we are in both.
+    Ours(Arc<Cell>),
+}
+
+impl Deref for Common {
+    type Target = Cell;
+
+    fn deref(&self) -> &Cell {
+        match self {
+            Common::Mapped(cell) => cell,
+            Common::Ours(cell) => cell,
+        }
+    }
+}
+
+/// For all that a child does before it is COMMAND.
+const STACK: usize = 512 * 1024;
 
 impl Waiter {
     /// Forks a process that takes `place`, calls `wait`, and when that got
@@ -192,7 +232,7 @@ impl Waiter {
     /// # Crash
     /// If the parent is killed, so is the waiting child. If the child is
     /// killed, the parent sees its end.
-    pub fn start<P, H>(
+    pub fn fork<P, H>(
         place: P,
         notify: bool,
         wait: impl FnOnce(P) -> Result<Verdict<H>>,
@@ -201,30 +241,33 @@ impl Waiter {
         let cell = Shared::<Cell>::zeroed()?;
         let parent = getpid();
         if let Forked::Parent(child) = sys::fork()? {
-            return Ok((Self { cell, child }, place));
+            return Ok((Self { cell: Common::Mapped(cell), child, beside: None }, place));
         }
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        // In a pid namespace of its own, it sees no parent.
-        if getppid().is_some_and(|now| now != parent) {
-            sys::exit_now(125);
-        }
-        sys::become_waiter();
-        // So that its page is there before somebody waits for us.
-        cell.granted_at.store(0, Ordering::Relaxed);
-        let held = match wait(place) {
-            Ok(Verdict::Granted(held)) => held,
-            Ok(Verdict::Again) => cell.end(AGAIN),
-            Ok(Verdict::Refused(refusal)) => {
-                cell.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
-            }
-            Err(error) => cell.fail(&error),
-        };
-        cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
-        if !cell.change(WAITING, GRANTED) {
-            sys::exit_now(0);
-        }
-        then(held, &Granted { cell: &cell, parent, notify });
-        sys::exit_now(0)
+        sys::end_with(parent);
+        live(&cell, parent, notify, || wait(place), then)
+    }
+
+    /// The same in a process that lives in our memory, which makes the
+    /// hand-over faster: `wait` and `then` own what they use, and sleep by
+    /// [`sys::asleep`]; after the grant nobody waits for anybody but the
+    /// kernel. `room` is what they need of a stack beyond the usual.
+    ///
+    /// # Errors
+    /// As [`fork`](Self::fork).
+    ///
+    /// # Crash
+    /// As [`fork`](Self::fork).
+    pub fn cohabit<H>(
+        room: usize,
+        wait: impl FnOnce() -> Result<Verdict<H>> + 'static,
+        then: impl FnOnce(H, &Granted) + 'static,
+    ) -> Result<Self> {
+        let cell = Arc::new(Cell::default());
+        let signals = SignalFd::of_all()?;
+        let parent = getpid();
+        let its_cell = Arc::clone(&cell);
+        let child = Cohabitant::start(STACK + room, move || live(&its_cell, parent, false, wait, then))?;
+        Ok(Self { cell: Common::Ours(cell), child: child.pid(), beside: Some((child, signals)) })
     }
 
     /// Watches the child until the wait is over, one way or another.
@@ -233,6 +276,12 @@ impl Waiter {
     /// What the child could not do, or that somebody killed it.
     pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
         let waited = self.watch_until_over(patience, watch);
+        // Nobody waits any more when we return; if it was already waited for,
+        // its id may be somebody else's.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if waited.is_err() && matches!(waitid(WaitId::Pid(self.child), look), Ok(None)) {
+            self.end_child();
+        }
         watch.hide();
         if self.cell.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
             let _ = futex::wake(&self.cell.line, futex::Flags::empty(), 1);
@@ -253,8 +302,7 @@ impl Waiter {
             let look = watch.look().map(|at| at.saturating_duration_since(Instant::now()));
             let left = patience.left();
             let limit = [look, left].into_iter().flatten().min();
-            sys::give_code_back();
-            let arrived = sys::next_signal(limit);
+            let arrived = self.next_signal(limit);
             match arrived {
                 Arrived::Signal { number, sender, .. } if number == sys::NOTIFY() && sender == self.child_id() => {
                     return Ok(self.granted(None));
@@ -280,6 +328,15 @@ impl Waiter {
         }
     }
 
+    fn next_signal(&self, limit: Option<Duration>) -> Arrived {
+        sys::give_code_back();
+        let Some((_, signals)) = &self.beside else { return sys::next_signal(limit) };
+        sys::asleep(|| signals.wait(limit));
+        sys::next_signal(Some(Duration::ZERO))
+    }
+
+    /// In our own memory, a child that was granted the lock is COMMAND by now,
+    /// or has failed.
     fn is_granted(&self) -> bool {
         self.cell.state.load(Ordering::SeqCst) == GRANTED
     }
@@ -375,6 +432,34 @@ impl Waiter {
     pub fn failure(&self) -> Option<anyhow::Error> {
         (self.cell.state.load(Ordering::SeqCst) == FAILED).then(|| self.cell.failure())
     }
+}
+
+/// What the child does.
+fn live<H>(
+    cell: &Cell,
+    parent: Pid,
+    notify: bool,
+    wait: impl FnOnce() -> Result<Verdict<H>>,
+    then: impl FnOnce(H, &Granted),
+) -> ! {
+    sys::become_waiter();
+    // So that its page is there before somebody waits for us.
+    cell.granted_at.store(0, Ordering::Relaxed);
+    let held = match wait() {
+        Ok(Verdict::Granted(held)) => held,
+        Ok(Verdict::Again) => cell.end(AGAIN),
+        Ok(Verdict::Refused(refusal)) => {
+            cell.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
+        }
+        Err(error) => cell.fail(&error),
+    };
+    cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
+    sys::keep_the_floor();
+    if !cell.change(WAITING, GRANTED) {
+        sys::exit_now(0);
+    }
+    then(held, &Granted { cell, parent, notify });
+    sys::exit_now(0)
 }
 
 /// Whether a signal would end this process if it were not blocked.

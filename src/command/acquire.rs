@@ -167,7 +167,7 @@ impl Acquisition {
             }
         };
         let (waiter, kit) =
-            Waiter::start(kit, true, wait, hold).context("cannot start the process that holds the lock")?;
+            Waiter::fork(kit, true, wait, hold).context("cannot start the process that holds the lock")?;
         // The new process's ends stay open only there: its end is ours.
         let line = kit.into_callers_line();
         // One that does not wait is answered by the child, when it has looked.

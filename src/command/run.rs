@@ -20,7 +20,7 @@ use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
 use crate::record::Claim;
-use crate::sys::{self, Exec};
+use crate::sys::{self, Exec, Mask};
 use crate::waiting::Verbosity;
 
 /// TERM to KILL: time enough to clean up, and no more.
@@ -63,7 +63,10 @@ pub fn run(options: cli::Run) -> Exit {
 /// One call, from its options to its end.
 struct Job {
     asked: Asked,
-    exec: Exec,
+    words: Vec<OsString>,
+    /// What COMMAND finds as it was before us.
+    mask: Mask,
+    ignore_child_death: bool,
     claim: Claim,
     become_command: bool,
     expires: Option<Duration>,
@@ -72,12 +75,45 @@ struct Job {
     report: Option<Report>,
 }
 
+/// Whoever is granted the lock for COMMAND, and what it needs then: its own.
+struct Grantee {
+    exec: Exec,
+    claim: Claim,
+    store: FileStore,
+    /// Whether COMMAND has been told all of the grant but its number.
+    is_told: bool,
+}
+
 /// A lock is held and COMMAND is running.
 struct Running<'a> {
     held: FileHeld,
     supervision: Supervision<'a>,
     granted_at: Duration,
     fence: u64,
+}
+
+impl Grantee {
+    /// Tells COMMAND of the grant to come, if all but its number is known:
+    /// there is time now.
+    fn foretell(&mut self, place: &mut FilePlace) -> Result<()> {
+        if let Some(grants) = place.prepare(&self.claim) {
+            environment::tell(&mut self.exec, &self.store, &grants)?;
+            self.is_told = true;
+        }
+        Ok(())
+    }
+
+    /// The grant is numbered and recorded, and COMMAND will know of it. Returns
+    /// the first lock's number.
+    fn settle(&mut self, held: &mut FileHeld) -> Result<u64> {
+        held.settle(&self.claim)?;
+        let fences = held.fences();
+        if !(self.is_told && environment::renumber(&mut self.exec, &fences)) {
+            environment::tell(&mut self.exec, &self.store, &held.grants())?;
+        }
+        self.exec.inherit(held.descriptors());
+        Ok(fences.first().copied().unwrap_or(0))
+    }
 }
 
 impl Job {
@@ -97,8 +133,10 @@ impl Job {
         Ok(Self {
             report: report.map(|report| report.about(&names(), &command)),
             claim: asked.claim(command, expires),
-            exec: child::prepare(&words, &environment::OURS, mask, ignore_child_death)?,
             asked,
+            words,
+            mask,
+            ignore_child_death,
             become_command: options.exec,
             expires,
             kill_after: options.kill_after.unwrap_or(KILL_AFTER),
@@ -109,7 +147,7 @@ impl Job {
     fn run(&mut self) -> Result<Exit> {
         loop {
             match self.asked.store.request(&self.asked.patience)? {
-                Answer::Granted(held) if self.become_command => return self.become_command(held, false),
+                Answer::Granted(held) if self.become_command => return self.become_command(self.grantee()?, held),
                 Answer::Granted(held) => return self.run_at_once(held),
                 Answer::Refused(refusal) => return Ok(self.asked.refused(refusal)),
                 Answer::TimedOut => return Ok(self.asked.timed_out()),
@@ -125,13 +163,17 @@ impl Job {
 
     /// The lock was free: COMMAND is started as a child.
     fn run_at_once(&mut self, mut held: FileHeld) -> Result<Exit> {
+        let mut grantee = self.grantee()?;
         let tree = Tree::of_what_follows();
         let granted_at = sys::suspend_aware_now();
-        let fence = self.settle(&mut held, false)?;
+        let fence = grantee.settle(&mut held)?;
         held.step_aside();
         self.asked.tell_granted();
         let pending = sys::pending();
-        match sys::spawn(&self.exec).context("cannot start a process")? {
+        let started = sys::spawn(&grantee.exec).context("cannot start a process")?;
+        // Nobody needs it any more, and the end of the process frees it as well.
+        std::mem::forget(grantee);
+        match started {
             Ok(command) => {
                 let supervision = self.supervision(command, tree, granted_at, Early::Pending(pending));
                 self.finish(Running { held, supervision, granted_at, fence })
@@ -145,40 +187,48 @@ impl Job {
     }
 
     /// `--exec`, and the lock is ours.
-    fn become_command(&mut self, mut held: FileHeld, is_told: bool) -> Result<Exit> {
-        self.settle(&mut held, is_told)?;
+    fn become_command(&self, mut grantee: Grantee, mut held: FileHeld) -> Result<Exit> {
+        grantee.settle(&mut held)?;
         self.asked.tell_granted();
-        let errno = self.exec.exec();
+        let errno = grantee.exec.exec();
         Ok(self.not_executed(errno))
     }
 
     /// The lock is not free: a child waits for it and becomes COMMAND, while
     /// we watch. `None`: ask anew.
+    #[inline(never)]
     fn wait(&mut self, place: FilePlace) -> Result<Option<Exit>> {
         let tree = Tree::of_what_follows();
         let mut waiting = self.asked.waiting();
         let notify = self.expires.is_some() || waiting.is_living() || self.asked.verbosity == Verbosity::Verbose;
-        let (exec, claim, store) = (&mut self.exec, &self.claim, &self.asked.store);
+        let mut grantee = self.grantee()?;
         // Nothing interrupts the child, and we keep the time for it.
         let patience = Patience { deadline: None, ..self.asked.patience };
-        let wait = |mut place: FilePlace| {
-            let is_told = foretell(&mut place, claim, store, exec)?;
-            sys::give_code_back();
+        let room = grantee.exec.room();
+        let wait = move |mut place: FilePlace| {
+            grantee.foretell(&mut place)?;
             Ok(match place.wait(&patience)? {
-                Turn::Granted => Verdict::Granted((place.into_held(), exec, is_told)),
+                Turn::Granted => Verdict::Granted((grantee, place.into_held())),
                 Turn::Again | Turn::TimedOut => Verdict::Again,
             })
         };
-        let become_command = |(mut held, exec, is_told): (FileHeld, &mut Exec, bool), granted: &Granted| {
-            match settle(&mut held, claim, store, exec, is_told) {
+        let become_command = |(mut grantee, mut held): (Grantee, FileHeld), granted: &Granted| {
+            match grantee.settle(&mut held) {
                 Ok(fence) => granted.set_fence(fence),
                 Err(error) => granted.failed(&error),
             }
             granted.let_go_of_parent();
-            granted.exec_failed(exec.exec())
+            granted.exec_failed(grantee.exec.exec())
         };
-        let (waiter, mut place) =
-            Waiter::start(place, notify, wait, become_command).context("cannot start a process that waits")?;
+        // Not where they may wait for each other: a line has to vanish first,
+        // or a door is waited for with a limit.
+        let (waiter, mut place) = if notify || !place.is_for_one_lock() {
+            Waiter::fork(place, notify, wait, become_command)
+        } else {
+            let theirs = place.of_cohabitant();
+            Waiter::cohabit(room, move || wait(theirs), become_command).map(|waiter| (waiter, place))
+        }
+        .context("cannot start a process that waits")?;
         place.leave_to_child();
         match waiter.watch(&self.asked.patience, &mut waiting)? {
             Waited::Again => Ok(None),
@@ -209,6 +259,7 @@ impl Job {
 
     /// `--exec`, and the lock is not free: this process itself sleeps on it,
     /// with the caller's signals, which may simply end it.
+    #[inline(never)]
     fn wait_and_become(&mut self, mut place: FilePlace) -> Result<Option<Exit>> {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
         // The kernel keeps those from PID 1 that it does not catch.
@@ -216,8 +267,8 @@ impl Job {
             if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
         catch.extend([sys::REPLACE(), sys::BREAK()]);
         let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch, &self.asked.patience.mask)?;
-        let is_told = foretell(&mut place, &self.claim, &self.asked.store, &mut self.exec)?;
-        sys::give_code_back();
+        let mut grantee = self.grantee()?;
+        grantee.foretell(&mut place)?;
         let turn = place.wait(&self.asked.patience)?;
         drop(interrupter);
         match (turn, sys::take_caught()) {
@@ -225,7 +276,7 @@ impl Job {
                 // Too late to give up our place. It is blocked now, and stops
                 // us where we become COMMAND.
                 let _ = sys::send(rustix::process::getpid(), signal);
-                self.become_command(place.into_held(), is_told).map(Some)
+                self.become_command(grantee, place.into_held()).map(Some)
             }
             (_, Some(signal)) if sys::STOPPING.contains(&signal) => {
                 // Not with our place in the queue: nobody waits for a job
@@ -236,14 +287,16 @@ impl Job {
             }
             // Who sent it, a handler is not told.
             (_, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
-            (Turn::Granted, None) => self.become_command(place.into_held(), is_told).map(Some),
+            (Turn::Granted, None) => self.become_command(grantee, place.into_held()).map(Some),
             (Turn::Again, None) => Ok(None),
             (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
         }
     }
 
-    fn settle(&mut self, held: &mut FileHeld, is_told: bool) -> Result<u64> {
-        settle(held, &self.claim, &self.asked.store, &mut self.exec, is_told)
+    #[inline(never)]
+    fn grantee(&self) -> Result<Grantee> {
+        let exec = child::prepare(&self.words, &environment::OURS, self.mask, self.ignore_child_death)?;
+        Ok(Grantee { exec, claim: self.claim.clone(), store: self.asked.store.clone(), is_told: false })
     }
 
     fn supervision(
@@ -316,9 +369,9 @@ impl Job {
     }
 
     fn not_executed(&self, errno: i32) -> Exit {
-        let program = printable(self.exec.program().as_bytes());
+        let program = printable(self.words[0].as_bytes());
         if errno == libc::ENOENT {
-            let is_there = std::path::Path::new(OsStr::from_bytes(self.exec.program().as_bytes())).exists();
+            let is_there = std::path::Path::new(OsStr::from_bytes(self.words[0].as_bytes())).exists();
             let text = if is_there && program.contains('/') {
                 format!("cannot execute {program}: its interpreter, behind #! or of its format, is not there")
             } else {
@@ -343,23 +396,4 @@ fn words(shell: Option<OsString>, command: Vec<OsString>) -> Result<Vec<OsString
         Some(program) if program.is_empty() => bail!("the command is empty: name a program behind '--'"),
         Some(_) => Ok(command),
     }
-}
-
-/// Tells COMMAND of the grants to come, if all but their numbers is known:
-/// there is time now.
-fn foretell(place: &mut FilePlace, claim: &Claim, store: &FileStore, exec: &mut Exec) -> Result<bool> {
-    let grants = place.prepare(claim);
-    grants.map_or(Ok(false), |grants| environment::tell(exec, store, &grants).map(|()| true))
-}
-
-/// The grant is numbered and recorded, and COMMAND will know of it. Returns the
-/// first lock's number.
-fn settle(held: &mut FileHeld, claim: &Claim, store: &FileStore, exec: &mut Exec, is_told: bool) -> Result<u64> {
-    held.settle(claim)?;
-    let fences = held.fences();
-    if !(is_told && environment::renumber(exec, &fences)) {
-        environment::tell(exec, store, &held.grants())?;
-    }
-    exec.inherit(held.descriptors());
-    Ok(fences.first().copied().unwrap_or(0))
 }

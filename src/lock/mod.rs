@@ -169,7 +169,7 @@ pub trait Store {
 
 /// A place in a queue, made before a process splits: the child waits in it,
 /// the parent watches the child.
-pub trait Place {
+pub trait Place: Sized {
     /// What the place turns into.
     type Held: Held;
 
@@ -185,7 +185,11 @@ pub trait Place {
     /// but their numbers can be foretold.
     fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>>;
 
-    /// Leaves the place to the forked process alone: it ends with that one.
+    /// The same place for a process that lives in our memory, whose own are
+    /// only its descriptors.
+    fn of_cohabitant(&self) -> Self;
+
+    /// Leaves the place to the other process alone: it ends with that one.
     fn leave_to_child(&mut self);
 
     /// After [`Turn::Granted`], in both processes.

@@ -45,8 +45,10 @@ impl Draft {
     /// The number and the text of a grant at `now`, where the lock's file says
     /// `before`; `None` if that takes a closer look.
     pub fn fill(&mut self, before: &[u8], now: SystemTime) -> Option<(u64, &[u8])> {
-        let is_whole = before.len() == SIZE && before.trim_ascii_end().ends_with(b"}");
-        if !is_whole || before.windows(ENDED.len()).any(|at| at == ENDED) {
+        let is_whole = before.len() == SIZE;
+        // The blanks are most of it.
+        let before = before.trim_ascii_end();
+        if !is_whole || !before.ends_with(b"}") || before.windows(ENDED.len()).any(|at| at == ENDED) {
             return None;
         }
         let last = &before[fence_in(before)?];

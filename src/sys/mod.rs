@@ -8,6 +8,7 @@
 
 mod arena;
 mod byte_lock;
+mod cohabit;
 mod light_sleep;
 mod process;
 mod shared;
@@ -18,8 +19,9 @@ mod timer;
 
 pub use arena::Arena;
 pub use byte_lock::{ByteLock, Found, Kind};
+pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor, lightly_asleep};
 pub use light_sleep::give_code_back;
-pub use process::{Exec, Forked, exit_now, fork, spawn, without_umask};
+pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
     Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, end_by, has_caught, is_ignored,

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 use super::signal::{Mask, restore, set_action};
 
@@ -32,6 +32,15 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// In a child: ends this process when its parent does, also if it has already.
+pub fn end_with(parent: Pid) {
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    // In a pid namespace of its own, it sees no parent.
+    if getppid().is_some_and(|now| now != parent) {
+        exit_now(125);
+    }
+}
+
 /// Ends the process at once, without exit handlers: for a forked process
 /// that must not run its parent's.
 pub fn exit_now(code: i32) -> ! {
@@ -51,7 +60,7 @@ pub fn without_umask<T>(f: impl FnOnce() -> T) -> T {
 /// A command made ready, so that nothing has to be allocated between the
 /// grant and its start.
 pub struct Exec {
-    argv: Vec<CString>,
+    _argv: Vec<CString>,
     /// Ours, each with its zero; what is inherited stays where the kernel put it.
     added: Vec<Vec<u8>>,
     argv_raw: Vec<*const libc::c_char>,
@@ -66,6 +75,9 @@ pub struct Exec {
 /// the kernel has to make a process's table larger.
 const FIRST_INHERITED: [RawFd; 2] = [48, 10];
 
+/// Most calls take one lock; for those, nothing has to grow after the grant.
+const ROOM_TO_INHERIT: usize = 4;
+
 impl Exec {
     /// `argv[0]` is searched in `PATH` as execvp(3) does. The command gets our
     /// environment, less the variables in `unset`. `mask` and
@@ -73,7 +85,15 @@ impl Exec {
     pub fn new(argv: Vec<CString>, unset: &[&str], mask: Mask, ignore_child_death: bool) -> Self {
         let argv_raw = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
         let environment_raw = inherited_environment(unset);
-        Self { argv, added: Vec::new(), argv_raw, environment_raw, inherit: Vec::new(), mask, ignore_child_death }
+        Self {
+            _argv: argv,
+            added: Vec::new(),
+            argv_raw,
+            environment_raw,
+            inherit: Vec::with_capacity(ROOM_TO_INHERIT),
+            mask,
+            ignore_child_death,
+        }
     }
 
     /// Lets the command inherit these descriptors (not the numbers: they
@@ -112,9 +132,10 @@ impl Exec {
         self.added.clear();
     }
 
-    /// The command's first word.
-    pub fn program(&self) -> &CString {
-        &self.argv[0]
+    /// So many bytes of a stack [`exec`](Self::exec) may need beyond the usual:
+    /// for a script without a #! line, the C library copies the argument list.
+    pub fn room(&self) -> usize {
+        self.argv_raw.len() * size_of::<u128>()
     }
 
     /// Becomes the command. Returns only if that failed, with `errno`.
@@ -185,9 +206,8 @@ pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
         plan.failed.store(plan.exec.exec(), Ordering::SeqCst);
         127
     }
-    // execvpe builds paths of up to PATH_MAX + NAME_MAX on its stack and, for a
-    // script without a #! line, a copy of the argument list.
-    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(4096 + exec.argv_raw.len());
+    // execvpe builds paths of up to PATH_MAX + NAME_MAX on its stack.
+    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity((64 * 1024 + exec.room()) / size_of::<u128>());
     let mut plan = Plan { exec, failed: AtomicI32::new(0) };
     let pid = {
         // The stack grows down from one past the end.

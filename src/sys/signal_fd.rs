@@ -3,6 +3,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Becomes readable when one of some blocked signals comes (signalfd(2)).
 pub struct SignalFd {
@@ -26,6 +29,24 @@ impl SignalFd {
             let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
             if fd == -1 { Err(io::Error::last_os_error()) } else { Ok(Self { fd: OwnedFd::from_raw_fd(fd) }) }
         }
+    }
+
+    /// For all signals, which must be blocked.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_all() -> io::Result<Self> {
+        Self::new(&(1..=libc::SIGRTMAX()).collect::<Vec<_>>())
+    }
+
+    /// Sleeps until one comes, at most `limit`; perhaps a little less long.
+    /// Touches nothing of the C library, not even errno.
+    pub fn wait(&self, limit: Option<Duration>) {
+        let limit = limit.map(|limit| Timespec {
+            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        });
+        let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], limit.as_ref());
     }
 
     /// A signal that has come, and who sent it.

@@ -22,7 +22,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("cli", &["duration", "escape", "exit", "lock", "message"]),
     ("holder", &["lock", "message", "record", "sys", "token"]),
     ("child", &["lock", "message", "process", "sys"]),
-    ("message", &["duration", "escape", "lock", "process"]),
+    ("message", &["duration", "escape", "lock", "process", "sys"]),
     ("lock", &["name", "process", "record", "sys", "token", "users"]),
     ("process", &["users"]),
     ("name", &[]),

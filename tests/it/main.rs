@@ -92,6 +92,8 @@ mod asleep;
 mod kill_points;
 /// `--timeout 0` among others.
 mod nonblock;
+/// Who waits and who watches it.
+mod one_memory;
 /// First in, first out.
 mod queue;
 /// Thousands of grants under an independent witness.

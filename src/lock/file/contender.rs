@@ -105,12 +105,40 @@ impl Contender {
         })
     }
 
+    /// See [`Place::of_cohabitant`](crate::lock::Place::of_cohabitant).
+    pub fn of_cohabitant(&self) -> Self {
+        let file = sys::descriptor_of_cohabitant;
+        Self {
+            target: self.target.clone(),
+            mode: self.mode,
+            path: self.path.clone(),
+            lock: Opened { file: file(&self.lock.file), ..self.lock },
+            queue: self.queue.as_ref().map(|queue| Queue::on(file(queue.file()))),
+            queue_name: self.queue_name.clone(),
+            queue_path: self.queue_path.clone(),
+            queue_identity: self.queue_identity,
+            in_door: self.in_door,
+            ticket: self.ticket,
+            place: self.place,
+            fence: self.fence,
+            draft: None,
+            covered: self.covered,
+            held_around: self.held_around.clone(),
+            has_signs: self.has_signs,
+        }
+    }
+
     /// Nothing has to be taken: a lockrun around us holds it, by this grant.
     pub fn cover(&mut self, fence: u64, place: Option<u32>) {
         self.covered = true;
         self.queue = None;
         self.fence = Some(fence);
         self.place = place;
+    }
+
+    /// Whether a place of a pool is asked for.
+    pub fn is_for_a_place(&self) -> bool {
+        matches!(self.mode, Mode::Place { .. })
     }
 
     /// Whether nothing has to be taken.
@@ -239,12 +267,14 @@ impl Contender {
     /// # Errors
     /// `EINTR`, when a timer or a signal came: to be called again, or not.
     pub fn wait(&mut self) -> io::Result<()> {
-        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
-            queue.wait_for_turn(ticket, self.mode)?;
-        }
-        match self.mode {
-            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file)?,
-            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file)?,
+        let slept = match (&self.queue, self.ticket) {
+            (Some(queue), Some(ticket)) => queue.wait_for_turn(ticket, self.mode)?,
+            _ => false,
+        };
+        // Whoever slept behind others has no code but what it needs next.
+        match slept {
+            true => sys::asleep(|| self.flock())?,
+            false => self.flock_lightly()?,
         }
         let places = Places::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
@@ -259,6 +289,19 @@ impl Contender {
             _ => {}
         }
         Ok(())
+    }
+
+    fn flock(&self) -> io::Result<()> {
+        match self.mode {
+            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file),
+            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file),
+        }
+    }
+
+    /// Not inlined: it stays mapped, see `.cargo/order.ld`.
+    #[inline(never)]
+    fn flock_lightly(&self) -> io::Result<()> {
+        sys::lightly_asleep(|| self.flock())
     }
 
     /// Joins the queue. Only under the door.
@@ -429,7 +472,7 @@ impl Contender {
             self.draft = Draft::new(&record, claim, now);
         }
         // Which place of a pool it will be is not known.
-        let is_foretold = self.place.is_some() || !matches!(self.mode, Mode::Place { .. });
+        let is_foretold = self.place.is_some() || !self.is_for_a_place();
         self.grant().filter(|_| is_foretold)
     }
 

@@ -94,6 +94,7 @@ pub struct Terms {
 }
 
 /// Lock files in one directory: all or none of some targets.
+#[derive(Clone)]
 pub struct FileStore {
     dir: Dir,
     targets: Vec<Target>,

@@ -78,11 +78,17 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e).context("cannot look at it").context(Advice(advice(e))),
         }
+        let open = |flags| match open_at(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+            // Only the file's owner may have it that no look at the text is
+            // written down.
+            Err(Errno::PERM) => open_at(dir, name, flags, Mode::empty()),
+            other => other,
+        };
         // Without O_CREAT: with fs.protected_regular that is refused for
         // another user's file in a sticky directory, even to root.
-        let (fd, writable) = match open_at(dir, name, OFlags::RDWR, Mode::empty()) {
+        let (fd, writable) = match open(OFlags::RDWR) {
             Ok(fd) => (fd, true),
-            Err(Errno::ROFS) => match open_at(dir, name, OFlags::RDONLY, Mode::empty()) {
+            Err(Errno::ROFS) => match open(OFlags::RDONLY) {
                 Ok(fd) => (fd, false),
                 Err(Errno::NOENT) => continue,
                 Err(e) => return Err(e).context("cannot open it").context(Advice(advice(e))),

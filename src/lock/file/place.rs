@@ -25,6 +25,11 @@ impl FilePlace {
     pub(super) fn new(dir: Dir, contenders: Vec<Contender>, at: usize, replace: bool) -> Self {
         Self { dir, contenders, at, replace }
     }
+
+    /// Whether there is one lock to wait for, and not any place of a pool.
+    pub fn is_for_one_lock(&self) -> bool {
+        matches!(&self.contenders[..], [only] if !only.is_for_a_place())
+    }
 }
 
 impl Place for FilePlace {
@@ -80,6 +85,11 @@ impl Place for FilePlace {
 
     fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
         self.contenders.iter_mut().map(|contender| contender.prepare(&self.dir, claim)).collect()
+    }
+
+    fn of_cohabitant(&self) -> Self {
+        let contenders = self.contenders.iter().map(Contender::of_cohabitant).collect();
+        Self { dir: self.dir.clone(), contenders, ..*self }
     }
 
     fn leave_to_child(&mut self) {

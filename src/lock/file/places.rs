@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitpid};
+use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
 use super::kernel::{self, FileId, Line};
 use super::queue::{HELD_PLACES, MOST_PLACES, Queue, Ticket, is_ticket};
@@ -162,11 +162,8 @@ impl<'fd> Places<'fd> {
         if let Forked::Parent(sleeper) = sys::fork()? {
             return Ok(sleeper);
         }
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        if getppid() != Some(parent) {
-            sys::exit_now(1);
-        }
         // Only our parent ends us.
+        sys::end_with(parent);
         sys::block_all();
         let taken = queue.wait_for_place_turn(ticket, place).and_then(|()| self.take(place));
         let won = taken.is_ok() && winner.compare_exchange(0, place + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();

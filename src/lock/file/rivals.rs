@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::io::Errno;
-use rustix::process::{Signal, getpid, set_parent_process_death_signal};
+use rustix::process::getpid;
 
 use super::dir::Advice;
 use super::kernel::{self, FileId, Kernel};
@@ -239,18 +239,16 @@ fn is_lockrun(pid: i32) -> bool {
 fn kill_later(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
         // Only our parent ends us; nothing else interrupts.
+        sys::end_with(parent);
         sys::block_all();
         // Our ticket and what we hold are not its own, and may be given back
         // while it waits.
         sys::close_all_but(&rivals.iter().map(|rival| rival.process.as_fd()).collect::<Vec<_>>());
-        if rustix::process::getppid() == Some(parent) {
-            wait_for_all(&rivals, KILL_AFTER);
-            let left = still_holding(lock, &rivals);
-            for rival in lockruns_and_others(&left).1 {
-                let _ = rival.signal(libc::SIGKILL);
-            }
+        wait_for_all(&rivals, KILL_AFTER);
+        let left = still_holding(lock, &rivals);
+        for rival in lockruns_and_others(&left).1 {
+            let _ = rival.signal(libc::SIGKILL);
         }
         sys::exit_now(0);
     }
