@@ -41,6 +41,12 @@ pub fn tell_about(name: &str, text: &str) {
     tell(&format!("{name}: {text}"));
 }
 
+/// Writes that the lock is held for the command that asks for it.
+pub fn tell_deadlock(name: &str, holders: &[Holder]) {
+    let taken = held_by(holders);
+    tell_about(name, &format!("would wait for itself: this command already runs under the lock, {taken}"));
+}
+
 /// Writes an error: its causes from the outermost in, then what to do next.
 pub fn tell_error(error: &anyhow::Error) {
     tell(&describe(error));

@@ -1,11 +1,13 @@
 //! Waiting for a lock in a process of its own.
 //!
-//! A forked child sleeps in the kernel until the lock is granted, and then
-//! becomes COMMAND: nothing has to be started any more when the lock is
-//! handed over. The parent watches signals and the clock. What must never
-//! happen is that one of them gives up while the other goes on, so a word in
-//! shared memory decides, once: granted by the child, or cancelled by the
-//! parent.
+//! A child sleeps in the kernel until the lock is granted, and then becomes
+//! COMMAND: nothing has to be started any more when the lock is handed over.
+//! The parent watches signals and the clock. What must never happen is that
+//! one of them gives up while the other goes on, so a word that both see
+//! decides, once: granted by the child, or cancelled by the parent.
+//!
+//! Usually the child lives in our memory, see [`Cohabitant`]. Where one may
+//! wait for the other, it is forked.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use crate::message;
 use crate::process;
 use crate::sys::{self, Arrived, Cohabitant, Forked, Shared, SignalFd};
 
-/// States of the shared word. A mapping is born zero.
+/// States of the word. A mapping is born zero.
 const WAITING: u32 = 0;
 const CANCELLED: u32 = 1;
 const GRANTED: u32 = 2;

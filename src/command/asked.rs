@@ -136,9 +136,7 @@ impl Asked {
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
             // Never because of how things stand: it is told, always.
             Refusal::Deadlock => {
-                let taken = message::held_by(&self.store.holders());
-                let text = format!("would wait for itself: this command already runs under the lock, {taken}");
-                message::tell_about(&self.name, &text);
+                message::tell_deadlock(&self.name, &self.store.holders());
                 Exit::Deadlock
             }
         }

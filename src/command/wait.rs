@@ -14,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
-use crate::lock::Seen;
+use crate::lock::file::{FileStore, Terms};
+use crate::lock::{Mode, Seen};
 use crate::message;
 use crate::process;
 
@@ -45,9 +46,14 @@ fn until_free(options: cli::Wait) -> Result<Exit> {
         bail!("which lock? lockrun wait LOCK... (or --file PATH); see 'lockrun wait --help'");
     }
     let (mut watched, mut ended, mut pause) = (Vec::new(), false, MOMENT);
+    let mut is_first_look = true;
     loop {
         let seen = locks.look_closely()?;
         let Some(busy) = seen.iter().find(|seen| !seen.is_free()) else { return Ok(Exit::Ok) };
+        if std::mem::take(&mut is_first_look) && would_wait_for_itself(&locks, &seen) {
+            message::tell_deadlock(&message::shown_name(&busy.name), &busy.holders);
+            return Ok(Exit::Deadlock);
+        }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             let limit = duration::display(limit.unwrap_or_default());
@@ -71,6 +77,17 @@ fn until_free(options: cli::Wait) -> Result<Exit> {
             locks = Locks::new(options.which.clone())?;
         }
     }
+}
+
+/// Whether one that is held is held for a command that we are a part of. What
+/// we may not open is another user's.
+fn would_wait_for_itself(locks: &Locks, seen: &[Seen]) -> bool {
+    let Some(dir) = &locks.dir else { return false };
+    let terms = Terms { mode: Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
+    let held = locks.targets.iter().zip(seen).filter(|(_, seen)| !seen.is_free());
+    held.into_iter().any(|(target, _)| {
+        FileStore::new(dir.clone(), vec![target.clone()], terms).would_wait_for_itself().unwrap_or(false)
+    })
 }
 
 fn holders(seen: &[Seen]) -> Vec<i32> {

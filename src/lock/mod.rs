@@ -173,7 +173,7 @@ pub trait Place: Sized {
     /// What the place turns into.
     type Held: Held;
 
-    /// Waits for our turn, asleep. In a forked process that is ended to give
+    /// Waits for our turn, asleep. In a process of its own that is ended to give
     /// up, or in the process itself with an interrupting timer running.
     ///
     /// # Errors

@@ -36,6 +36,34 @@ fn it_waits_for_all_of_them() {
 }
 
 #[test]
+fn under_the_lock_itself_it_fails_at_once() {
+    let sandbox = Sandbox::new();
+    sandbox.write("work/data", "");
+    let ways = [
+        "-l calc -- lockrun wait calc",
+        "-l calc -- lockrun wait free calc",
+        "--file data -- lockrun wait --file data",
+    ];
+    for way in ways {
+        let outcome = sandbox.sh(&format!("lockrun {way}")).run();
+        outcome.assert_code(122).assert_one_line(&["would wait for itself", "held by pid"]);
+    }
+    let script = "export LOCKRUN_TOKEN=$(lockrun acquire -l calc) && lockrun wait calc; echo $?; lockrun release";
+    sandbox.sh(script).run().assert_code(0).assert_stdout("122\n");
+}
+
+#[test]
+fn below_another_lock_it_waits() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut waiting = sandbox.lockrun(&["-l", "other", "--", "lockrun", "wait", "calc"]).start();
+    eventually("it watches the holder", || !crate::support::children(waiting.pid()).is_empty());
+    assert!(!waiting.has_ended());
+    holder.release();
+    waiting.wait().assert_code(0).assert_silent();
+}
+
+#[test]
 fn it_gives_up_after_the_timeout() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);

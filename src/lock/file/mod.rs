@@ -133,6 +133,21 @@ impl FileStore {
         self.targets.iter().map(path).collect()
     }
 
+    /// Whether a lockrun or a token around us holds one of them, so that it is
+    /// not free before we end.
+    ///
+    /// # Errors
+    /// A file cannot be opened.
+    pub fn would_wait_for_itself(&self) -> Result<bool> {
+        for mut contender in self.contenders(&self.dir)? {
+            let verdicts = [contender.judge_markers(&self.around, false), contender.judge_tokens(false)?];
+            if verdicts.contains(&Verdict::Deadlock) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Opens every target, in the one order in which everybody takes them:
     /// by the identity of the locked file, which is the same for every
     /// spelling. Two spellings of one file become one.
