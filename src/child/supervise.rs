@@ -76,6 +76,9 @@ const REFUSED_ROUND: Duration = Duration::from_secs(1);
 /// # Errors
 /// No memory for a timer.
 pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
+    if let Some(signal) = sys::take_missed_stop() {
+        let _ = sys::send(plan.command, signal);
+    }
     let _timer = plan.expires_at.map(Timer::at).transpose()?;
     let mut state = State::new();
     let mut arrived = plan.early.arrived();

@@ -23,7 +23,7 @@ use rustix::thread::futex::{self, Timespec};
 use crate::lock::{Patience, Refusal};
 use crate::message;
 use crate::process;
-use crate::sys::{self, Arrived, Cohabitant, Forked, Shared, SignalFd};
+use crate::sys::{self, Arrived, Cohabitant, Exec, Forked, Shared, SignalFd};
 
 /// States of the word. A mapping is born zero.
 const WAITING: u32 = 0;
@@ -67,6 +67,7 @@ pub struct Granted<'a> {
     cell: &'a Cell,
     parent: Pid,
     notify: bool,
+    lives_with_parent: bool,
 }
 
 impl Granted<'_> {
@@ -85,6 +86,11 @@ impl Granted<'_> {
             }
         }
         let _ = set_parent_process_death_signal(None);
+    }
+
+    /// Becomes COMMAND. Returns only if that failed, with `errno`.
+    pub fn exec(&self, exec: &Exec) -> i32 {
+        if self.lives_with_parent { exec.exec_without_a_stop() } else { exec.exec() }
     }
 
     /// COMMAND could not be executed.
@@ -246,7 +252,7 @@ impl Waiter {
             return Ok((Self { cell: Common::Mapped(cell), child, beside: None }, place));
         }
         sys::end_with(parent);
-        live(&cell, parent, notify, || wait(place), then)
+        live(Granted { cell: &cell, parent, notify, lives_with_parent: false }, || wait(place), then)
     }
 
     /// The same in a process that lives in our memory, which makes the
@@ -265,11 +271,12 @@ impl Waiter {
         then: impl FnOnce(H, &Granted) + 'static,
     ) -> Result<Self> {
         let cell = Arc::new(Cell::default());
-        let signals = SignalFd::of_all()?;
         let parent = getpid();
         let its_cell = Arc::clone(&cell);
-        let child = Cohabitant::start(STACK + room, move || live(&its_cell, parent, false, wait, then))?;
-        Ok(Self { cell: Common::Ours(cell), child: child.pid(), beside: Some((child, signals)) })
+        let child = Cohabitant::start(STACK + room, move || {
+            live(Granted { cell: &its_cell, parent, notify: false, lives_with_parent: true }, wait, then)
+        })?;
+        Ok(Self { cell: Common::Ours(cell), child: child.pid(), beside: Some((child, SignalFd::of_all()?)) })
     }
 
     /// Watches the child until the wait is over, one way or another.
@@ -437,13 +444,8 @@ impl Waiter {
 }
 
 /// What the child does.
-fn live<H>(
-    cell: &Cell,
-    parent: Pid,
-    notify: bool,
-    wait: impl FnOnce() -> Result<Verdict<H>>,
-    then: impl FnOnce(H, &Granted),
-) -> ! {
+fn live<H>(granted: Granted, wait: impl FnOnce() -> Result<Verdict<H>>, then: impl FnOnce(H, &Granted)) -> ! {
+    let cell = granted.cell;
     sys::become_waiter();
     // So that its page is there before somebody waits for us.
     cell.granted_at.store(0, Ordering::Relaxed);
@@ -460,7 +462,7 @@ fn live<H>(
     if !cell.change(WAITING, GRANTED) {
         sys::exit_now(0);
     }
-    then(held, &Granted { cell, parent, notify });
+    then(held, &granted);
     sys::exit_now(0)
 }
 

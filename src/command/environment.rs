@@ -34,10 +34,10 @@ pub fn tell(exec: &mut Exec, store: &FileStore, grants: &[Grant]) -> Result<()> 
 }
 
 /// Puts the numbers of the grants in, where [`tell`] has told all else of
-/// them. `false` if they have more digits than those that it told.
+/// them. `false` if they have fewer or more digits than those that it told.
 pub fn renumber(exec: &mut Exec, fences: &[u64]) -> bool {
     let in_lines = |lines: &mut [u8]| {
-        lines.split_mut(|byte| *byte == b'\n').zip(fences).all(|(line, fence)| record::put_digits(line, *fence))
+        lines.split_mut(|byte| *byte == b'\n').zip(fences).all(|(line, fence)| record::put_number(line, *fence))
     };
     exec.change_variable(FENCE, in_lines) && exec.change_variable(HELD_VARIABLE, |held| renumber_held(held, fences))
 }

@@ -218,11 +218,11 @@ impl Job {
                 Err(error) => granted.failed(&error),
             }
             granted.let_go_of_parent();
-            granted.exec_failed(grantee.exec.exec())
+            granted.exec_failed(granted.exec(&grantee.exec))
         };
-        // Not where they may wait for each other: a line has to vanish first,
-        // or a door is waited for with a limit.
-        let (waiter, mut place) = if notify || !place.is_for_one_lock() {
+        // Not where they might wait for each other: we have to be told, or it
+        // may wait for a door when it has the lock.
+        let (waiter, mut place) = if notify || !place.is_for_one_lock_alone() {
             Waiter::fork(place, notify, wait, become_command)
         } else {
             let theirs = place.of_cohabitant();

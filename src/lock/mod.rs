@@ -167,8 +167,8 @@ pub trait Store {
     fn holders(&self) -> Vec<Holder>;
 }
 
-/// A place in a queue, made before a process splits: the child waits in it,
-/// the parent watches the child.
+/// A place in a queue, made before there is a child: the child waits in it, the
+/// parent watches the child.
 pub trait Place: Sized {
     /// What the place turns into.
     type Held: Held;

@@ -71,7 +71,7 @@ impl Draft {
             put_digits(&mut self.text[at..at + width], number);
         }
         let digits = fence_in(&self.text)?;
-        put_digits(&mut self.text[digits], fence).then_some((fence, &self.text))
+        put_number(&mut self.text[digits], fence).then_some((fence, &self.text))
     }
 }
 
@@ -84,8 +84,14 @@ fn fence_in(text: &[u8]) -> Option<Range<usize>> {
     (length > 0).then_some(start..start + length)
 }
 
+/// Puts a number in the place of another one; `false` if it has fewer or more
+/// digits.
+pub fn put_number(field: &mut [u8], number: u64) -> bool {
+    put_digits(field, number) && !field.starts_with(b"0")
+}
+
 /// Fills the field with the number's digits; `false` if it has more.
-pub fn put_digits(field: &mut [u8], mut number: u64) -> bool {
+fn put_digits(field: &mut [u8], mut number: u64) -> bool {
     for digit in field.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;

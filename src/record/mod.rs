@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub use draft::{Draft, put_digits};
+pub use draft::{Draft, put_number};
 
 /// Size of the text in a lock file, in bytes. Always the same, so that one
 /// write replaces all of an older text, and within a page, so that a reader

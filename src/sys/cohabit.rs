@@ -12,12 +12,17 @@
 //! ([`asleep`]), and the child, once it is to leave, keeps it
 //! ([`keep_the_floor`]). When the child has executed something else, or has
 //! ended, by whatever hand, the kernel gives the floor back
-//! (`CLONE_CHILD_CLEARTID`). A parent that is stopped by SIGSTOP in the few
-//! microseconds in which it has the floor keeps it until somebody continues it.
+//! (`CLONE_CHILD_CLEARTID`).
+//!
+//! One that is stopped by SIGSTOP in a moment in which it has the floor keeps it
+//! until somebody continues it, and the other one is deaf until then, but for
+//! SIGKILL. What a terminal sends to stop a job is blocked, and does not stop a
+//! child that leaves ([`Exec::exec_without_a_stop`](super::Exec)).
 
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -59,7 +64,8 @@ fn give_the_floor() {
 
 /// Calls `sleep`, which may be held up for long. If another process lives in
 /// our memory, it may be awake meanwhile: `sleep` touches nothing but what is
-/// its own, and nothing of the C library but errno where it fails.
+/// its own, and nothing of the C library but errno where it fails: that may be
+/// the other one's then.
 #[inline]
 pub fn asleep<T>(sleep: impl FnOnce() -> T) -> T {
     if !IS_SHARED.load(Ordering::Relaxed) || IS_LEAVING.load(Ordering::Relaxed) {
@@ -103,7 +109,7 @@ impl Cohabitant {
     /// `EAGAIN` (process limit), `ENOMEM`.
     pub fn start<F: FnOnce() + 'static>(stack: usize, act: F) -> io::Result<Self> {
         struct Plan<F> {
-            act: F,
+            act: ManuallyDrop<F>,
             parent: Pid,
         }
         extern "C" fn live<F: FnOnce()>(plan: *mut c_void) -> libc::c_int {
@@ -112,9 +118,12 @@ impl Cohabitant {
             // First of all: a parent that is killed does not give the floor.
             end_with(plan.parent);
             take_the_floor();
-            (plan.act)();
+            ManuallyDrop::into_inner(plan.act)();
             exit_now(0)
         }
+        // What it owns is never dropped here: its descriptors are to be the
+        // child's, and in this process they are somebody else's.
+        let act = ManuallyDrop::new(act);
         let stack = Stack::new(stack)?;
         let plan = Box::into_raw(Box::new(Plan { act, parent: getpid() })).cast::<c_void>();
         FLOOR.store(TAKEN, Ordering::Relaxed);
@@ -125,7 +134,8 @@ impl Cohabitant {
         // SAFETY: the child runs on a stack of its own, which lives until it is
         // gone; what it uses beside that it owns (`'static`), or shares with us
         // as one thread does with itself, by the floor. No handler runs in it,
-        // because all signals are blocked. The kernel writes to FLOOR, an
+        // because all signals are blocked, but one that stores an atomic right
+        // before an exec. The kernel writes to FLOOR, an
         // aligned word that lives as long as the program.
         let pid = unsafe { libc::clone(live::<F>, stack.top(), flags, plan, nothing, nothing, FLOOR.as_ptr()) };
         match Pid::from_raw(pid) {
@@ -133,8 +143,6 @@ impl Cohabitant {
             _ => {
                 let error = io::Error::last_os_error();
                 IS_SHARED.store(false, Ordering::Relaxed);
-                // The plan is leaked: its descriptors were to be the child's, and
-                // here they are somebody else's.
                 Err(error)
             }
         }

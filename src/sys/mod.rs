@@ -25,7 +25,7 @@ pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
     Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, end_by, has_caught, is_ignored,
-    next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
+    next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught, take_missed_stop,
 };
 pub use signal_fd::SignalFd;
 pub use start::{

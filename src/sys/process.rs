@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-use super::signal::{Mask, restore, set_action};
+use super::signal::{Mask, do_not_stop_before_exec, restore, set_action};
 
 /// Which of the two processes we are after [`fork`].
 pub enum Forked {
@@ -18,7 +18,8 @@ pub enum Forked {
     Parent(Pid),
 }
 
-/// Splits the process in two. Sound because lockrun has one thread.
+/// Splits the process in two. Sound because lockrun has one thread, and a
+/// process that lives in its memory sleeps while we are awake.
 ///
 /// # Errors
 /// `EAGAIN` (process limit), `ENOMEM`.
@@ -41,8 +42,8 @@ pub fn end_with(parent: Pid) {
     }
 }
 
-/// Ends the process at once, without exit handlers: for a forked process
-/// that must not run its parent's.
+/// Ends the process at once, without exit handlers: for a child that must not
+/// run its parent's.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no memory effects and does not return.
     unsafe { libc::_exit(code) }
@@ -138,6 +139,13 @@ impl Exec {
         self.argv_raw.len() * size_of::<u128>()
     }
 
+    /// As [`exec`](Self::exec), in a child that lives in our memory: Ctrl-Z does
+    /// not stop it before, see [`take_missed_stop`](super::take_missed_stop).
+    pub fn exec_without_a_stop(&self) -> i32 {
+        do_not_stop_before_exec();
+        self.exec()
+    }
+
     /// Becomes the command. Returns only if that failed, with `errno`.
     pub fn exec(&self) -> i32 {
         for &fd in &self.inherit {
@@ -203,7 +211,7 @@ pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
         // SAFETY: the pointer is to the parent's `plan`, which stays alive:
         // the parent is suspended until we exec or exit.
         let plan = unsafe { &*plan.cast::<Plan>() };
-        plan.failed.store(plan.exec.exec(), Ordering::SeqCst);
+        plan.failed.store(plan.exec.exec_without_a_stop(), Ordering::SeqCst);
         127
     }
     // execvpe builds paths of up to PATH_MAX + NAME_MAX on its stack.
@@ -214,8 +222,9 @@ pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
         let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
         // SAFETY: CLONE_VM | CLONE_VFORK: the child runs on its own stack, in
         // our memory, while we are suspended, and only writes to that stack
-        // and to `plan.failed`. All signals are blocked, so no handler runs
-        // in it. Descriptors and signal actions are copies.
+        // and to `plan.failed`. All signals are blocked until it is about to
+        // exec; then its handler stores an atomic and no more. Descriptors and
+        // signal actions are copies.
         unsafe {
             libc::clone(child, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut plan).cast())
         }

@@ -281,6 +281,31 @@ pub(super) fn catch(signal: i32) -> Option<Caught> {
     (!is_ignored(signal)).then(|| handle(signal, remember))
 }
 
+/// What would have stopped a child of ours in our memory on its way to COMMAND.
+static MISSED_STOP: AtomicI32 = AtomicI32::new(0);
+
+/// In a child that somebody waits for who cannot be woken meanwhile: the
+/// signals of [`STOPPING`] do not stop this process before it executes
+/// something. What is ignored stays so, and handlers end with the exec.
+pub(super) fn do_not_stop_before_exec() {
+    extern "C" fn remember(signal: libc::c_int) {
+        MISSED_STOP.store(signal, Ordering::SeqCst);
+    }
+    for signal in STOPPING {
+        let caught = handle(signal, remember);
+        if caught.before.sa_sigaction != libc::SIG_IGN {
+            // COMMAND finds the default.
+            std::mem::forget(caught);
+        }
+    }
+}
+
+/// The signal that did not stop our child on its way to COMMAND, if one came:
+/// COMMAND has not got it.
+pub fn take_missed_stop() -> Option<i32> {
+    Some(MISSED_STOP.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
+
 /// Lets [`WAKE`] interrupt system calls, whatever the caller blocked or
 /// ignored. To be unblocked by whoever waits: [`unblock_wake`].
 pub(super) fn catch_wake() -> Caught {

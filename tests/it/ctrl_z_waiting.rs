@@ -1,7 +1,13 @@
 //! Ctrl-Z while lockrun waits: nobody waits for a job that is stopped, for none
 //! of its locks.
 
-use crate::support::{Running, Sandbox, Terminal, children, eventually};
+use std::fs::File;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::support::{Running, Sandbox, Terminal, children, eventually, status_field};
 
 const CTRL_Z: &str = "\x1a";
 
@@ -129,4 +135,46 @@ fn pressed_before_it_waits_it_gives_up_the_place_too() {
     sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
     sandbox.sh(&format!("kill -CONT {lockrun}")).run().assert_code(0);
     shell.until_shows("ran\r\n");
+}
+
+/// Sends what Ctrl-Z sends to a lockrun and all that it started, and lets them
+/// go on when it is stopped, however often that takes.
+#[track_caller]
+fn stop_and_go_on(mut lockrun: Running) {
+    lockrun.signal_group(libc::SIGTSTP);
+    let is_stopped = |pid| status_field(pid, "State").starts_with('T');
+    eventually("it is stopped, or has ended", || lockrun.has_ended() || is_stopped(lockrun.pid()));
+    eventually("it goes on", || {
+        let ended = lockrun.has_ended();
+        if !ended {
+            lockrun.signal_group(libc::SIGCONT);
+        }
+        ended
+    });
+    lockrun.wait().assert_code(0);
+}
+
+/// Its child may be on the way to the command, where nobody could see it stop.
+#[test]
+fn ctrl_z_about_the_grant_stops_lockrun_too() {
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
+    let file = File::open(sandbox.lock_file("calc")).unwrap();
+    for round in 0..60 {
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        let waiter = sandbox.lockrun(&["-q", "-l", "calc", "--", "true"]).start().until_waiting();
+        flock(&file, FlockOperation::Unlock).unwrap();
+        sleep(Duration::from_micros(5 * round));
+        stop_and_go_on(waiter);
+    }
+}
+
+#[test]
+fn ctrl_z_about_the_start_of_the_command_stops_lockrun_too() {
+    let sandbox = Sandbox::new();
+    for round in 0..150 {
+        let lockrun = sandbox.lockrun(&["-q", "-l", "calc", "--", "true"]).start();
+        sleep(Duration::from_micros(20 * round));
+        stop_and_go_on(lockrun);
+    }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, FlockOperation};
 use rustix::process::getpid;
 
 use super::dir::Advice;
@@ -136,9 +136,9 @@ impl Contender {
         self.place = place;
     }
 
-    /// Whether a place of a pool is asked for.
-    pub fn is_for_a_place(&self) -> bool {
-        matches!(self.mode, Mode::Place { .. })
+    /// Whether nobody else is to hold it beside us.
+    pub fn is_exclusive(&self) -> bool {
+        self.mode == Mode::Exclusive
     }
 
     /// Whether nothing has to be taken.
@@ -291,11 +291,14 @@ impl Contender {
         Ok(())
     }
 
+    /// Not by fs2: it would write to errno, which is also that of a process that
+    /// we live with.
     fn flock(&self) -> io::Result<()> {
-        match self.mode {
-            Mode::Exclusive => fs2::FileExt::lock_exclusive(&self.lock.file),
-            Mode::Shared | Mode::Place { .. } => fs2::FileExt::lock_shared(&self.lock.file),
-        }
+        let operation = match self.mode {
+            Mode::Exclusive => FlockOperation::LockExclusive,
+            Mode::Shared | Mode::Place { .. } => FlockOperation::LockShared,
+        };
+        Ok(rustix::fs::flock(&self.lock.file, operation)?)
     }
 
     /// Not inlined: it stays mapped, see `.cargo/order.ld`.
@@ -472,7 +475,7 @@ impl Contender {
             self.draft = Draft::new(&record, claim, now);
         }
         // Which place of a pool it will be is not known.
-        let is_foretold = self.place.is_some() || !self.is_for_a_place();
+        let is_foretold = self.place.is_some() || !matches!(self.mode, Mode::Place { .. });
         self.grant().filter(|_| is_foretold)
     }
 

@@ -21,7 +21,7 @@ use super::places;
 use super::queue::{self, OwnedSign, Queue};
 use crate::lock::Mode;
 use crate::process;
-use crate::record::put_digits;
+use crate::record::put_number;
 use crate::sys;
 use crate::token::Token;
 
@@ -159,12 +159,12 @@ pub fn for_command(around: &[Marker], ours: impl Iterator<Item = String>) -> Str
 }
 
 /// Puts the numbers of grants into a variable that [`for_command`] made for
-/// them with other numbers. `false` if they have more digits.
+/// them with other numbers. `false` if they have fewer or more digits.
 pub fn renumber(variable: &mut [u8], fences: &[u64]) -> bool {
     let ours = variable.rsplit_mut(|byte| *byte == b' ').zip(fences.iter().rev());
     ours.into_iter().all(|(marker, fence)| {
         let number = marker.split_mut(|byte| *byte == b':').nth(2);
-        number.is_some_and(|number| put_digits(number, *fence))
+        number.is_some_and(|number| put_number(number, *fence))
     })
 }
 
@@ -287,6 +287,7 @@ mod tests {
         assert!(renumber(&mut text, &[55, 66]));
         assert_eq!(text, variable([55, 66]));
         assert!(!renumber(&mut text, &[55, 100]));
+        assert!(!renumber(&mut text, &[5, 66]));
     }
 
     #[test]

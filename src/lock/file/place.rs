@@ -26,9 +26,10 @@ impl FilePlace {
         Self { dir, contenders, at, replace }
     }
 
-    /// Whether there is one lock to wait for, and not any place of a pool.
-    pub fn is_for_one_lock(&self) -> bool {
-        matches!(&self.contenders[..], [only] if !only.is_for_a_place())
+    /// Whether it is for one lock, which is then ours alone: after the grant
+    /// there is no other lock and no door to wait for.
+    pub fn is_for_one_lock_alone(&self) -> bool {
+        matches!(&self.contenders[..], [only] if only.is_exclusive())
     }
 }
 
@@ -84,7 +85,8 @@ impl Place for FilePlace {
     }
 
     fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
-        self.contenders.iter_mut().map(|contender| contender.prepare(&self.dir, claim)).collect()
+        let grants: Vec<_> = self.contenders.iter_mut().map(|contender| contender.prepare(&self.dir, claim)).collect();
+        grants.into_iter().collect()
     }
 
     fn of_cohabitant(&self) -> Self {
