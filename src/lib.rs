@@ -49,6 +49,9 @@ pub fn main() -> u8 {
 /// In a place of its own, so that no page of a usual run has a part of it.
 #[cold]
 fn do_subcommand(command: cli::Command) -> exit::Exit {
+    if !matches!(command, cli::Command::Run(_) | cli::Command::Acquire(_)) {
+        sys::ignore_requests();
+    }
     match command {
         cli::Command::Run(options) => command::run::run(*options),
         cli::Command::Acquire(options) => command::acquire::acquire(*options),

@@ -1,5 +1,6 @@
 //! What lockrun says on stderr, in one voice: `lockrun: LOCK: what happened`.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::duration;
@@ -17,16 +18,38 @@ const NAME_SHOWN: usize = 80;
 /// Writes one line to stderr; a stderr that is closed or full changes
 /// nothing about the lock.
 pub fn tell(text: &str) {
-    write(&format!("lockrun: {text}\n"));
+    write(&line(text), None);
 }
 
-/// Writes this to stderr, as it is. Whoever waits for the lock beside us is not
-/// held up by a reader of stderr who is.
-pub fn write(text: &str) {
+/// The same while the lock is held or waited for. If nobody reads stderr for a
+/// second, the line is lost, and not somebody's turn.
+pub fn tell_in_passing(text: &str) {
+    write(&line(text), Some(Timespec { tv_sec: 1, tv_nsec: 0 }));
+}
+
+/// Writes this to stderr as it is, if that takes no time.
+pub fn draw(text: &str) {
+    write(text, Some(Timespec { tv_sec: 0, tv_nsec: 0 }));
+}
+
+fn line(text: &str) -> String {
+    format!("lockrun: {text}\n")
+}
+
+/// A pipe that can be written to takes so much at once (`PIPE_BUF`).
+const PIECE: usize = 4096;
+
+/// Whoever waits for the lock beside us is not held up meanwhile.
+fn write(text: &str, limit: Option<Timespec>) {
+    let stderr = rustix::stdio::stderr();
     let mut rest = text.as_bytes();
     sys::asleep(|| {
         while !rest.is_empty() {
-            match rustix::io::write(rustix::stdio::stderr(), rest) {
+            let is_writable = || poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], limit.as_ref()) == Ok(1);
+            if limit.is_some() && !is_writable() {
+                break;
+            }
+            match rustix::io::write(stderr, &rest[..rest.len().min(PIECE)]) {
                 Ok(0) => break,
                 Ok(written) => rest = &rest[written..],
                 Err(Errno::INTR) => {}

@@ -83,7 +83,7 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
                 draw(&table::cut(&format!("lockrun: {text}"), columns().saturating_sub(MARGIN)));
                 self.shown = true;
             } else {
-                message::tell(&text);
+                message::tell_in_passing(&text);
             }
             self.next = self.living.then(|| now + A_SECOND);
         }
@@ -104,7 +104,7 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
 /// Puts a text in the place of the line; a terminal that is gone does not
 /// matter.
 fn draw(text: &str) {
-    message::write(&format!("\r{text}\x1b[K"));
+    message::draw(&format!("\r{text}\x1b[K"));
 }
 
 fn columns() -> usize {

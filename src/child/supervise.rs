@@ -15,8 +15,9 @@ pub struct Supervision<'a> {
     pub command: Pid,
     /// Everything that it starts.
     pub tree: Tree,
-    /// When it has to end, on the clock of [`sys::suspend_aware_now`].
-    pub expires_at: Option<Duration>,
+    /// When it has to end, on the clock of [`sys::suspend_aware_now`], and what
+    /// will tell us.
+    pub expires: Option<(&'a Timer, Duration)>,
     /// From TERM to KILL.
     pub kill_after: Duration,
     /// Whether to wait for everything that it started, too.
@@ -74,12 +75,14 @@ const REFUSED_ROUND: Duration = Duration::from_secs(1);
 /// must be blocked.
 ///
 /// # Errors
-/// No memory for a timer.
+/// The timer cannot be set.
 pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
     if let Some(signal) = sys::take_missed_stop() {
         let _ = sys::send(plan.command, signal);
     }
-    let _timer = plan.expires_at.map(Timer::at).transpose()?;
+    if let Some((timer, at)) = plan.expires {
+        timer.fire_at(at)?;
+    }
     let mut state = State::new();
     let mut arrived = plan.early.arrived();
     loop {
@@ -252,7 +255,7 @@ impl State {
         let [pid, ..] = refused else { return };
         if !std::mem::replace(&mut self.told_refused, true) {
             let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
-            message::tell_about(plan.name, &text);
+            message::tell_in_passing(&format!("{}: {text}", plan.name));
         }
     }
 
@@ -302,7 +305,7 @@ impl State {
         if sys::send(plan.command, signal) == Err(rustix::io::Errno::PERM) {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
             let text = format!("{name} cannot be passed on to the command, which runs as another user; still waiting");
-            message::tell_about(plan.name, &text);
+            message::tell_in_passing(&format!("{}: {text}", plan.name));
         }
     }
 }

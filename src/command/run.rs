@@ -20,7 +20,7 @@ use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
 use crate::record::Claim;
-use crate::sys::{self, Exec, Mask};
+use crate::sys::{self, Exec, Mask, Timer};
 use crate::waiting::Verbosity;
 
 /// TERM to KILL: time enough to clean up, and no more.
@@ -70,6 +70,8 @@ struct Job {
     claim: Claim,
     become_command: bool,
     expires: Option<Duration>,
+    /// Made before anything is started that it has to end.
+    timer: Option<Timer>,
     kill_after: Duration,
     hold_tree: bool,
     report: Option<Report>,
@@ -139,6 +141,7 @@ impl Job {
             ignore_child_death,
             become_command: options.exec,
             expires,
+            timer: expires.map(|_| Timer::new()).transpose().context("cannot make the timer of --expires")?,
             kill_after: options.kill_after.unwrap_or(KILL_AFTER),
             hold_tree: options.hold == Some(Hold::Tree),
         })
@@ -231,15 +234,6 @@ impl Job {
         .context("cannot start a process that waits")?;
         place.leave_to_child();
         match waiter.watch(&self.asked.patience, &mut waiting)? {
-            Waited::Again => Ok(None),
-            Waited::Stopped(signal) => {
-                drop(place);
-                sys::stop_by(signal);
-                Ok(None)
-            }
-            Waited::TimedOut => Ok(Some(self.asked.timed_out())),
-            Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
-            Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
             Waited::Granted { child, arrived } => {
                 self.asked.tell_granted();
                 let granted_at = waiter.granted_at();
@@ -253,6 +247,20 @@ impl Job {
                 // Its memory ends with us.
                 std::mem::forget(waiter);
                 Ok(Some(exit))
+            }
+            over => {
+                // Nothing of the lock is kept by one who speaks or is stopped.
+                drop(place);
+                match over {
+                    Waited::TimedOut => Ok(Some(self.asked.timed_out())),
+                    Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
+                    Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
+                    Waited::Stopped(signal) => {
+                        sys::stop_by(signal);
+                        Ok(None)
+                    }
+                    Waited::Again | Waited::Granted { .. } => Ok(None),
+                }
             }
         }
     }
@@ -285,11 +293,17 @@ impl Job {
                 sys::stop_by(signal);
                 Ok(None)
             }
-            // Who sent it, a handler is not told.
-            (_, Some(signal)) => Ok(Some(self.asked.wait_ended(signal, 0))),
+            (_, Some(signal)) => {
+                drop(place);
+                // Who sent it, a handler is not told.
+                Ok(Some(self.asked.wait_ended(signal, 0)))
+            }
             (Turn::Granted, None) => self.become_command(grantee, place.into_held()).map(Some),
             (Turn::Again, None) => Ok(None),
-            (Turn::TimedOut, None) => Ok(Some(self.asked.timed_out())),
+            (Turn::TimedOut, None) => {
+                drop(place);
+                Ok(Some(self.asked.timed_out()))
+            }
         }
     }
 
@@ -309,7 +323,7 @@ impl Job {
         Supervision {
             command,
             tree,
-            expires_at: self.expires.map(|expires| granted_at.saturating_add(expires)),
+            expires: self.timer.as_ref().zip(self.expires.map(|expires| granted_at.saturating_add(expires))),
             kill_after: self.kill_after,
             hold_tree: self.hold_tree,
             name: &self.asked.name,

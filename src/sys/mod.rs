@@ -24,8 +24,9 @@ pub use light_sleep::give_code_back;
 pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, end_by, has_caught, is_ignored,
-    next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught, take_missed_stop,
+    Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, discard, end_by, has_caught,
+    ignore_requests, is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
+    take_missed_stop,
 };
 pub use signal_fd::SignalFd;
 pub use start::{

@@ -143,6 +143,26 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
     }
 }
 
+/// Takes a blocked signal back that a call of ours has brought upon us.
+pub fn discard(signal: i32) {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut only = MaybeUninit::uninit();
+    // SAFETY: the set is initialised before it is read; nothing is written.
+    unsafe {
+        libc::sigemptyset(only.as_mut_ptr());
+        libc::sigaddset(only.as_mut_ptr(), signal);
+        libc::sigtimedwait(only.as_ptr(), std::ptr::null_mut(), &raw const now);
+    }
+}
+
+/// For those who only look at locks: what holders and waiters are asked by
+/// does not end them, should somebody take them for one.
+pub fn ignore_requests() {
+    for signal in [REPLACE(), BREAK()] {
+        set_action(signal, libc::SIG_IGN);
+    }
+}
+
 /// The signals that have come and not been read.
 pub fn pending() -> Mask {
     let mut set = MaybeUninit::uninit();

@@ -25,23 +25,29 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// A timer that does not fire yet.
+    ///
+    /// # Errors
+    /// `EAGAIN`: no memory for a timer, or as many as are allowed
+    /// (`RLIMIT_SIGPENDING`).
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { id: create(libc::CLOCK_BOOTTIME, TIMER())? })
+    }
+
     /// Fires once when the clock of [`suspend_aware_now`] reaches `at`; at
     /// once if that is past.
     ///
     /// # Errors
-    /// `EAGAIN`: no memory for a timer.
-    pub fn at(at: Duration) -> io::Result<Self> {
-        let id = create(libc::CLOCK_BOOTTIME, TIMER())?;
-        let timer = Self { id };
+    /// None that is known.
+    pub fn fire_at(&self, at: Duration) -> io::Result<()> {
         // A zero time would disarm instead of fire.
-        set(timer.id, libc::TIMER_ABSTIME, at.max(Duration::from_nanos(1)), Duration::ZERO)?;
-        Ok(timer)
+        set(self.id, libc::TIMER_ABSTIME, at.max(Duration::from_nanos(1)), Duration::ZERO)
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // SAFETY: made by timer_create in `at` and deleted once.
+        // SAFETY: made by timer_create in `new` and deleted once.
         unsafe { libc::timer_delete(self.id) };
     }
 }

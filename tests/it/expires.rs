@@ -208,3 +208,15 @@ fn where_proc_shows_other_processes_the_command_is_ended_nevertheless() {
     };
     invocation.run().assert_code(123).assert_stderr_has(&["expired"]);
 }
+
+/// A limit on pending signals is one on timers.
+#[test]
+fn without_a_timer_the_command_is_not_started() {
+    let sandbox = Sandbox::new();
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: reads a live value.
+    let limit = move || assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+    let limited = sandbox.lockrun(&["-l", "calc", "--expires", "100", "--", "touch", "ran"]).before_exec(limit);
+    limited.run().assert_code(125).assert_one_line(&["--expires", "timer"]);
+    assert!(!sandbox.path("work/ran").exists());
+}

@@ -62,6 +62,20 @@ fn a_read_only_disk_does_not_either() {
     outcome.assert_code(0).assert_stdout(expected).assert_silent();
 }
 
+/// The kernel sends a signal (SIGXFSZ) to who writes more than that.
+#[test]
+fn a_limit_on_the_size_of_files_does_not_end_the_command() {
+    for form in ["", "-v", "-s", "--slots 2", "--exec"] {
+        let sandbox = Sandbox::new();
+        let limited = format!("ulimit -f 0; exec lockrun {form} -l calc -- sh -c 'exit 4' 2>/dev/null");
+        sandbox.sh(&limited).run().assert_code(4);
+        let holder = sandbox.hold(&["-l", "calc"]);
+        let waiter = sandbox.sh(&limited).start().until_waiting();
+        holder.release();
+        waiter.wait().assert_code(4);
+    }
+}
+
 #[test]
 fn on_a_read_only_disk_there_are_no_places() {
     let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"

@@ -99,6 +99,20 @@ fn a_wait_of_a_minute_is_worth_one_line() {
     quiet.wait().assert_code(0).assert_silent();
 }
 
+/// Neither a lock nor a place in its queue.
+#[test]
+fn who_cannot_say_that_the_time_is_over_keeps_nothing() {
+    for form in ["", "--exec"] {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.hold(&["-l", "calc"]);
+        let _full = sandbox.full_pipe("full");
+        let late = sandbox.sh(&format!("exec lockrun {form} -t 0.2 -l calc -- true 2>full")).start().until_waiting();
+        eventually("it waits no more", || !late.is_waiting());
+        holder.release();
+        sandbox.lockrun(&["-t", "50", "-l", "calc", "--", "true"]).run().assert_code(0);
+    }
+}
+
 #[test]
 fn verbose_tells_of_a_wait_at_once_and_of_the_times_after_it() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,7 @@
 //! A lock that is held by a token, in the lines that people read.
 
+use std::fs;
+
 use crate::support::{Sandbox, eventually, holder_of};
 
 #[test]
@@ -7,6 +9,8 @@ fn failing_to_get_it_tells_owner_age_and_expiry() {
     let sandbox = Sandbox::new();
     let owner = sandbox.sh("exec sleep 1000").start();
     let pid = owner.pid().to_string();
+    let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    eventually("the shell has become it", || line().starts_with(b"sleep"));
     sandbox.acquire(&["-l", "calc", "--owner", &pid, "--expires", "1h"]);
     let holder = holder_of(&sandbox.lock_file("calc")).to_string();
     for command in [&["-n", "-l", "calc", "--", "true"] as &[&str], &["acquire", "-n", "-l", "calc"]] {

@@ -52,6 +52,19 @@ fn under_the_lock_itself_it_fails_at_once() {
     sandbox.sh(script).run().assert_code(0).assert_stdout("122\n");
 }
 
+/// By this signal `--replace` asks who holds a lock to let go. A look locks too,
+/// for a moment.
+#[test]
+fn what_ends_a_holder_does_not_end_one_who_looks() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let waiting = sandbox.lockrun(&["wait", "calc"]).start();
+    eventually("it sleeps", || crate::support::status_field(waiting.pid(), "State").starts_with('S'));
+    waiting.signal(libc::SIGRTMAX() - 4);
+    holder.release();
+    waiting.wait().assert_code(0).assert_silent();
+}
+
 #[test]
 fn below_another_lock_it_waits() {
     let sandbox = Sandbox::new();

@@ -428,9 +428,13 @@ impl Contender {
         let Some(queue) = &self.queue else { return };
         // A full disk must not keep anybody from locking: the text is a hint,
         // and the clock goes on without it.
-        let _ = queue.file().write_all_at(text, 0);
+        let mut written = queue.file().write_all_at(text, 0);
         if let Some(place) = self.place {
-            let _ = queue.file().write_all_at(text, record::offset_of_slot(place));
+            written = written.and(queue.file().write_all_at(text, record::offset_of_slot(place)));
+        }
+        if written.is_err() {
+            // A limit on the size of files (RLIMIT_FSIZE) must not end COMMAND.
+            sys::discard(libc::SIGXFSZ);
         }
     }
 

@@ -31,9 +31,7 @@ mod tracer;
 pub use example::Example;
 pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;
-pub use observe::{
-    LIMIT, children, eventually, is_alive, is_held, makes_system_call, sleeps_in_a_lock_call, status_field,
-};
+pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
 pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use random::Random;

@@ -42,11 +42,6 @@ pub fn sleeps_in_a_lock_call(pid: i32) -> bool {
     sleeps || children(pid).into_iter().any(sleeps_in_a_lock_call)
 }
 
-/// Whether this process is in this system call.
-pub fn makes_system_call(pid: i32, number: libc::c_long) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with(&format!("{number} ")))
-}
-
 /// Whether this process runs still; one that nobody has waited for yet does not.
 pub fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -2,8 +2,9 @@
 
 use super::{Holder, Invocation};
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
@@ -93,6 +94,16 @@ impl Sandbox {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         path
+    }
+
+    /// A FIFO in `work` to which nothing more can be written: nobody reads what
+    /// is in it, as long as what is returned lives.
+    pub fn full_pipe(&self, name: &str) -> File {
+        self.command("mkfifo", &[name]).run().assert_code(0);
+        let path = self.path("work").join(name);
+        let mut fifo = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        while fifo.write(&[b'x'; 4096]).is_ok() {}
+        fifo
     }
 
     /// `lockrun ARGS...` with `LOCKRUN_DIR` set to [`Self::locks`].
