@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
-use crate::lock::file::{FileStore, Terms};
+use crate::lock::file::{FileStore, Target, Terms};
 use crate::lock::{Mode, Seen};
 use crate::message;
 use crate::process;
@@ -50,8 +50,10 @@ fn until_free(options: cli::Wait) -> Result<Exit> {
     loop {
         let seen = locks.look_closely()?;
         let Some(busy) = seen.iter().find(|seen| !seen.is_free()) else { return Ok(Exit::Ok) };
-        if std::mem::take(&mut is_first_look) && would_wait_for_itself(&locks, &seen) {
-            message::tell_deadlock(&message::shown_name(&busy.name), &busy.holders);
+        if std::mem::take(&mut is_first_look)
+            && let Some(ours) = held_around(&locks, &seen)
+        {
+            message::tell_deadlock(&message::shown_name(&ours.name), &ours.holders);
             return Ok(Exit::Deadlock);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -79,15 +81,16 @@ fn until_free(options: cli::Wait) -> Result<Exit> {
     }
 }
 
-/// Whether one that is held is held for a command that we are a part of. What
-/// we may not open is another user's.
-fn would_wait_for_itself(locks: &Locks, seen: &[Seen]) -> bool {
-    let Some(dir) = &locks.dir else { return false };
+/// One that is held for a command that we are a part of. What we may not open
+/// is another user's.
+fn held_around<'a>(locks: &Locks, seen: &'a [Seen]) -> Option<&'a Seen> {
+    let dir = locks.dir.as_ref()?;
     let terms = Terms { mode: Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
-    let held = locks.targets.iter().zip(seen).filter(|(_, seen)| !seen.is_free());
-    held.into_iter().any(|(target, _)| {
+    let is_ours = |target: &Target| {
         FileStore::new(dir.clone(), vec![target.clone()], terms).would_wait_for_itself().unwrap_or(false)
-    })
+    };
+    let pairs = locks.targets.iter().zip(seen);
+    pairs.filter(|(target, seen)| !seen.is_free() && is_ours(target)).map(|(_, seen)| seen).next()
 }
 
 fn holders(seen: &[Seen]) -> Vec<i32> {

@@ -135,8 +135,8 @@ impl Cohabitant {
         // gone; what it uses beside that it owns (`'static`), or shares with us
         // as one thread does with itself, by the floor. No handler runs in it,
         // because all signals are blocked, but one that stores an atomic right
-        // before an exec. The kernel writes to FLOOR, an
-        // aligned word that lives as long as the program.
+        // before an exec. The kernel writes to FLOOR, an aligned word that lives
+        // as long as the program.
         let pid = unsafe { libc::clone(live::<F>, stack.top(), flags, plan, nothing, nothing, FLOOR.as_ptr()) };
         match Pid::from_raw(pid) {
             Some(pid) if pid.as_raw_nonzero().get() > 0 => Ok(Self { pid, _stack: stack }),
