@@ -1,5 +1,7 @@
 //! What lockrun says on stderr, in one voice: `lockrun: LOCK: what happened`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -16,47 +18,51 @@ const COMMAND_SHOWN: usize = 120;
 const NAME_SHOWN: usize = 80;
 
 /// Writes one line to stderr; a stderr that is closed or full changes
-/// nothing about the lock.
+/// nothing about the lock. If nobody reads it for a second, the line is lost,
+/// and not somebody's turn.
 pub fn tell(text: &str) {
-    write(&line(text), None);
-}
-
-/// The same while the lock is held or waited for. If nobody reads stderr for a
-/// second, the line is lost, and not somebody's turn.
-pub fn tell_in_passing(text: &str) {
-    write(&line(text), Some(Timespec { tv_sec: 1, tv_nsec: 0 }));
+    write(&format!("lockrun: {text}\n"), A_SECOND);
 }
 
 /// Writes this to stderr as it is, if that takes no time.
 pub fn draw(text: &str) {
-    write(text, Some(Timespec { tv_sec: 0, tv_nsec: 0 }));
+    write(text, NO_TIME);
 }
 
-fn line(text: &str) -> String {
-    format!("lockrun: {text}\n")
-}
+const A_SECOND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// Whether stderr has taken nothing for a second: it gets no second one.
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
 /// A pipe that can be written to takes so much at once (`PIPE_BUF`).
 const PIECE: usize = 4096;
 
 /// Whoever waits for the lock beside us is not held up meanwhile.
-fn write(text: &str, limit: Option<Timespec>) {
+fn write(text: &str, limit: Timespec) {
     let stderr = rustix::stdio::stderr();
+    let limit = if IS_STUCK.load(Ordering::Relaxed) { NO_TIME } else { limit };
     let mut rest = text.as_bytes();
-    sys::asleep(|| {
+    let failed = sys::asleep(|| {
         while !rest.is_empty() {
-            let is_writable = || poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], limit.as_ref()) == Ok(1);
-            if limit.is_some() && !is_writable() {
-                break;
+            if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&limit)) != Ok(1) {
+                IS_STUCK.store(true, Ordering::Relaxed);
+                return false;
             }
             match rustix::io::write(stderr, &rest[..rest.len().min(PIECE)]) {
-                Ok(0) => break,
+                Ok(0) => return false,
                 Ok(written) => rest = &rest[written..],
                 Err(Errno::INTR) => {}
-                Err(_) => break,
+                Err(_) => return true,
             }
         }
+        false
     });
+    if failed {
+        // It is nobody's wish that we end.
+        sys::discard(libc::SIGPIPE);
+        sys::discard(libc::SIGXFSZ);
+    }
 }
 
 /// Writes one line about a lock.

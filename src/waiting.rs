@@ -83,7 +83,7 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
                 draw(&table::cut(&format!("lockrun: {text}"), columns().saturating_sub(MARGIN)));
                 self.shown = true;
             } else {
-                message::tell_in_passing(&text);
+                message::tell(&text);
             }
             self.next = self.living.then(|| now + A_SECOND);
         }

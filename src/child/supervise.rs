@@ -255,7 +255,7 @@ impl State {
         let [pid, ..] = refused else { return };
         if !std::mem::replace(&mut self.told_refused, true) {
             let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
-            message::tell_in_passing(&format!("{}: {text}", plan.name));
+            message::tell_about(plan.name, &text);
         }
     }
 
@@ -305,7 +305,7 @@ impl State {
         if sys::send(plan.command, signal) == Err(rustix::io::Errno::PERM) {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
             let text = format!("{name} cannot be passed on to the command, which runs as another user; still waiting");
-            message::tell_in_passing(&format!("{}: {text}", plan.name));
+            message::tell_about(plan.name, &text);
         }
     }
 }

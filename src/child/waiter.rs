@@ -313,7 +313,11 @@ impl Waiter {
             let limit = [look, left].into_iter().flatten().min();
             let arrived = self.next_signal(limit);
             match arrived {
-                Arrived::Signal { number, sender, .. } if number == sys::NOTIFY() && sender == self.child_id() => {
+                // Where no more signals may be pending (RLIMIT_SIGPENDING), the
+                // kernel does not tell whose it is.
+                Arrived::Signal { number, sender, .. }
+                    if number == sys::NOTIFY() && (sender == self.child_id() || sender == 0 && self.is_granted()) =>
+                {
                     return Ok(self.granted(None));
                 }
                 Arrived::Child { .. } => {

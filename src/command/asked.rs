@@ -122,7 +122,7 @@ impl Asked {
         #[cold]
         #[inline(never)]
         fn tell(name: &str, text: impl FnOnce() -> String) {
-            message::tell_in_passing(&format!("{name}: {}", text()));
+            message::tell_about(name, &text());
         }
         if self.verbosity == Verbosity::Verbose {
             tell(&self.name, text);

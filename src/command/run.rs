@@ -194,6 +194,7 @@ impl Job {
         grantee.settle(&mut held)?;
         self.asked.tell_granted();
         let errno = grantee.exec.exec();
+        held.release()?;
         Ok(self.not_executed(errno))
     }
 
@@ -274,7 +275,8 @@ impl Job {
         let mut catch =
             if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
         catch.extend([sys::REPLACE(), sys::BREAK()]);
-        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch, &self.asked.patience.mask)?;
+        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch, &self.asked.patience.mask)
+            .context("cannot make a timer")?;
         let mut grantee = self.grantee()?;
         grantee.foretell(&mut place)?;
         let turn = place.wait(&self.asked.patience)?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-use super::signal::{Mask, do_not_stop_before_exec, restore, set_action};
+use super::signal::{Mask, block_all, do_not_stop_before_exec, restore, set_action};
 
 /// Which of the two processes we are after [`fork`].
 pub enum Forked {
@@ -165,7 +165,9 @@ impl Exec {
         // SAFETY: both arrays end in null and point to strings that `self`
         // owns or that the kernel gave this process.
         unsafe { libc::execvpe(self.argv_raw[0], self.argv_raw.as_ptr(), self.environment_raw.as_ptr()) };
-        io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
+        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
+        block_all();
+        errno
     }
 }
 

@@ -1,6 +1,6 @@
 //! `--expires`, `--kill-after`: the end of COMMAND and of all that it started.
 
-use crate::support::{Running, Sandbox, eventually, in_pid_namespace, is_alive, status_field, with_mounts};
+use crate::support::{Invocation, Running, Sandbox, eventually, in_pid_namespace, is_alive, status_field, with_mounts};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -209,14 +209,32 @@ fn where_proc_shows_other_processes_the_command_is_ended_nevertheless() {
     invocation.run().assert_code(123).assert_stderr_has(&["expired"]);
 }
 
+/// A lockrun that may have no signals pending.
+fn without_pending_signals(sandbox: &Sandbox, args: &[&str]) -> Invocation {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: reads a live value.
+    let limit = move || assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+    sandbox.lockrun(args).before_exec(limit)
+}
+
 /// A limit on pending signals is one on timers.
 #[test]
 fn without_a_timer_the_command_is_not_started() {
     let sandbox = Sandbox::new();
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: reads a live value.
-    let limit = move || assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
-    let limited = sandbox.lockrun(&["-l", "calc", "--expires", "100", "--", "touch", "ran"]).before_exec(limit);
+    let limited = without_pending_signals(&sandbox, &["-l", "calc", "--expires", "100", "--", "touch", "ran"]);
     limited.run().assert_code(125).assert_one_line(&["--expires", "timer"]);
     assert!(!sandbox.path("work/ran").exists());
+}
+
+/// The kernel does not tell then who sent a signal.
+#[test]
+fn our_own_signal_is_not_passed_on_to_the_command() {
+    let sandbox = Sandbox::new();
+    for _ in 0..10 {
+        let holder = sandbox.hold(&["-l", "calc"]);
+        let args = ["-v", "-l", "calc", "--", "sh", "-c", "sleep 0.05; exit 3"];
+        let waiter = without_pending_signals(&sandbox, &args).start().until_waiting();
+        holder.release();
+        waiter.wait().assert_code(3);
+    }
 }

@@ -99,6 +99,44 @@ fn a_wait_of_a_minute_is_worth_one_line() {
     quiet.wait().assert_code(0).assert_silent();
 }
 
+/// Nobody reads its stderr, and nobody kills it.
+#[test]
+fn a_line_that_nobody_reads_is_lost_and_changes_no_code() {
+    let sandbox = Sandbox::new();
+    let _full = sandbox.full_pipe("full");
+    let _holder = sandbox.hold(&["-l", "held"]);
+    let calls = [
+        ("-n -l held -- true", 75),
+        ("-t 0.01 -v -l held -- true", 124),
+        ("--exec -t 0.01 -l held -- true", 124),
+        ("-l calc -- /nonexistent", 127),
+        ("--exec -l calc -- /nonexistent", 127),
+        ("-v -l calc -- true", 0),
+        ("--bogus", 125),
+        ("wait -t 0.01 held", 124),
+    ];
+    for (call, code) in calls {
+        sandbox.sh(&format!("exec lockrun {call} 2>full")).run().assert_code(code);
+    }
+}
+
+/// A closed pipe, and a file that may not grow, send signals to who writes.
+#[test]
+fn a_line_that_cannot_be_written_ends_nobody() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let closed = "exec 3<&0; (exec lockrun -v -l calc -- sh -c 'exit 3') 2>&1 >/dev/null <&3 | true";
+    let waiters = [
+        sandbox.sh(&format!("bash -c 'set -o pipefail; {}'", closed.replace('\'', "'\\''"))).start(),
+        sandbox.sh("ulimit -f 0; exec lockrun -v -l calc -- sh -c 'exit 3' 2>log").start(),
+    ];
+    let waiters = waiters.map(crate::support::Running::until_waiting);
+    holder.release();
+    for waiter in waiters {
+        waiter.wait().assert_code(3);
+    }
+}
+
 /// Neither a lock nor a place in its queue.
 #[test]
 fn who_cannot_say_that_the_time_is_over_keeps_nothing() {
