@@ -46,7 +46,7 @@ fn write(text: &str, limit: Timespec) {
     let failed = sys::asleep(|| {
         while !rest.is_empty() {
             if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&limit)) != Ok(1) {
-                IS_STUCK.store(true, Ordering::Relaxed);
+                IS_STUCK.fetch_or(limit != NO_TIME, Ordering::Relaxed);
                 return false;
             }
             match rustix::io::write(stderr, &rest[..rest.len().min(PIECE)]) {

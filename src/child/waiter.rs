@@ -287,8 +287,7 @@ impl Waiter {
         let waited = self.watch_until_over(patience, watch);
         // Nobody waits any more when we return; if it was already waited for,
         // its id may be somebody else's.
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if waited.is_err() && matches!(waitid(WaitId::Pid(self.child), look), Ok(None)) {
+        if waited.is_err() && self.child_lives() == Ok(true) {
             self.end_child();
         }
         watch.hide();
@@ -358,6 +357,12 @@ impl Waiter {
         self.child.as_raw_nonzero().get()
     }
 
+    /// Whether it has not ended. An error if it was waited for.
+    fn child_lives(&self) -> rustix::io::Result<bool> {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(waitid(WaitId::Pid(self.child), look)?.is_none())
+    }
+
     fn granted(&self, arrived: Option<Arrived>) -> Waited {
         Waited::Granted { child: self.child, arrived }
     }
@@ -411,8 +416,7 @@ impl Waiter {
         }
         // A look first: between our look at the word and now it may have been
         // granted, executed, and already ended.
-        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if waitid(WaitId::Pid(self.child), ended)?.is_none() {
+        if self.child_lives()? {
             return Ok(None);
         }
         if !self.cell.change(WAITING, CANCELLED) {

@@ -42,10 +42,8 @@ impl SignalFd {
     /// Sleeps until one comes, at most `limit`; perhaps a little less long.
     /// Touches nothing of the C library, not even errno.
     pub fn wait(&self, limit: Option<Duration>) {
-        let limit = limit.map(|limit| Timespec {
-            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: limit.subsec_nanos().into(),
-        });
+        // What does not fit is longer than any machine stays up.
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], limit.as_ref());
     }
 
