@@ -7,6 +7,7 @@
 //! - [`lock`]: engines that grant locks
 //! - [`child`]: COMMAND, from waiting for its turn to its end
 //! - [`holder`]: the process behind a token, and how it is spoken to
+//! - `net`: connections to servers, names and TLS (with the feature `net`)
 //! - [`waiting`], [`message`], [`table`]: what people see
 //! - [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
@@ -27,6 +28,8 @@ pub mod holder;
 pub mod lock;
 pub mod message;
 pub mod name;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod process;
 pub mod record;
 pub mod sys;

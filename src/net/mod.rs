@@ -1,0 +1,104 @@
+//! Connections to a server that has several addresses: names, TCP, TLS, and how
+//! often and how long to try.
+//!
+//! Words: an *address* is a host and a port as it was given; a *try* is one
+//! request at one address; a *fault* is why a try failed. All requests that are
+//! sent through this module have to be idempotent, because a try whose answer
+//! was lost is repeated at the next address.
+//!
+//! Everything is asynchronous on a tokio runtime of one thread. Nothing here
+//! starts a thread, and nothing blocks for longer than its limit.
+
+#[cfg(feature = "etcd")]
+pub mod http;
+mod names;
+mod stream;
+mod tls;
+mod tries;
+
+use std::fmt::{self, Display, Formatter};
+
+pub use stream::{Dialer, Stream};
+pub use tls::TlsFiles;
+pub use tries::{Limits, Tries, Unreachable, pause};
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl Display for Address {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Why a try failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What happened, for people: `connection refused`.
+    pub text: String,
+    /// How far the try came.
+    pub kind: FaultKind,
+}
+
+/// How far a try came before it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// There is no connection: the request was not sent.
+    NotConnected,
+    /// There was a connection, but no usable answer: the request may have been
+    /// carried out.
+    NotAnswered,
+    /// It will fail in the same way until somebody changes something: an
+    /// untrusted certificate, a file that cannot be read.
+    Refused,
+}
+
+impl Fault {
+    fn not_connected(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kind: FaultKind::NotConnected }
+    }
+
+    /// A connection without a usable answer.
+    pub fn not_answered(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kind: FaultKind::NotAnswered }
+    }
+
+    /// Trying again would not help.
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kind: FaultKind::Refused }
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use super::*;
+
+    /// On a runtime like the program's own.
+    pub fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn an_ipv6_address_is_shown_in_brackets() {
+        let shown = |host: &str| Address { host: host.into(), port: 2379 }.to_string();
+        assert_eq!(shown("::1"), "[::1]:2379");
+        assert_eq!(shown("a.example"), "a.example:2379");
+    }
+}

@@ -1,0 +1,152 @@
+//! A connection, with or without TLS, to one of a server's addresses.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
+
+use super::names::resolve;
+use super::tls::secure;
+use super::{Address, Fault, TlsFiles};
+
+/// A connection.
+pub enum Stream {
+    /// Readable by everybody on the way.
+    Plain(TcpStream),
+    /// By TLS.
+    Secret(Box<TlsStream<TcpStream>>),
+}
+
+/// Connects to one of several addresses and stays with one that works.
+pub struct Dialer {
+    addresses: Vec<Target>,
+    current: usize,
+    tls: Option<TlsFiles>,
+}
+
+struct Target {
+    address: Address,
+    /// What its name stood for, until a connection fails.
+    resolved: Vec<IpAddr>,
+}
+
+impl Dialer {
+    /// Starts with a random one of the addresses, so that clients spread over
+    /// the servers. `tls`: `None` for plain text.
+    ///
+    /// # Panics
+    /// There is no address.
+    pub fn new(addresses: Vec<Address>, tls: Option<TlsFiles>) -> Self {
+        assert!(!addresses.is_empty(), "a server has an address");
+        let current = super::tries::random_below(addresses.len());
+        let target = |address| Target { address, resolved: Vec::new() };
+        Self { addresses: addresses.into_iter().map(target).collect(), current, tls }
+    }
+
+    /// Where the next connection goes to.
+    pub fn address(&self) -> &Address {
+        &self.addresses[self.current].address
+    }
+
+    /// How many addresses there are.
+    pub fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Leaves the current address for the next one.
+    pub fn turn_away(&mut self) {
+        self.current = (self.current + 1) % self.addresses.len();
+    }
+
+    /// Connects to the current address.
+    ///
+    /// # Errors
+    /// Why it failed, within the limit.
+    pub async fn dial(&mut self, limit: Duration) -> Result<Stream, Fault> {
+        let until = Instant::now() + limit;
+        let target = &mut self.addresses[self.current];
+        if target.resolved.is_empty() {
+            target.resolved = resolve(&target.address.host, limit).await?;
+        }
+        let tcp = match connect_to_one(&target.resolved, target.address.port, until).await {
+            Ok(tcp) => tcp,
+            Err(fault) => {
+                target.resolved.clear();
+                return Err(fault);
+            }
+        };
+        // Small requests must not wait for the acknowledgement of earlier ones.
+        tcp.set_nodelay(true).map_err(|error| Fault::not_connected(error.to_string()))?;
+        let Some(files) = &self.tls else {
+            return Ok(Stream::Plain(tcp));
+        };
+        let secured = timeout_at(until, secure(files, &target.address.host, tcp)).await;
+        let secured = secured.unwrap_or_else(|_| Err(Fault::not_answered("no answer to the TLS handshake")))?;
+        Ok(Stream::Secret(Box::new(secured)))
+    }
+}
+
+/// Each address gets an equal share of the time that is left.
+async fn connect_to_one(addresses: &[IpAddr], port: u16, until: Instant) -> Result<TcpStream, Fault> {
+    let mut fault = Fault::not_connected("no address");
+    for (tried, address) in addresses.iter().enumerate() {
+        let now = Instant::now();
+        let share = until.saturating_duration_since(now) / (addresses.len() - tried) as u32;
+        fault = match timeout_at(now + share, TcpStream::connect(SocketAddr::new(*address, port))).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => Fault::not_connected(describe(&error)),
+            Err(_) => Fault::not_connected("no answer to the connection request"),
+        };
+    }
+    Err(fault)
+}
+
+/// Without "(os error 111)".
+pub(super) fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        io::ErrorKind::ConnectionReset => "connection reset".into(),
+        io::ErrorKind::HostUnreachable => "no route to the host".into(),
+        io::ErrorKind::NetworkUnreachable => "the network is unreachable".into(),
+        io::ErrorKind::TimedOut => "the connection timed out".into(),
+        _ => error.to_string(),
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Secret(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Secret(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secret(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secret(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! How often and how long a request is tried.
+//!
+//! Times are those of [`suspend_aware_now`], so that a suspended machine does not
+//! stretch a limit. A try runs on tokio's clock, which stops while the machine is
+//! suspended; the limit is looked at again after each try.
+
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::time::sleep;
+
+use super::{Address, Fault, FaultKind};
+use crate::sys::suspend_aware_now;
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// When to give up.
+    pub until: Duration,
+    /// When to give up if a server has accepted a connection: a busy one is
+    /// waited for longer than a dead one. Not before `until`.
+    pub until_accepted: Duration,
+    /// The longest time for one try, so that a dead address leaves time for the
+    /// others. Where servers accept connections without answering in time, it
+    /// doubles with each round over the addresses, up to `until_accepted`.
+    pub each: Duration,
+}
+
+impl Limits {
+    /// For a server that has answered before.
+    pub fn new(until: Duration, each: Duration) -> Self {
+        Self { until, until_accepted: until, each }
+    }
+
+    /// For the first contact: `connect` from now, and `accepted` where a server
+    /// accepts the connection.
+    pub fn first(connect: Duration, accepted: Duration) -> Self {
+        let now = suspend_aware_now();
+        Self { until: now + connect, until_accepted: now + accepted.max(connect), each: Duration::from_secs(2) }
+    }
+}
+
+/// The tries of one request.
+pub struct Tries {
+    limits: Limits,
+    /// Of how many addresses.
+    addresses: usize,
+    made: usize,
+    accepted: bool,
+    /// The last fault at each address.
+    faults: Vec<(Address, Fault)>,
+}
+
+/// No address gave a usable answer in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Each address that was tried, and the last fault there.
+    pub faults: Vec<(Address, Fault)>,
+}
+
+impl Unreachable {
+    /// Whether each address fails in a way that another try would not change.
+    pub fn is_refused(&self) -> bool {
+        self.faults.iter().all(|(_, fault)| fault.kind == FaultKind::Refused)
+    }
+
+    /// Whether the request may have been carried out.
+    pub fn may_have_happened(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| fault.kind == FaultKind::NotAnswered)
+    }
+}
+
+impl Display for Unreachable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.faults.is_empty() {
+            return f.write_str("no time was left to try");
+        }
+        for (place, (address, fault)) in self.faults.iter().enumerate() {
+            write!(f, "{}{address}: {fault}", if place > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Tries {
+    /// A request that may go to one of so many addresses.
+    pub fn new(limits: Limits, addresses: usize) -> Self {
+        Self { limits, addresses, made: 0, accepted: false, faults: Vec::new() }
+    }
+
+    /// How long the next try may take.
+    ///
+    /// # Errors
+    /// The time is up.
+    pub fn next(&self) -> Result<Duration, Unreachable> {
+        let left = self.end().saturating_sub(suspend_aware_now());
+        if left.is_zero() {
+            return Err(Unreachable { faults: self.faults.clone() });
+        }
+        Ok(left.min(self.longest()))
+    }
+
+    /// After a failed try. Pauses for a random time.
+    ///
+    /// # Errors
+    /// The time is up, or no address would do any better if it were tried again.
+    pub async fn failed(&mut self, address: &Address, fault: Fault) -> Result<(), Unreachable> {
+        self.made += 1;
+        self.accepted |= fault.kind == FaultKind::NotAnswered;
+        match self.faults.iter_mut().find(|(known, _)| known == address) {
+            Some((_, last)) => *last = fault,
+            None => self.faults.push((address.clone(), fault)),
+        }
+        let unreachable = Unreachable { faults: self.faults.clone() };
+        if self.faults.len() == self.addresses && unreachable.is_refused() {
+            return Err(unreachable);
+        }
+        let pause = pause(self.made / self.addresses.max(1));
+        if suspend_aware_now() + pause >= self.end() {
+            return Err(unreachable);
+        }
+        // The next address is tried at once, the first time.
+        if self.made >= self.addresses {
+            sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Duration {
+        if self.accepted { self.limits.until_accepted } else { self.limits.until }
+    }
+
+    /// The only address has all the time: trying it again would only add to a
+    /// busy server's work.
+    fn longest(&self) -> Duration {
+        let is_first = self.limits.until_accepted > self.limits.until;
+        match (is_first, self.addresses) {
+            (true, 1) => Duration::MAX,
+            (true, addresses) => self.limits.each * 2u32.saturating_pow((self.made / addresses) as u32),
+            (false, _) => self.limits.each,
+        }
+    }
+}
+
+/// A random time before trying again, longer with each round: clients that lost
+/// their server at the same moment must not come back at the same moment.
+pub fn pause(round: usize) -> Duration {
+    let longest = 50 << round.min(4);
+    Duration::from_millis(20 + random_below(longest) as u64)
+}
+
+pub(super) fn random_below(limit: usize) -> usize {
+    let mut bytes = [0; 4];
+    // Without random numbers everybody starts with the first; that is safe.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    u32::from_ne_bytes(bytes) as usize % limit.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::tests::run;
+    use super::*;
+
+    fn address(port: u16) -> Address {
+        Address { host: "127.0.0.1".into(), port }
+    }
+
+    fn from_now(time: Duration) -> Duration {
+        suspend_aware_now() + time
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_dead_address_leaves_time_for_the_others() {
+        let tries = Tries::new(Limits::new(from_now(LONG), Duration::from_secs(3)), 2);
+        assert_eq!(tries.next(), Ok(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn the_last_fault_of_each_address_is_told() {
+        let mut tries = Tries::new(Limits::new(from_now(Duration::from_millis(100)), LONG), 2);
+        let faults = [(1, "connection refused"), (2, "no route to the host"), (1, "connection reset")];
+        let mut ended = None;
+        for (port, text) in faults.into_iter().cycle().take(3000) {
+            if let Err(unreachable) = run(tries.failed(&address(port), Fault::not_connected(text))) {
+                ended = Some(unreachable);
+                break;
+            }
+        }
+        let ended = ended.expect("the time was up").to_string();
+        assert!(ended.starts_with("127.0.0.1:1: connection re"), "{ended}");
+        assert!(ended.ends_with("; 127.0.0.1:2: no route to the host"), "{ended}");
+    }
+
+    #[test]
+    fn what_every_address_refuses_is_not_tried_again() {
+        let mut tries = Tries::new(Limits::new(from_now(LONG), LONG), 2);
+        let refused = || Fault::refused("its certificate has expired");
+        assert_eq!(run(tries.failed(&address(1), refused())), Ok(()));
+        let unreachable = run(tries.failed(&address(2), refused())).unwrap_err();
+        assert!(unreachable.is_refused());
+        assert!(!unreachable.may_have_happened());
+    }
+
+    #[test]
+    fn a_server_that_accepts_is_waited_for_longer_than_a_dead_one() {
+        let mut tries = Tries::new(Limits::first(Duration::ZERO, LONG), 1);
+        assert!(tries.next().is_err());
+        assert!(run(tries.failed(&address(1), Fault::not_connected("connection refused"))).is_err());
+        assert_eq!(run(tries.failed(&address(1), Fault::not_answered("no answer in time"))), Ok(()));
+        assert!(tries.next().is_ok_and(|limit| limit > Duration::from_secs(3000)));
+    }
+
+    #[test]
+    fn each_round_over_silent_addresses_takes_longer() {
+        let mut tries = Tries::new(Limits::first(LONG, LONG * 2), 2);
+        let mut limits = Vec::new();
+        for port in [1, 2, 1, 2] {
+            limits.push(tries.next().unwrap().as_secs());
+            run(tries.failed(&address(port), Fault::not_answered("no answer in time"))).unwrap();
+        }
+        assert_eq!(limits, [2, 2, 4, 4]);
+    }
+
+    #[test]
+    fn the_second_address_is_tried_without_a_pause() {
+        let mut tries = Tries::new(Limits::new(from_now(LONG), LONG), 2000);
+        let started = Instant::now();
+        run(async {
+            for port in 1..2000 {
+                tries.failed(&address(port), Fault::not_connected("connection refused")).await.unwrap();
+            }
+        });
+        // With pauses it would take at least 40 s.
+        assert!(started.elapsed() < Duration::from_secs(30), "it paused");
+    }
+}
