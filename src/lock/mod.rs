@@ -5,6 +5,8 @@
 //! values here, and only the unexpected is an error.
 
 pub mod file;
+#[cfg(feature = "net")]
+pub mod server;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;

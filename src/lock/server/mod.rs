@@ -1,0 +1,9 @@
+//! The engine of locks on a server: one queue of rows, whatever keeps them.
+//!
+//! - [`queue`]: the rule, pure
+//! - [`row`]: what a row is made of
+//! - [`store`]: what a server has to offer
+
+pub mod queue;
+pub mod row;
+pub mod store;
