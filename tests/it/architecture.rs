@@ -23,7 +23,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("holder", &["lock", "message", "record", "sys", "token"]),
     ("child", &["lock", "message", "process", "sys"]),
     ("message", &["duration", "escape", "lock", "process", "sys"]),
-    ("lock", &["name", "net", "process", "record", "sys", "token", "users"]),
+    ("lock", &["duration", "name", "net", "process", "record", "sys", "token", "users"]),
     ("process", &["users"]),
     ("net", &["sys"]),
     ("name", &[]),

@@ -3,7 +3,9 @@
 //! - [`queue`]: the rule, pure
 //! - [`row`]: what a row is made of
 //! - [`store`]: what a server has to offer
+//! - [`url`]: what names a server
 
 pub mod queue;
 pub mod row;
 pub mod store;
+pub mod url;

@@ -276,3 +276,62 @@ impl From<&NotedMode> for Contender {
 pub fn contenders(rows: &[Row]) -> Vec<Contender> {
     rows.iter().map(|row| row.contender).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_one_to_one_and_never_too_long() {
+        let encoded = |name: &[u8]| LockName::new(name).encoded().to_owned();
+        assert_eq!(encoded(b"a.b_c-D9"), "a.b_c-D9");
+        assert_eq!(encoded(b"a/b c%"), "a%2Fb%20c%25");
+        let long = vec![b'/'; 200];
+        assert_eq!(encoded(&long).len(), 510);
+        assert!(encoded(&long).contains("%-"));
+        assert_ne!(encoded(&long), encoded(&vec![b'/'; 201]));
+    }
+
+    proptest! {
+        #[test]
+        fn an_encoded_name_is_decoded_again(name in prop::collection::vec(any::<u8>(), 1..700)) {
+            let name = LockName::new(&name);
+            prop_assert!(name.encoded().len() <= LONGEST_NAME);
+            let back = LockName::from_encoded(name.encoded()).unwrap();
+            prop_assert_eq!(back.encoded(), name.encoded());
+            prop_assert!(back == name || name.encoded().contains(MARK));
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_encoded_name() {
+        for wrong in ["", "a b", "%2", "%2f", "%41", "a%-", "%-0123456789012345678901234567890123456789"] {
+            assert_eq!(LockName::from_encoded(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_newer_note_is_read_and_nothing_of_it_is_lost() {
+        let text = br#"{"format":2,"mode":{"lease-of":7},"host":"h","pid":4,"user":"u","command":"c","colour":"red"}"#;
+        let note = Note::parse(text).unwrap();
+        let contender = Contender::from(&note.mode);
+        assert_eq!((contender.mode, contender.state), (Mode::Exclusive, State::Granted(None)));
+        let again: Value = serde_json::from_slice(&note.to_bytes()).unwrap();
+        let before: Value = serde_json::from_slice(text).unwrap();
+        assert_eq!(again, before);
+    }
+
+    #[test]
+    fn a_note_comes_back_as_it_was_written() {
+        for mode in
+            [NotedMode::Exclusive, NotedMode::Shared, NotedMode::AnySlot(3), NotedMode::OneSlot { of: 3, which: 1 }]
+        {
+            let call = Some(Call { what: CallKind::Break, by: "pid 1".into(), kill_after: Some(2.5) });
+            let note = Note { format: FORMAT, mode, call, owner: Some(7), replace: true, ..Note::default() };
+            assert_eq!(Note::parse(&note.to_bytes()), Some(note));
+        }
+        assert_eq!(Note::parse(b""), None);
+    }
+}
