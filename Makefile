@@ -23,7 +23,7 @@ PACKAGES = $(CARGO_TARGET_DIR)/packages
 # For shells that have not read what rustup wrote into the profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-SHELL_SCRIPTS = .ci/run $(wildcard completions/*.bash)
+SHELL_SCRIPTS = .ci/run .ci/apt-install $(wildcard completions/*.bash)
 PAGES = $(wildcard man/*.1)
 
 all: build
@@ -89,8 +89,9 @@ clean:
 	$(CARGO) clean
 
 # What the tests call or read, and the package that it comes in.
-TOOLS = /usr/share/bash-completion/bash_completion:bash-completion cc:gcc cpio:cpio fish:fish flock:util-linux \
-	getent:libc-bin jq:jq mandoc:mandoc python3:python3 readelf:binutils rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
+TOOLS = /usr/share/bash-completion/bash_completion:bash-completion /usr/sbin/iptables:iptables cc:gcc cpio:cpio \
+	etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq mandoc:mandoc \
+	openssl:openssl python3:python3 readelf:binutils rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
 	shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
@@ -117,9 +118,7 @@ packagers:
 
 setup:
 ifneq ($(missing),)
-	$(as_root) apt-get update
-	$(as_root) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-		libc6-dev $(foreach pair,$(missing),$(call package,$(pair)))
+	$(as_root) .ci/apt-install libc6-dev $(foreach pair,$(missing),$(call package,$(pair)))
 endif
 	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
 	@$(MAKE) packagers

@@ -48,12 +48,13 @@ pub struct Answer {
 pub struct Client {
     dialer: Dialer,
     connection: Option<Connection>,
+    connections: u64,
 }
 
 impl Client {
     /// Not connected yet.
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, connection: None }
+        Self { dialer, connection: None, connections: 0 }
     }
 
     /// Where requests go.
@@ -66,14 +67,20 @@ impl Client {
         self.dialer.addresses()
     }
 
-    /// Closes the connection.
-    pub fn disconnect(&mut self) {
-        self.connection = None;
+    /// Whether connections are by TLS.
+    pub fn is_secret(&self) -> bool {
+        self.dialer.is_secret()
+    }
+
+    /// How many connections for requests there have been: as long as it stays the
+    /// same, answers come over the same connection.
+    pub fn connections(&self) -> u64 {
+        self.connections
     }
 
     /// Leaves the address for the next one.
     pub fn turn_away(&mut self) {
-        self.disconnect();
+        self.connection = None;
         self.dialer.turn_away();
     }
 
@@ -95,6 +102,7 @@ impl Client {
             }
         }
         let mut fresh = self.connect(until).await?;
+        self.connections += 1;
         let answer = fresh.exchange(post, until).await?;
         self.connection = Some(fresh);
         Ok(answer)

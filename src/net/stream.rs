@@ -59,6 +59,11 @@ impl Dialer {
         self.addresses.len()
     }
 
+    /// Whether connections are by TLS.
+    pub fn is_secret(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Leaves the current address for the next one.
     pub fn turn_away(&mut self) {
         self.current = (self.current + 1) % self.addresses.len();

@@ -145,9 +145,14 @@ impl Tries {
 
 /// A random time before trying again, longer with each round: clients that lost
 /// their server at the same moment must not come back at the same moment.
-pub fn pause(round: usize) -> Duration {
+fn pause(round: usize) -> Duration {
     let longest = 50 << round.min(4);
     Duration::from_millis(20 + random_below(longest) as u64)
+}
+
+/// Sleeps for such a time.
+pub async fn pause_randomly(round: usize) {
+    sleep(pause(round)).await;
 }
 
 pub(super) fn random_below(limit: usize) -> usize {

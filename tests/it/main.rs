@@ -158,6 +158,12 @@ mod packages;
 /// README's pictures show what lockrun prints.
 mod pictures;
 
+// Servers.
+
+/// The requests to etcd, each against a real server.
+#[cfg(feature = "etcd")]
+mod etcd_calls;
+
 // Tokens.
 
 /// `check --json`, `renew`.

@@ -4,7 +4,10 @@
 //! - [`row`]: what a row is made of
 //! - [`store`]: what a server has to offer
 //! - [`url`]: what names a server
+//! - `etcd`: that server
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod queue;
 pub mod row;
 pub mod store;

@@ -10,9 +10,11 @@
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
 //! - [`Example`]: what README.md and the manual show.
+//! - [`Etcd`]: a server of its own.
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
+mod etcd;
 mod example;
 mod form;
 mod invocation;
@@ -28,6 +30,7 @@ mod timeline;
 mod token;
 mod tracer;
 
+pub use etcd::{Authority, Etcd};
 pub use example::Example;
 pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;

@@ -1,0 +1,515 @@
+//! The requests to etcd, each against a real server: what is answered, what
+//! happens when it is sent twice, and what the server's bad days look like.
+
+use crate::support::{Authority, Etcd, Sandbox, eventually};
+use lockrun::lock::server::etcd::calls::{Calls, Condition, Kept, LeaseId, Read, Span, Write};
+use lockrun::lock::server::etcd::gateway::{Account, Gateway, Trouble};
+use lockrun::lock::server::etcd::watch::{Heard, Wish};
+use lockrun::net::http::Client;
+use lockrun::net::{Address, Dialer, Limits, TlsFiles};
+use lockrun::sys::suspend_aware_now;
+use std::fs;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const ROW: &str = "jobs/calc/x1";
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Time enough for anything on a busy machine.
+fn long() -> Limits {
+    Limits::new(suspend_aware_now() + Duration::from_secs(60), Duration::from_secs(60))
+}
+
+fn short() -> Limits {
+    Limits::new(suspend_aware_now() + Duration::from_millis(400), Duration::from_millis(200))
+}
+
+/// A user whose password is in a file.
+struct User {
+    name: &'static str,
+    password: PathBuf,
+}
+
+impl Account for User {
+    fn user(&self) -> &str {
+        self.name
+    }
+
+    fn password(&self) -> Result<String, String> {
+        fs::read_to_string(&self.password).map_err(|error| error.to_string())
+    }
+}
+
+fn address(text: &str) -> Address {
+    let (host, port) = text.rsplit_once(':').unwrap();
+    Address { host: host.into(), port: port.parse().unwrap() }
+}
+
+fn calls_to(addresses: &[&str], tls: Option<TlsFiles>, user: Option<User>) -> Calls<User> {
+    let addresses = addresses.iter().copied().map(address).collect();
+    Calls { gateway: Gateway::new(Client::new(Dialer::new(addresses, tls)), user, None) }
+}
+
+fn calls(etcd: &Etcd) -> Calls<User> {
+    calls_to(&[etcd.address()], None, None)
+}
+
+/// Makes a lease and a row on it.
+async fn enter(calls: &mut Calls<User>, lease: LeaseId) -> i64 {
+    calls.grant(lease, 20, long()).await.unwrap();
+    let row = Span::one(ROW);
+    let put = [Write::put(ROW, b"{}", lease)];
+    let written = calls.write(&[Condition::empty(&row)], &put, &[], &[Read::all(row)], long()).await.unwrap();
+    written.expect("the lease is there").revision
+}
+
+#[track_caller]
+fn refused<T>(result: Result<T, Trouble>) -> String {
+    match result {
+        Err(Trouble::Refused(text)) => text,
+        Err(Trouble::Unreachable(unreachable)) if unreachable.is_refused() => unreachable.to_string(),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_the_server_says() {
+    let etcd = Etcd::start_with(&["--election-timeout=2000", "--heartbeat-interval=100"]);
+    run(async {
+        let before = suspend_aware_now();
+        let (ttl, until) = calls(&etcd).grant(LeaseId(7), 1, long()).await.unwrap();
+        // At least one and a half elections.
+        assert_eq!(ttl, Duration::from_secs(3));
+        assert!((before + ttl..=suspend_aware_now() + ttl).contains(&until));
+    });
+}
+
+#[test]
+fn a_grant_that_is_sent_again_counts_from_the_first_one() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        calls.grant(LeaseId(7), 20, long()).await.unwrap();
+        let before = suspend_aware_now();
+        let (ttl, until) = calls.grant(LeaseId(7), 20, long()).await.unwrap();
+        assert_eq!(ttl, Duration::from_secs(20));
+        assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
+    });
+}
+
+#[test]
+fn entering_twice_makes_one_row() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let row = Span::one(ROW);
+        let put = [Write::put(ROW, b"other", LeaseId(7))];
+        let again =
+            calls.write(&[Condition::empty(&row)], &put, &[], &[Read::all(row)], long()).await.unwrap().unwrap();
+        assert!(!again.done);
+        let found = &again.found[0].kvs[0];
+        assert_eq!((found.create_revision, found.mod_revision, &found.value[..]), (made, made, &b"{}"[..]));
+    });
+}
+
+#[test]
+fn nothing_is_written_without_its_lease() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let written = calls.write(&[], &[Write::put(ROW, b"", LeaseId(7))], &[], &[], long()).await.unwrap();
+        assert!(written.is_none());
+        let (found, _) = calls.read(&Read::all(Span::one(ROW)), long()).await.unwrap();
+        assert!(found.kvs.is_empty());
+    });
+}
+
+#[test]
+fn a_renewed_lease_lasts_from_before_the_renewal_was_sent() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let before = suspend_aware_now();
+        let kept = calls.keep(LeaseId(7), &[(ROW.into(), made)], &[Span::one("other")], long()).await.unwrap();
+        let Kept::Until(until, counts) = kept else { panic!("{kept:?}") };
+        let ttl = Duration::from_secs(20);
+        assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
+        assert_eq!(counts, [0]);
+    });
+}
+
+/// The gateway answers 200 without a TTL.
+#[test]
+fn a_lease_that_was_revoked_cannot_be_kept() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(0x77)).await;
+        etcd.etcdctl(&sandbox, &["lease", "revoke", "77"]).assert_code(0);
+        let keys = [(ROW.to_owned(), made)];
+        assert_eq!(calls.keep(LeaseId(0x77), &keys, &[], long()).await.unwrap(), Kept::Gone);
+        assert_eq!(calls.keep(LeaseId(0x77), &[], &[], long()).await.unwrap(), Kept::Gone);
+        calls.revoke(LeaseId(0x77), long()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_row_that_was_removed_or_made_anew_is_gone_though_the_lease_lives() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let keys = [(ROW.to_owned(), made)];
+        etcd.etcdctl(&sandbox, &["del", ROW]).assert_code(0);
+        assert_eq!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Gone);
+        etcd.etcdctl(&sandbox, &["put", "--lease=7", ROW, "{}"]).assert_code(0);
+        assert_eq!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Gone);
+    });
+}
+
+#[test]
+fn revoking_removes_all_rows_of_the_lease() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        enter(&mut calls, LeaseId(7)).await;
+        calls.revoke(LeaseId(7), long()).await.unwrap();
+        calls.revoke(LeaseId(7), long()).await.unwrap();
+        let (found, _) = calls.read(&Read::count(Span::one(ROW)), long()).await.unwrap();
+        assert_eq!(found.count, 0);
+    });
+}
+
+#[test]
+fn a_row_that_moves_to_another_lease_keeps_its_place() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        calls.grant(LeaseId(8), 20, long()).await.unwrap();
+        let row = Span::one(ROW);
+        let (conditions, writes) = ([Condition::made_in(&row, made)], [Write::keep_on(ROW, LeaseId(8))]);
+        let then = [Read::all(row.clone())];
+        let moved = calls.write(&conditions, &writes, &then, &[], long()).await.unwrap().unwrap();
+        let found = &moved.found[0].kvs[0];
+        assert_eq!((found.create_revision, found.lease, &found.value[..]), (made, 8, &b"{}"[..]));
+        calls.revoke(LeaseId(7), long()).await.unwrap();
+        let (found, _) = calls.read(&Read::count(row), long()).await.unwrap();
+        assert_eq!(found.count, 1);
+    });
+}
+
+#[test]
+fn a_call_changes_the_row_and_not_its_lease_and_only_the_row_that_was_seen() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let row = Span::one(ROW);
+        let call = |text: &'static [u8]| ([Condition::written_in(ROW, made)], [Write::change(ROW, text)]);
+        let (conditions, writes) = call(b"break");
+        let read = [Read::all(row)];
+        let called = calls.write(&conditions, &writes, &read, &read, long()).await.unwrap().unwrap();
+        let found = &called.found[0].kvs[0];
+        assert!(called.done && found.lease == 7 && found.value == b"break" && found.create_revision == made);
+        let (conditions, writes) = call(b"other");
+        let late = calls.write(&conditions, &writes, &read, &read, long()).await.unwrap().unwrap();
+        assert!(!late.done && late.found[0].kvs[0].value == b"break");
+    });
+}
+
+fn wish(key: &str, only_removal: bool) -> Wish {
+    Wish { span: Span::one(key), only_removal }
+}
+
+#[test]
+fn what_happened_between_the_look_and_the_watch_is_heard() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        etcd.etcdctl(&sandbox, &["put", "--ignore-lease", ROW, "break"]).assert_code(0);
+        etcd.etcdctl(&sandbox, &["del", ROW]).assert_code(0);
+        let wishes = [wish(ROW, false), wish("other", true)];
+        let mut watch = calls.watch(&wishes, made, long()).await.unwrap();
+        let heard = watch.next().await;
+        assert!(matches!(&heard, Heard::Changed(row) if row.value == b"break"), "{heard:?}");
+        let heard = watch.next().await;
+        assert!(matches!(&heard, Heard::Removed(key) if key == ROW), "{heard:?}");
+        etcd.etcdctl(&sandbox, &["put", "other", ""]).assert_code(0);
+        etcd.etcdctl(&sandbox, &["del", "other"]).assert_code(0);
+        let heard = watch.next().await;
+        assert!(matches!(&heard, Heard::Removed(key) if key == "other"), "{heard:?}");
+    });
+}
+
+#[test]
+fn a_compaction_ends_a_watch_that_starts_before_it_and_disturbs_no_other() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let mut running = calls.watch(&[wish(ROW, false)], made, long()).await.unwrap();
+        for text in ["a", "b"] {
+            etcd.etcdctl(&sandbox, &["put", "noise", text]).assert_code(0);
+        }
+        etcd.etcdctl(&sandbox, &["compaction", &(made + 2).to_string()]).assert_code(0);
+        let mut late = calls.watch(&[wish(ROW, false)], made, long()).await.unwrap();
+        let heard = late.next().await;
+        assert!(matches!(&heard, Heard::Ended(why) if why.contains("compacted")), "{heard:?}");
+        etcd.etcdctl(&sandbox, &["del", ROW]).assert_code(0);
+        let heard = running.next().await;
+        assert!(matches!(&heard, Heard::Removed(_)), "{heard:?}");
+    });
+}
+
+#[test]
+fn a_watch_ends_with_its_server() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut watch = calls(&etcd).watch(&[wish(ROW, false)], 1, long()).await.unwrap();
+        etcd.kill();
+        let heard = watch.next().await;
+        assert!(matches!(heard, Heard::Ended(_)), "{heard:?}");
+    });
+}
+
+#[test]
+fn a_frozen_server_costs_no_more_than_the_limits_and_is_found_again() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let keys = [(ROW.to_owned(), made)];
+        etcd.freeze();
+        let trouble = calls.keep(LeaseId(7), &keys, &[], short()).await.unwrap_err();
+        etcd.thaw();
+        let Trouble::Unreachable(unreachable) = trouble else { panic!("{trouble:?}") };
+        assert_eq!(unreachable.to_string(), format!("{}: no answer in time", etcd.address()));
+        assert!(unreachable.may_have_happened() && !unreachable.is_refused());
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+    });
+}
+
+#[test]
+fn a_server_that_restarts_is_found_again_and_has_the_row() {
+    let mut etcd = Etcd::start();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        etcd.kill();
+        let trouble = calls.keep(LeaseId(7), &[], &[], short()).await.unwrap_err();
+        let Trouble::Unreachable(unreachable) = trouble else { panic!("{trouble:?}") };
+        assert_eq!(unreachable.to_string(), format!("{}: connection refused", etcd.address()));
+        etcd.restart();
+        let keys = [(ROW.to_owned(), made)];
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+    });
+}
+
+#[test]
+fn dead_addresses_among_good_ones_are_passed() {
+    let etcd = Etcd::start();
+    let dead = [etcd.address().replace(":2", ":3"), "no-such-host.invalid:2379".into()];
+    run(async {
+        for _ in 0..6 {
+            let mut calls = calls_to(&[&dead[0], etcd.address(), &dead[1]], None, None);
+            calls.read(&Read::all(Span::one(ROW)), long()).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_first_cluster_that_answers_is_the_only_one() {
+    let (one, other) = (Etcd::start(), Etcd::start_with(&["--initial-cluster-token=other"]));
+    run(async {
+        let mut calls = calls_to(&[one.address(), other.address()], None, None);
+        calls.read(&Read::all(Span::one(ROW)), long()).await.unwrap();
+        let first = calls.gateway.cluster();
+        let (at_first, second) = match calls.gateway.address().to_string() == one.address() {
+            true => (&one, &other),
+            false => (&other, &one),
+        };
+        at_first.kill();
+        let trouble = calls.read(&Read::all(Span::one(ROW)), short()).await.unwrap_err();
+        let Trouble::Unreachable(unreachable) = trouble else { panic!("{trouble:?}") };
+        let text = unreachable.to_string();
+        assert!(text.contains(&format!("{}: belongs to another cluster", second.address())), "{text}");
+        // What it says about a lease counts for nothing, either.
+        let written = calls.write(&[], &[Write::put(ROW, b"", LeaseId(7))], &[], &[], short()).await;
+        assert!(matches!(written, Err(Trouble::Unreachable(_))));
+        assert_eq!(calls.gateway.cluster(), first);
+    });
+}
+
+#[test]
+fn a_full_database_refuses_rows_and_still_renews_and_removes_them() {
+    let etcd = Etcd::start_with(&["--quota-backend-bytes=100000"]);
+    let sandbox = Sandbox::new();
+    run(async {
+        let mut calls = calls(&etcd);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let noise = "x".repeat(20_000);
+        eventually("the database is full", || etcd.etcdctl(&sandbox, &["put", "noise", &noise]).code != Some(0));
+        let put = [Write::put("jobs/calc/x2", b"", LeaseId(7))];
+        let text = refused(calls.write(&[], &put, &[], &[], long()).await);
+        assert!(text.contains("NOSPACE"), "{text}");
+        let keys = [(ROW.to_owned(), made)];
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        calls.revoke(LeaseId(7), long()).await.unwrap();
+        assert_eq!(etcd.keys(&sandbox, "jobs/"), [] as [String; 0]);
+    });
+}
+
+/// Switches users on, with one besides root who may do everything below jobs/.
+fn with_users(etcd: &Etcd, sandbox: &Sandbox, password: &str) {
+    for args in [
+        &["user", "add", "root:secret"][..],
+        &["user", "add", &format!("lockrun:{password}")],
+        &["role", "add", "jobs"],
+        &["role", "grant-permission", "jobs", "--prefix=true", "readwrite", "jobs/"],
+        &["user", "grant-role", "lockrun", "jobs"],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        etcd.etcdctl(sandbox, args).assert_code(0);
+    }
+}
+
+fn change_password(etcd: &Etcd, sandbox: &Sandbox, password: &str) {
+    let change = ["--user=root:secret", "user", "passwd", "lockrun", "--interactive=false"];
+    etcd.etcdctl_command(sandbox, &change).input(&format!("{password}\n")).run().assert_code(0);
+}
+
+#[test]
+fn a_password_that_changes_is_read_again_and_renewing_does_not_depend_on_it() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    with_users(&etcd, &sandbox, "old");
+    let password = sandbox.write("password", "old");
+    run(async {
+        let user = User { name: "lockrun", password: password.clone() };
+        let mut calls = calls_to(&[etcd.address()], None, Some(user));
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let keys = [(ROW.to_owned(), made)];
+        change_password(&etcd, &sandbox, "new");
+        // The token has died with the password.
+        let text = refused(calls.read(&Read::all(Span::one(ROW)), long()).await);
+        assert_eq!(text, "etcd knows no such user, or the password is wrong");
+        calls.keep(LeaseId(7), &[], &[], long()).await.unwrap();
+        sandbox.write("password", "new");
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        let mut watch = calls.watch(&[wish(ROW, false)], made, long()).await.unwrap();
+        calls.revoke(LeaseId(7), long()).await.unwrap();
+        assert!(matches!(watch.next().await, Heard::Removed(_)));
+    });
+}
+
+#[test]
+fn users_that_are_switched_on_while_we_run_are_noticed() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    let password = sandbox.write("password", "secret");
+    run(async {
+        let user = || Some(User { name: "lockrun", password: password.clone() });
+        let mut calls = calls_to(&[etcd.address()], None, user());
+        let made = enter(&mut calls, LeaseId(7)).await;
+        with_users(&etcd, &sandbox, "secret");
+        let keys = [(ROW.to_owned(), made)];
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        let text = refused(calls.read(&Read::all(Span::one("other/row")), long()).await);
+        assert!(text.starts_with("permission denied"), "{text}");
+        let text = refused(calls_to(&[etcd.address()], None, None).read(&Read::all(Span::one(ROW)), long()).await);
+        assert_eq!(text, "etcd wants to know the user: give ?user= and a password");
+    });
+}
+
+#[test]
+fn a_wrong_password_and_one_that_cannot_be_read_are_told_apart() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    with_users(&etcd, &sandbox, "secret");
+    let read = |password: PathBuf| {
+        let mut calls = calls_to(&[etcd.address()], None, Some(User { name: "lockrun", password }));
+        refused(run(async { calls.read(&Read::all(Span::one(ROW)), long()).await }))
+    };
+    assert!(read(sandbox.write("password", "wrong")).contains("password is wrong"));
+    assert!(read(sandbox.path("missing")).contains("No such file"));
+}
+
+#[test]
+fn tls_with_the_own_authority_and_a_client_certificate() {
+    let sandbox = Sandbox::new();
+    let etcd = Etcd::start_with_tls(&sandbox);
+    let tls = etcd.tls().unwrap();
+    let identity = Some((tls.cert.clone(), tls.key.clone()));
+    let files = |cacert: &PathBuf, identity| Some(TlsFiles { cacert: Some(cacert.clone()), identity });
+    let read = Read::all(Span::one(ROW));
+    run(async {
+        let trusted = files(&tls.cacert, identity.clone());
+        calls_to(&[etcd.address()], trusted, None).read(&read, long()).await.unwrap();
+
+        let text = refused(calls_to(&[etcd.address()], None, None).read(&read, long()).await);
+        assert!(text.ends_with("it wants TLS: write etcds://"), "{text}");
+
+        let anonymous = files(&tls.cacert, None);
+        let trouble = calls_to(&[etcd.address()], anonymous, None).read(&read, short()).await.err();
+        assert!(matches!(trouble, Some(Trouble::Unreachable(_))), "{trouble:?}");
+
+        let strangers = Authority::in_directory(&sandbox, "strangers");
+        let text = refused(calls_to(&[etcd.address()], files(strangers.cert(), None), None).read(&read, long()).await);
+        assert!(text.contains("not signed by an authority in"), "{text}");
+    });
+}
+
+/// The files are read for each connection.
+#[test]
+fn certificates_that_are_renewed_are_used_by_the_next_connection() {
+    let sandbox = Sandbox::new();
+    let mut etcd = Etcd::start_with_tls(&sandbox);
+    let tls = etcd.tls().unwrap().clone();
+    let copies = [&tls.cert, &tls.key].map(|path| path.with_extension("used"));
+    for (from, to) in [&tls.cert, &tls.key].into_iter().zip(&copies) {
+        fs::copy(from, to).unwrap();
+    }
+    let identity = Some((copies[0].clone(), copies[1].clone()));
+    let files = TlsFiles { cacert: Some(tls.cacert.clone()), identity };
+    let read = Read::all(Span::one(ROW));
+    run(async {
+        let mut calls = calls_to(&[etcd.address()], Some(files), None);
+        calls.read(&read, long()).await.unwrap();
+        fs::write(&copies[0], "damaged").unwrap();
+        calls.read(&read, long()).await.expect("the connection stays");
+        etcd.kill();
+        etcd.restart();
+        let text = refused(calls.read(&read, long()).await);
+        assert!(text.contains("cannot read the certificate"), "{text}");
+        fs::copy(&tls.cert, &copies[0]).unwrap();
+        calls.read(&read, long()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_is_no_etcd_is_named() {
+    let etcd = Etcd::start_with(&["--enable-grpc-gateway=false"]);
+    let text = refused(run(async { calls(&etcd).read(&Read::all(Span::one(ROW)), long()).await }));
+    assert_eq!(text, format!("{}: no HTTP/JSON gateway of etcd 3.4 or newer there (HTTP 404)", etcd.address()));
+}
+
+#[test]
+fn the_version_is_told() {
+    let etcd = Etcd::start();
+    let version = run(async { calls(&etcd).version(long()).await.unwrap() });
+    assert!(version.starts_with("3."), "{version}");
+}

@@ -1,0 +1,258 @@
+//! etcd servers for tests: real ones, on loopback addresses that only this
+//! process uses, with their data in memory where there is a /dev/shm.
+
+use super::{LIMIT, Outcome, Sandbox, eventually};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Starts the server once for each line that it reads, and ends it when its
+/// input ends: then the test has ended, in whatever way.
+const GUARD: &str = "data=$1; shift; while read -r _; do \"$@\" >>\"$data/log\" 2>&1 & pid=$!; echo $pid; done; \
+                     kill -9 $pid; wait; rm -rf \"$data\"";
+
+/// An etcd server. Dropping it ends it and removes its data.
+pub struct Etcd {
+    guard: Child,
+    pid: i32,
+    address: String,
+    data: PathBuf,
+    tls: Option<Tls>,
+}
+
+/// The certificates of a server with TLS, made for it by openssl(1).
+#[derive(Clone)]
+pub struct Tls {
+    /// The authority's.
+    pub cacert: PathBuf,
+    /// A client's, without a common name: the gateway refuses one that has it.
+    pub cert: PathBuf,
+    /// The client's key.
+    pub key: PathBuf,
+}
+
+impl Etcd {
+    /// A server that speaks plain HTTP and is ready. Leases last at least 1 s.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With these options beside its own.
+    pub fn start_with(options: &[&str]) -> Self {
+        Self::launch(options, None)
+    }
+
+    /// One that wants TLS and clients' certificates.
+    pub fn start_with_tls(sandbox: &Sandbox) -> Self {
+        let (host, _) = next_address();
+        let authority = Authority::in_directory(sandbox, "tls");
+        let server = authority.sign("server", &format!("subjectAltName=IP:{host},DNS:localhost"));
+        let client = authority.sign("client", "extendedKeyUsage=clientAuth");
+        let tls = Tls { cacert: authority.cert.clone(), cert: client.0, key: client.1 };
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let options = [
+            format!("--cert-file={}", path(&server.0)),
+            format!("--key-file={}", path(&server.1)),
+            format!("--trusted-ca-file={}", path(&authority.cert)),
+            "--client-cert-auth".to_owned(),
+        ];
+        Self::launch(&options.each_ref().map(String::as_str), Some(tls))
+    }
+
+    fn launch(options: &[&str], tls: Option<Tls>) -> Self {
+        let (host, port) = next_address();
+        let data = memory().join(format!("lockrun-test-{}-etcd-{port}", std::process::id()));
+        fs::create_dir_all(&data).unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://{host}:{port}"), format!("http://{host}:{}", port + 1));
+        let mut guard = Command::new("sh")
+            .args(["-c", GUARD, "guard"])
+            .arg(&data)
+            .args(["etcd", "--log-level=error", "--heartbeat-interval=10", "--election-timeout=100"])
+            .arg(format!("--data-dir={}/data", data.display()))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(options)
+            .current_dir(&data)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let pid = start_under(&mut guard);
+        let server = Self { guard, pid, address: format!("{host}:{port}"), data, tls };
+        server.until_ready();
+        server
+    }
+
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// For `--store`, with this prefix.
+    pub fn url(&self, prefix: &str) -> String {
+        match &self.tls {
+            None => format!("etcd://{}/{prefix}", self.address),
+            Some(tls) => {
+                let [cacert, cert, key] = [&tls.cacert, &tls.cert, &tls.key].map(|path| path.display());
+                format!("etcds://{}/{prefix}?cacert={cacert}&cert={cert}&key={key}", self.address)
+            }
+        }
+    }
+
+    /// Its certificates, where it has some.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// The server's own process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// etcdctl with these arguments, to its end.
+    #[track_caller]
+    pub fn etcdctl(&self, sandbox: &Sandbox, args: &[&str]) -> Outcome {
+        self.etcdctl_command(sandbox, args).run()
+    }
+
+    /// etcdctl with these arguments, before it is started.
+    pub fn etcdctl_command(&self, sandbox: &Sandbox, args: &[&str]) -> super::Invocation {
+        let mut command = sandbox.command("etcdctl", args).env("ETCDCTL_API", "3");
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        command = command.env("ETCDCTL_ENDPOINTS", format!("{scheme}://{}", self.address));
+        if let Some(tls) = &self.tls {
+            command = command.env("ETCDCTL_CACERT", &tls.cacert);
+            command = command.env("ETCDCTL_CERT", &tls.cert).env("ETCDCTL_KEY", &tls.key);
+        }
+        command
+    }
+
+    /// All keys below a prefix.
+    #[track_caller]
+    pub fn keys(&self, sandbox: &Sandbox, prefix: &str) -> Vec<String> {
+        let outcome = self.etcdctl(sandbox, &["get", "--prefix", "--keys-only", prefix]);
+        outcome.assert_code(0).stdout.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Stops it where it is: it answers nothing, and connections to it stay.
+    pub fn freeze(&self) {
+        signal(self.pid, libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal(self.pid, libc::SIGCONT);
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&self) {
+        signal(self.pid, libc::SIGKILL);
+        eventually("the server's port is closed", || TcpStream::connect(&self.address).is_err());
+    }
+
+    /// Starts it again, with the data that it had.
+    pub fn restart(&mut self) {
+        self.pid = start_under(&mut self.guard);
+        self.until_ready();
+    }
+
+    fn until_ready(&self) {
+        let address = self.address.to_socket_addrs().unwrap().next().unwrap();
+        eventually("etcd listens", || {
+            let log = || fs::read_to_string(self.data.join("log")).unwrap_or_default();
+            assert!(super::is_alive(self.pid), "etcd ended: {}", log());
+            TcpStream::connect_timeout(&address, LIMIT).is_ok()
+        });
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        signal(self.pid, libc::SIGKILL);
+        self.guard.stdin = None;
+        let _ = self.guard.wait();
+    }
+}
+
+/// Has the guard start the server; returns the server's process id.
+pub(super) fn start_under(guard: &mut Child) -> i32 {
+    guard.stdin.as_mut().unwrap().write_all(b"start\n").unwrap();
+    let mut pid = String::new();
+    // One line a start, so nothing is lost with the reader's buffer.
+    BufReader::new(guard.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
+    pid.trim().parse().expect("a process id")
+}
+
+pub(super) fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill has no memory effects.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Where files cost no disk, if there is such a place.
+pub(super) fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() { shared.into() } else { std::env::temp_dir() }
+}
+
+/// A loopback host of this process, and two ports that it has not used before.
+fn next_address() -> (String, u16) {
+    static PORT: AtomicU16 = AtomicU16::new(2379);
+    let pid = std::process::id();
+    let host = format!("127.{}.{}.{}", 64 | (pid >> 16) & 63, (pid >> 8) & 255, pid & 255);
+    (host, PORT.fetch_add(2, Ordering::Relaxed))
+}
+
+/// A certificate authority.
+pub struct Authority {
+    directory: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Authority {
+    /// A new one that nobody trusts yet.
+    pub fn in_directory(sandbox: &Sandbox, directory: &str) -> Self {
+        let directory = sandbox.make_dir(directory, 0o755);
+        let [cert, key] = ["ca.pem", "ca.key"].map(|name| directory.join(name));
+        openssl(&directory, "Authority", "basicConstraints=critical,CA:TRUE", &cert, &key, &[]);
+        Self { directory, cert, key }
+    }
+
+    /// Its certificate.
+    pub fn cert(&self) -> &PathBuf {
+        &self.cert
+    }
+
+    /// A certificate with this extension, and its key.
+    pub fn sign(&self, name: &str, extension: &str) -> (PathBuf, PathBuf) {
+        let [cert, key] = ["pem", "key"].map(|ending| self.directory.join(format!("{name}.{ending}")));
+        let [ca, ca_key] = [&self.cert, &self.key].map(|path| path.to_str().unwrap());
+        openssl(&self.directory, "", extension, &cert, &key, &["-CA", ca, "-CAkey", ca_key]);
+        (cert, key)
+    }
+}
+
+fn openssl(directory: &Path, name: &str, extension: &str, cert: &Path, key: &Path, signer: &[&str]) {
+    let config = directory.join("openssl.cnf");
+    let subject = if name.is_empty() { "O=lockrun test".to_owned() } else { format!("CN={name}") };
+    let text = format!("[req]\nprompt=no\ndistinguished_name=who\n[who]\n{subject}\n[extensions]\n{extension}\n");
+    fs::write(&config, text).unwrap();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-days", "2", "-extensions", "extensions"])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(signer)
+        .arg("-config")
+        .arg(&config)
+        .arg("-out")
+        .arg(cert)
+        .arg("-keyout")
+        .arg(key)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
