@@ -96,10 +96,12 @@ fn explain(error: io::Error, host: &str, files: &TlsFiles) -> Fault {
             Fault::not_answered("the server closed the connection during the TLS handshake")
         }
         None => Fault::not_answered(format!("TLS handshake: {error}")),
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => Fault::refused(match &files.cacert {
-            Some(cacert) => format!("its certificate is not signed by an authority in {}", cacert.display()),
-            None => "its certificate is signed by an unknown authority: give cacert=FILE".into(),
-        }),
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            Fault::refused(match &files.cacert {
+                Some(cacert) => format!("its certificate is not signed by an authority in {}", cacert.display()),
+                None => "its certificate is signed by an unknown authority: give cacert=FILE".into(),
+            })
+        }
         Some(Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => Fault::refused(format!("its certificate is not for {host}")),

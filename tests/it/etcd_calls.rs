@@ -2,9 +2,10 @@
 //! happens when it is sent twice, and what the server's bad days look like.
 
 use crate::support::{Authority, Etcd, Sandbox, eventually};
-use lockrun::lock::server::etcd::calls::{Calls, Condition, Kept, LeaseId, Read, Span, Write};
-use lockrun::lock::server::etcd::gateway::{Account, Gateway, Trouble};
+use lockrun::lock::server::etcd::calls::{Calls, Condition, LeaseId, Read, Renewed, Span, Write};
+use lockrun::lock::server::etcd::gateway::{Account, Gateway};
 use lockrun::lock::server::etcd::watch::{Heard, Wish};
+use lockrun::lock::server::store::Trouble;
 use lockrun::net::http::Client;
 use lockrun::net::{Address, Dialer, Limits, TlsFiles};
 use lockrun::sys::suspend_aware_now;
@@ -82,9 +83,9 @@ fn a_lease_lasts_as_long_as_the_server_says() {
     let etcd = Etcd::start_with(&["--election-timeout=2000", "--heartbeat-interval=100"]);
     run(async {
         let before = suspend_aware_now();
-        let (ttl, until) = calls(&etcd).grant(LeaseId(7), 1, long()).await.unwrap();
+        let until = calls(&etcd).grant(LeaseId(7), 1, long()).await.unwrap();
         // At least one and a half elections.
-        assert_eq!(ttl, Duration::from_secs(3));
+        let ttl = Duration::from_secs(3);
         assert!((before + ttl..=suspend_aware_now() + ttl).contains(&until));
     });
 }
@@ -96,8 +97,8 @@ fn a_grant_that_is_sent_again_counts_from_the_first_one() {
         let mut calls = calls(&etcd);
         calls.grant(LeaseId(7), 20, long()).await.unwrap();
         let before = suspend_aware_now();
-        let (ttl, until) = calls.grant(LeaseId(7), 20, long()).await.unwrap();
-        assert_eq!(ttl, Duration::from_secs(20));
+        let until = calls.grant(LeaseId(7), 20, long()).await.unwrap();
+        let ttl = Duration::from_secs(20);
         assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
     });
 }
@@ -138,10 +139,10 @@ fn a_renewed_lease_lasts_from_before_the_renewal_was_sent() {
         let made = enter(&mut calls, LeaseId(7)).await;
         let before = suspend_aware_now();
         let kept = calls.keep(LeaseId(7), &[(ROW.into(), made)], &[Span::one("other")], long()).await.unwrap();
-        let Kept::Until(until, counts) = kept else { panic!("{kept:?}") };
+        let Renewed::Until { until, own, also } = kept else { panic!("{kept:?}") };
         let ttl = Duration::from_secs(20);
         assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
-        assert_eq!(counts, [0]);
+        assert_eq!((own.len(), also.len(), also[0].kvs.len()), (1, 1, 0));
     });
 }
 
@@ -155,9 +156,9 @@ fn a_lease_that_was_revoked_cannot_be_kept() {
         let made = enter(&mut calls, LeaseId(0x77)).await;
         etcd.etcdctl(&sandbox, &["lease", "revoke", "77"]).assert_code(0);
         let keys = [(ROW.to_owned(), made)];
-        assert_eq!(calls.keep(LeaseId(0x77), &keys, &[], long()).await.unwrap(), Kept::Gone);
-        assert_eq!(calls.keep(LeaseId(0x77), &[], &[], long()).await.unwrap(), Kept::Gone);
-        calls.revoke(LeaseId(0x77), long()).await.unwrap();
+        assert!(matches!(calls.keep(LeaseId(0x77), &keys, &[], long()).await.unwrap(), Renewed::Gone));
+        assert!(matches!(calls.keep(LeaseId(0x77), &[], &[], long()).await.unwrap(), Renewed::Gone));
+        assert!(!calls.revoke(LeaseId(0x77), long()).await.unwrap());
     });
 }
 
@@ -170,9 +171,9 @@ fn a_row_that_was_removed_or_made_anew_is_gone_though_the_lease_lives() {
         let made = enter(&mut calls, LeaseId(7)).await;
         let keys = [(ROW.to_owned(), made)];
         etcd.etcdctl(&sandbox, &["del", ROW]).assert_code(0);
-        assert_eq!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Gone);
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Gone));
         etcd.etcdctl(&sandbox, &["put", "--lease=7", ROW, "{}"]).assert_code(0);
-        assert_eq!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Gone);
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Gone));
     });
 }
 
@@ -182,8 +183,8 @@ fn revoking_removes_all_rows_of_the_lease() {
     run(async {
         let mut calls = calls(&etcd);
         enter(&mut calls, LeaseId(7)).await;
-        calls.revoke(LeaseId(7), long()).await.unwrap();
-        calls.revoke(LeaseId(7), long()).await.unwrap();
+        assert!(calls.revoke(LeaseId(7), long()).await.unwrap());
+        assert!(!calls.revoke(LeaseId(7), long()).await.unwrap());
         let (found, _) = calls.read(&Read::count(Span::one(ROW)), long()).await.unwrap();
         assert_eq!(found.count, 0);
     });
@@ -227,8 +228,8 @@ fn a_call_changes_the_row_and_not_its_lease_and_only_the_row_that_was_seen() {
     });
 }
 
-fn wish(key: &str, only_removal: bool) -> Wish {
-    Wish { span: Span::one(key), only_removal }
+fn wish(key: &str, only_removal: bool, after: i64) -> Wish {
+    Wish { span: Span::one(key), only_removal, after }
 }
 
 #[test]
@@ -240,8 +241,8 @@ fn what_happened_between_the_look_and_the_watch_is_heard() {
         let made = enter(&mut calls, LeaseId(7)).await;
         etcd.etcdctl(&sandbox, &["put", "--ignore-lease", ROW, "break"]).assert_code(0);
         etcd.etcdctl(&sandbox, &["del", ROW]).assert_code(0);
-        let wishes = [wish(ROW, false), wish("other", true)];
-        let mut watch = calls.watch(&wishes, made, long()).await.unwrap();
+        let wishes = [wish(ROW, false, made), wish("other", true, made)];
+        let mut watch = calls.watch(&wishes, long()).await.unwrap();
         let heard = watch.next().await;
         assert!(matches!(&heard, Heard::Changed(row) if row.value == b"break"), "{heard:?}");
         let heard = watch.next().await;
@@ -260,12 +261,12 @@ fn a_compaction_ends_a_watch_that_starts_before_it_and_disturbs_no_other() {
     run(async {
         let mut calls = calls(&etcd);
         let made = enter(&mut calls, LeaseId(7)).await;
-        let mut running = calls.watch(&[wish(ROW, false)], made, long()).await.unwrap();
+        let mut running = calls.watch(&[wish(ROW, false, made)], long()).await.unwrap();
         for text in ["a", "b"] {
             etcd.etcdctl(&sandbox, &["put", "noise", text]).assert_code(0);
         }
         etcd.etcdctl(&sandbox, &["compaction", &(made + 2).to_string()]).assert_code(0);
-        let mut late = calls.watch(&[wish(ROW, false)], made, long()).await.unwrap();
+        let mut late = calls.watch(&[wish(ROW, false, made)], long()).await.unwrap();
         let heard = late.next().await;
         assert!(matches!(&heard, Heard::Ended(why) if why.contains("compacted")), "{heard:?}");
         etcd.etcdctl(&sandbox, &["del", ROW]).assert_code(0);
@@ -278,7 +279,7 @@ fn a_compaction_ends_a_watch_that_starts_before_it_and_disturbs_no_other() {
 fn a_watch_ends_with_its_server() {
     let etcd = Etcd::start();
     run(async {
-        let mut watch = calls(&etcd).watch(&[wish(ROW, false)], 1, long()).await.unwrap();
+        let mut watch = calls(&etcd).watch(&[wish(ROW, false, 1)], long()).await.unwrap();
         etcd.kill();
         let heard = watch.next().await;
         assert!(matches!(heard, Heard::Ended(_)), "{heard:?}");
@@ -298,7 +299,7 @@ fn a_frozen_server_costs_no_more_than_the_limits_and_is_found_again() {
         let Trouble::Unreachable(unreachable) = trouble else { panic!("{trouble:?}") };
         assert_eq!(unreachable.to_string(), format!("{}: no answer in time", etcd.address()));
         assert!(unreachable.may_have_happened() && !unreachable.is_refused());
-        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
     });
 }
 
@@ -314,7 +315,7 @@ fn a_server_that_restarts_is_found_again_and_has_the_row() {
         assert_eq!(unreachable.to_string(), format!("{}: connection refused", etcd.address()));
         etcd.restart();
         let keys = [(ROW.to_owned(), made)];
-        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
     });
 }
 
@@ -366,7 +367,7 @@ fn a_full_database_refuses_rows_and_still_renews_and_removes_them() {
         let text = refused(calls.write(&[], &put, &[], &[], long()).await);
         assert!(text.contains("NOSPACE"), "{text}");
         let keys = [(ROW.to_owned(), made)];
-        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
         calls.revoke(LeaseId(7), long()).await.unwrap();
         assert_eq!(etcd.keys(&sandbox, "jobs/"), [] as [String; 0]);
     });
@@ -409,8 +410,8 @@ fn a_password_that_changes_is_read_again_and_renewing_does_not_depend_on_it() {
         assert_eq!(text, "etcd knows no such user, or the password is wrong");
         calls.keep(LeaseId(7), &[], &[], long()).await.unwrap();
         sandbox.write("password", "new");
-        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
-        let mut watch = calls.watch(&[wish(ROW, false)], made, long()).await.unwrap();
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
+        let mut watch = calls.watch(&[wish(ROW, false, made)], long()).await.unwrap();
         calls.revoke(LeaseId(7), long()).await.unwrap();
         assert!(matches!(watch.next().await, Heard::Removed(_)));
     });
@@ -427,7 +428,7 @@ fn users_that_are_switched_on_while_we_run_are_noticed() {
         let made = enter(&mut calls, LeaseId(7)).await;
         with_users(&etcd, &sandbox, "secret");
         let keys = [(ROW.to_owned(), made)];
-        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Kept::Until(..)));
+        assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
         let text = refused(calls.read(&Read::all(Span::one("other/row")), long()).await);
         assert!(text.starts_with("permission denied"), "{text}");
         let text = refused(calls_to(&[etcd.address()], None, None).read(&Read::all(Span::one(ROW)), long()).await);
@@ -460,8 +461,9 @@ fn tls_with_the_own_authority_and_a_client_certificate() {
         let trusted = files(&tls.cacert, identity.clone());
         calls_to(&[etcd.address()], trusted, None).read(&read, long()).await.unwrap();
 
-        let text = refused(calls_to(&[etcd.address()], None, None).read(&read, long()).await);
-        assert!(text.ends_with("it wants TLS: write etcds://"), "{text}");
+        let trouble = calls_to(&[etcd.address()], None, None).read(&read, short()).await.err();
+        let Some(Trouble::Unreachable(unreachable)) = trouble else { panic!("{trouble:?}") };
+        assert!(unreachable.to_string().ends_with("(if it wants TLS, write etcds://)"), "{unreachable}");
 
         let anonymous = files(&tls.cacert, None);
         let trouble = calls_to(&[etcd.address()], anonymous, None).read(&read, short()).await.err();
@@ -479,7 +481,7 @@ fn certificates_that_are_renewed_are_used_by_the_next_connection() {
     let sandbox = Sandbox::new();
     let mut etcd = Etcd::start_with_tls(&sandbox);
     let tls = etcd.tls().unwrap().clone();
-    let copies = [&tls.cert, &tls.key].map(|path| path.with_extension("used"));
+    let copies = ["cert", "key"].map(|name| sandbox.path(name));
     for (from, to) in [&tls.cert, &tls.key].into_iter().zip(&copies) {
         fs::copy(from, to).unwrap();
     }

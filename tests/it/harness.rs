@@ -49,3 +49,18 @@ fn mounts_of_a_test_are_its_own() {
     outcome.assert_code(0).assert_stdout("only-in-the-namespace\n");
     assert!(!std::path::Path::new("/run/only-in-the-namespace").exists());
 }
+
+#[cfg(feature = "etcd")]
+#[test]
+fn an_etcd_server_ends_with_its_test_and_leaves_nothing() {
+    use std::net::TcpStream;
+    let etcd = crate::support::Etcd::start();
+    let address = etcd.address().to_owned();
+    assert_eq!(etcd.url("jobs"), format!("etcd://{address}/jobs"));
+    TcpStream::connect(&address).expect("it listens");
+    let data = etcd.data().to_owned();
+    assert!(data.is_dir());
+    drop(etcd);
+    TcpStream::connect(&address).expect_err("it has ended");
+    assert!(!data.exists());
+}

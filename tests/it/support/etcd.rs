@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// Starts the server once for each line that it reads, and ends it when its
 /// input ends: then the test has ended, in whatever way.
 const GUARD: &str = "data=$1; shift; while read -r _; do \"$@\" >>\"$data/log\" 2>&1 & pid=$!; echo $pid; done; \
-                     kill -9 $pid; wait; rm -rf \"$data\"";
+                     kill -9 $pid 2>/dev/null; wait; rm -rf \"$data\"";
 
 /// An etcd server. Dropping it ends it and removes its data.
 pub struct Etcd {
@@ -93,6 +93,11 @@ impl Etcd {
         &self.address
     }
 
+    /// Where its data are.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// For `--store`, with this prefix.
     pub fn url(&self, prefix: &str) -> String {
         match &self.tls {
@@ -107,11 +112,6 @@ impl Etcd {
     /// Its certificates, where it has some.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
-    }
-
-    /// The server's own process.
-    pub fn pid(&self) -> i32 {
-        self.pid
     }
 
     /// etcdctl with these arguments, to its end.
@@ -219,7 +219,14 @@ impl Authority {
     pub fn in_directory(sandbox: &Sandbox, directory: &str) -> Self {
         let directory = sandbox.make_dir(directory, 0o755);
         let [cert, key] = ["ca.pem", "ca.key"].map(|name| directory.join(name));
-        openssl(&directory, "Authority", "basicConstraints=critical,CA:TRUE", &cert, &key, &[]);
+        openssl(
+            &directory,
+            directory.file_name().unwrap().to_str().unwrap(),
+            "basicConstraints=critical,CA:TRUE",
+            &cert,
+            &key,
+            &[],
+        );
         Self { directory, cert, key }
     }
 

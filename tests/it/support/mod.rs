@@ -14,6 +14,7 @@
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
+#[cfg(feature = "etcd")]
 mod etcd;
 mod example;
 mod form;
@@ -30,6 +31,7 @@ mod timeline;
 mod token;
 mod tracer;
 
+#[cfg(feature = "etcd")]
 pub use etcd::{Authority, Etcd};
 pub use example::Example;
 pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};

@@ -76,11 +76,6 @@ impl Read {
         Self { span, options }
     }
 
-    /// The first one that was made.
-    pub fn first(span: Span) -> Self {
-        Self { span, options: json!({"limit": "1", "sortOrder": "ASCEND", "sortTarget": "CREATE"}) }
-    }
-
     /// How many there are, and nothing else.
     pub fn count(span: Span) -> Self {
         Self { span, options: json!({"countOnly": true}) }
@@ -125,12 +120,6 @@ impl Condition {
     pub fn unchanged_since(span: &Span, revision: Revision) -> Self {
         let bound = (revision + 1).to_string();
         Self(span.with(json!({"target": "MOD", "result": "LESS", "modRevision": bound})))
-    }
-
-    /// None was made after this revision.
-    pub fn nothing_came_since(span: &Span, revision: Revision) -> Self {
-        let bound = (revision + 1).to_string();
-        Self(span.with(json!({"target": "CREATE", "result": "LESS", "createRevision": bound})))
     }
 
     /// It was last written in this revision.
@@ -180,11 +169,17 @@ pub struct Written {
 }
 
 /// What came of renewing a lease.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// It lasts until then, by [`suspend_aware_now`], and for each read there are
-    /// so many keys.
-    Until(Duration, Vec<i64>),
+#[derive(Debug)]
+pub enum Renewed {
+    /// It counts.
+    Until {
+        /// The lease lasts until then, by [`suspend_aware_now`].
+        until: Duration,
+        /// The keys on it, without what they hold.
+        own: Vec<KeyValue>,
+        /// The keys in each of the other spans.
+        also: Vec<Range>,
+    },
     /// The lease has ended, or one of the keys is not there any more.
     Gone,
 }
@@ -196,40 +191,30 @@ pub struct Calls<A> {
 }
 
 impl<A: Account> Calls<A> {
-    /// Makes a lease of at least this many seconds. Returns how long it lasts if
-    /// it is not renewed, and until when that is.
+    /// Makes a lease of at least this many seconds. Returns until when it lasts if
+    /// it is not renewed.
     ///
     /// # Errors
     /// No usable answer.
-    pub async fn grant(
-        &mut self,
-        lease: LeaseId,
-        seconds: u64,
-        limits: Limits,
-    ) -> Result<(Duration, Duration), Trouble> {
+    pub async fn grant(&mut self, lease: LeaseId, seconds: u64, limits: Limits) -> Result<Duration, Trouble> {
         let first_sent = suspend_aware_now();
         let body = json!({"TTL": seconds.to_string(), "ID": lease.0.to_string()});
         let (reply, sent) = self.gateway.ask::<Granted>("lease/grant", &body, Identity::Hidden, limits).await?;
         Ok(match reply {
-            Reply::Done(granted) => {
-                let ttl = Duration::from_secs(granted.ttl);
-                (ttl, sent + ttl)
-            }
+            Reply::Done(granted) => sent + Duration::from_secs(granted.ttl),
             // An earlier try made it, the first one perhaps.
-            Reply::LeaseExists | Reply::NoSuchLease => {
-                let ttl = Duration::from_secs(seconds);
-                (ttl, first_sent + ttl)
-            }
+            Reply::LeaseExists | Reply::NoSuchLease => first_sent + Duration::from_secs(seconds),
         })
     }
 
-    /// Ends a lease and removes its keys, if it is there still.
+    /// Ends a lease and removes its keys. `false`: it was not there.
     ///
     /// # Errors
     /// No usable answer.
-    pub async fn revoke(&mut self, lease: LeaseId, limits: Limits) -> Result<(), Trouble> {
+    pub async fn revoke(&mut self, lease: LeaseId, limits: Limits) -> Result<bool, Trouble> {
         let body = json!({"ID": lease.0.to_string()});
-        self.gateway.ask::<Plain>("lease/revoke", &body, Identity::Shown, limits).await.map(drop)
+        let (reply, _) = self.gateway.ask::<Plain>("lease/revoke", &body, Identity::Shown, limits).await?;
+        Ok(matches!(reply, Reply::Done(_)))
     }
 
     /// Renews a lease, and proves that this counts.
@@ -251,37 +236,40 @@ impl<A: Account> Calls<A> {
         keys: &[(String, Revision)],
         also: &[Span],
         limits: Limits,
-    ) -> Result<Kept, Trouble> {
+    ) -> Result<Renewed, Trouble> {
         let own = keys.iter().map(|(key, _)| Read::keys(Span::one(key)));
-        let reads: Vec<_> = own.chain(also.iter().cloned().map(Read::count)).collect();
+        let reads: Vec<_> = own.chain(also.iter().cloned().map(Read::keys)).collect();
         while suspend_aware_now() < limits.until {
             let body = json!({"ID": lease.0.to_string()});
             let (reply, sent) = self.gateway.ask::<Renewal>("lease/keepalive", &body, Identity::Hidden, limits).await?;
             let connection = self.gateway.connection();
             let renewed = match reply {
                 Reply::Done(renewal) if renewal.ttl() > 0 => Some((renewal.ttl(), renewal.term())),
-                _ if keys.is_empty() => return Ok(Kept::Gone),
+                _ if keys.is_empty() => return Ok(Renewed::Gone),
                 _ => None,
             };
             if keys.is_empty()
                 && let Some((ttl, _)) = renewed
             {
-                return Ok(Kept::Until(sent + Duration::from_secs(ttl), Vec::new()));
+                let until = sent + Duration::from_secs(ttl);
+                return Ok(Renewed::Until { until, own: Vec::new(), also: Vec::new() });
             }
-            let read = self.read_together(&reads, limits).await?;
+            let mut read = self.read_together(&reads, limits).await?;
             let there = keys
                 .iter()
                 .zip(&read.ranges)
                 .all(|((_, made), range)| range.kvs.first().is_some_and(|key| key.create_revision == *made));
             if !there {
-                return Ok(Kept::Gone);
+                return Ok(Renewed::Gone);
             }
             if let Some((ttl, term)) = renewed
                 && term == read.term
                 && connection == self.gateway.connection()
             {
-                let counts = read.ranges[keys.len()..].iter().map(|range| range.count).collect();
-                return Ok(Kept::Until(sent + Duration::from_secs(ttl), counts));
+                let until = sent + Duration::from_secs(ttl);
+                let also = read.ranges.split_off(keys.len());
+                let own = read.ranges.into_iter().flat_map(|range| range.kvs).collect();
+                return Ok(Renewed::Until { until, own, also });
             }
             crate::net::pause_randomly(0).await;
         }

@@ -1,6 +1,555 @@
-//! etcd.
+//! etcd, 3.4 or newer, through its HTTP/JSON gateway.
+//!
+//! - [`keys`]: where rows are among etcd's keys
+//! - [`calls`]: the requests; [`gateway`]: how one is sent; [`answers`]: what comes back
+//! - [`watch`]: being told of changes
+//!
+//! A lock is taken without a write of its own: exclusive and shared rows are
+//! granted by being the first, and a row's create revision is its fencing number.
+//! Only a slot is written down, because which of them it is does not follow from
+//! the order. An uncontended run is three requests: the lease, the row, and the
+//! end of the lease, which removes the row.
 
 pub mod answers;
 pub mod calls;
 pub mod gateway;
+mod keys;
 pub mod watch;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use self::answers::{KeyValue, Range};
+use self::calls::{Calls, Condition as If, LeaseId, Read, Renewed, Span, Write, Written};
+use self::gateway::{Account, Gateway};
+use self::keys::Prefix;
+use self::watch::{Heard, Wish};
+use super::queue::{Contender, Id, Mode, State, Until};
+use super::row::{LockName, Note, Row};
+use super::store::{
+    self, Condition, Entered, Entry, Event, Granted, Kept, Lease, Look, Page, RowStore, Subject, Target, Trouble,
+    Watched,
+};
+use crate::net::Limits;
+
+/// How many keys `list` asks for at a time.
+const PAGE: u32 = 1000;
+
+/// The first versions in which a leader that was frozen for longer than a lease
+/// does not revoke leases that were renewed meanwhile (etcd issue 15247).
+const FIXED: [(u32, u32, u32); 2] = [(3, 4, 31), (3, 5, 13)];
+
+/// A store of rows in etcd.
+pub struct Etcd<A> {
+    calls: Calls<A>,
+    prefix: Prefix,
+    version: Option<String>,
+    /// Leases that we made, and until when they live at least.
+    leases: HashMap<u64, Duration>,
+    /// What we know of our own rows.
+    own: HashMap<Id, Own>,
+}
+
+/// What we know of a row of ours.
+#[derive(Clone, Copy)]
+struct Own {
+    order: u64,
+    /// The revision in which we last wrote it.
+    written: u64,
+    slot: Option<u32>,
+}
+
+impl<A: Account> Etcd<A> {
+    /// Rows below `prefix/`.
+    pub fn new(gateway: Gateway<A>, prefix: &str) -> Self {
+        let (leases, own) = (HashMap::new(), HashMap::new());
+        Self { calls: Calls { gateway }, prefix: Prefix::new(prefix), version: None, leases, own }
+    }
+
+    /// Asks the server for its version, for [`description`](RowStore::description).
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn ask_version(&mut self, limits: Limits) -> Result<(), Trouble> {
+        if self.version.is_none() {
+            self.version = Some(self.calls.version(limits).await?);
+        }
+        Ok(())
+    }
+
+    /// Until when the lease lives at least.
+    async fn lease(&mut self, lease: Lease, limits: Limits) -> Result<Duration, Trouble> {
+        if let Some(until) = self.leases.get(&lease.id) {
+            return Ok(*until);
+        }
+        let seconds = lease.ttl.as_secs() + u64::from(lease.ttl.subsec_nanos() > 0);
+        let until = self.calls.grant(LeaseId(lease.id as i64), seconds.max(1), limits).await?;
+        self.leases.insert(lease.id, until);
+        Ok(until)
+    }
+
+    fn remember(&mut self, id: Id, order: u64, written: u64, slot: Option<u32>) {
+        self.own.insert(id, Own { order, written, slot });
+    }
+
+    /// The order of our row; asked for if we have not entered it ourselves.
+    async fn order_of(&mut self, key: &str, id: Id, limits: Limits) -> Result<Option<u64>, Trouble> {
+        if let Some(own) = self.own.get(&id) {
+            return Ok(Some(own.order));
+        }
+        let (found, _) = self.calls.read(&Read::all(Span::one(key)), limits).await?;
+        Ok(found.kvs.first().map(|key| key.create_revision.unsigned_abs()))
+    }
+
+    /// Writes a note, and the slot beside it, if the row is as it was seen.
+    async fn rewrite(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> Result<bool, Trouble> {
+        let (_, row) = row;
+        let (mut seen, mut slot) = (row.version, slot_of(row.contender.state));
+        // What we have written ourselves since then is known.
+        if let Some(own) = self.own.get(&row.contender.id).filter(|own| own.written > seen) {
+            (seen, slot) = (own.written, own.slot);
+        }
+        let value = keys::value(note, slot);
+        let conditions = [If::written_in(&row.key, seen as i64)];
+        let writes = [Write::change(&row.key, &value)];
+        let written = self.calls.write(&conditions, &writes, &[], &[Read::all(Span::one(&row.key))], limits).await?;
+        let Some(written) = written else { return Ok(false) };
+        let at = match first(&written.found) {
+            _ if written.done => written.revision,
+            // An earlier try of the same request.
+            Some(now) if now.value == value && now.create_revision as u64 == row.order => now.mod_revision,
+            _ => return Ok(false),
+        };
+        if let Some(own) = self.own.get_mut(&row.contender.id) {
+            own.written = at.unsigned_abs();
+        }
+        Ok(true)
+    }
+
+    /// What the rows tell that are read in the step in which ours is entered.
+    fn entered_reads(&self, entry: &Entry<'_>) -> Vec<Read> {
+        let keys = self.prefix.lock(entry.lock);
+        match entry.mode {
+            // The last two: ours, and the one before it.
+            Mode::Exclusive => vec![Read::last(keys.span(), 2, None)],
+            Mode::Shared => {
+                let own = Read::all(Span::one(keys.row(entry.id, entry.mode)));
+                keys.without_shared().map(|span| Read::last(span, 1, None)).into_iter().chain([own]).collect()
+            }
+            Mode::AnySlot { .. } | Mode::Slot(_) => vec![Read::all(keys.span())],
+        }
+    }
+
+    /// Of rows that were entered in this step, under conditions that say what is
+    /// before them.
+    fn looks_of(&mut self, lease: u64, entries: &[Entry<'_>], condition: Condition<'_>, at: u64) -> Vec<Look> {
+        let before = |place: usize| match condition {
+            Condition::Unchanged(looks) => looks.get(place).map(|look| look.rows.clone()).unwrap_or_default(),
+            Condition::Empty | Condition::Always => Vec::new(),
+        };
+        let looks = entries.iter().enumerate().map(|(place, entry)| {
+            let mut rows = before(place);
+            let state = entry.granted.map_or(State::Waiting, State::Granted);
+            rows.push(Row {
+                contender: Contender { id: entry.id, mode: entry.mode, state },
+                order: at,
+                version: at,
+                fence: entry.granted.map(|_| at),
+                lease,
+                key: self.prefix.lock(entry.lock).row(entry.id, entry.mode),
+                note: entry.note.clone(),
+            });
+            Look { rows, at }
+        });
+        let looks = looks.collect();
+        for entry in entries {
+            self.remember(entry.id, at, at, entry.granted.flatten());
+        }
+        looks
+    }
+
+    /// Enters in any case; the answer has the rows that decide.
+    async fn append(
+        &mut self,
+        lease: u64,
+        entries: &[Entry<'_>],
+        limits: Limits,
+    ) -> Result<Option<Vec<Look>>, Trouble> {
+        let (conditions, writes) = self.entering(lease, entries);
+        let reads: Vec<_> = entries.iter().map(|entry| self.entered_reads(entry)).collect();
+        let then: Vec<_> = reads.concat();
+        let own: Vec<_> = entries.iter().map(|entry| Read::all(Span::one(self.key_of(entry)))).collect();
+        let Some(written) = self.calls.write(&conditions, &writes, &then, &own, limits).await? else {
+            return Ok(None);
+        };
+        let at = written.revision.unsigned_abs();
+        if written.done {
+            let mut found = written.found.into_iter();
+            let mut looks = Vec::new();
+            for (entry, reads) in entries.iter().zip(&reads) {
+                self.remember(entry.id, at, at, None);
+                let ranges = found.by_ref().take(reads.len());
+                let rows = self.prefix.lock(entry.lock).rows(ranges.flat_map(|range| range.kvs).collect());
+                looks.push(Look { rows, at });
+            }
+            return Ok(Some(looks));
+        }
+        // An earlier try had done it.
+        let mut looks = Vec::new();
+        for entry in entries {
+            looks.push(self.turn(entry.lock, (entry.id, entry.mode), limits).await?);
+        }
+        Ok(Some(looks))
+    }
+
+    fn entering(&self, lease: u64, entries: &[Entry<'_>]) -> (Vec<If>, Vec<Write>) {
+        let write = |entry: &Entry<'_>| {
+            let value = keys::value(entry.note, entry.granted.flatten());
+            Write::put(&self.key_of(entry), &value, LeaseId(lease as i64))
+        };
+        let conditions = entries.iter().map(|entry| If::empty(&Span::one(self.key_of(entry)))).collect();
+        (conditions, entries.iter().map(write).collect())
+    }
+
+    /// Enters if the condition holds.
+    async fn enter_if(
+        &mut self,
+        lease: u64,
+        entries: &[Entry<'_>],
+        condition: Condition<'_>,
+        limits: Limits,
+    ) -> Result<Option<Option<Vec<Look>>>, Trouble> {
+        let (_, writes) = self.entering(lease, entries);
+        let spans = entries.iter().map(|entry| self.prefix.lock(entry.lock).span());
+        let conditions: Vec<_> = match condition {
+            Condition::Unchanged(looks) => {
+                spans.zip(looks).map(|(span, look)| If::unchanged_since(&span, look.at as i64)).collect()
+            }
+            Condition::Empty | Condition::Always => spans.map(|span| If::empty(&span)).collect(),
+        };
+        let own: Vec<_> = entries.iter().map(|entry| Read::all(Span::one(self.key_of(entry)))).collect();
+        let Some(written) = self.calls.write(&conditions, &writes, &[], &own, limits).await? else {
+            return Ok(None);
+        };
+        let at = match first(&written.found) {
+            _ if written.done => written.revision,
+            // An earlier try had done it.
+            Some(own) => own.create_revision,
+            None => return Ok(Some(None)),
+        };
+        Ok(Some(Some(self.looks_of(lease, entries, condition, at.unsigned_abs()))))
+    }
+
+    fn key_of(&self, entry: &Entry<'_>) -> String {
+        self.prefix.lock(entry.lock).row(entry.id, entry.mode)
+    }
+
+    fn wish(&self, watched: &Watched) -> Wish {
+        let keys = self.prefix.lock(&watched.lock);
+        let (span, only_removal) = match &watched.subject {
+            Subject::Row { key, until, .. } => (Span::one(key), *until == Until::Gone),
+            Subject::Own(id, mode) => (Span::one(keys.row(*id, *mode)), false),
+            Subject::Anything => (keys.span(), false),
+        };
+        Wish { span, only_removal, after: watched.since as i64 }
+    }
+}
+
+fn slot_of(state: State) -> Option<u32> {
+    match state {
+        State::Granted(slot) => slot,
+        State::Waiting => None,
+    }
+}
+
+/// The first key that was found by the reads of a transaction.
+fn first(found: &[Range]) -> Option<&KeyValue> {
+    found.iter().find_map(|range| range.kvs.first())
+}
+
+impl<A: Account> RowStore for Etcd<A> {
+    type Watch = EtcdWatch;
+
+    fn description(&self) -> String {
+        let address = self.address();
+        match &self.version {
+            None => format!("etcd at {address}"),
+            Some(version) if revokes_living_leases(version) => format!(
+                "etcd {version} at {address}; before 3.4.31 and 3.5.13 it may take locks from living holders \
+                 when its leader was frozen"
+            ),
+            Some(version) => format!("etcd {version} at {address}"),
+        }
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.calls.gateway.cluster().map(|cluster| format!("{cluster:x}"))
+    }
+
+    fn address(&self) -> String {
+        self.calls.gateway.address().to_string()
+    }
+
+    async fn look(&mut self, lock: &LockName, limits: Limits) -> Result<Look, Trouble> {
+        let keys = self.prefix.lock(lock);
+        let (found, at) = self.calls.read(&Read::all(keys.span()), limits).await?;
+        Ok(Look { rows: keys.rows(found.kvs), at: at.unsigned_abs() })
+    }
+
+    async fn enter(
+        &mut self,
+        lease: Lease,
+        entries: &[Entry<'_>],
+        condition: Condition<'_>,
+        limits: Limits,
+    ) -> Result<Entered, Trouble> {
+        loop {
+            let until = self.lease(lease, limits).await?;
+            let entered = match condition {
+                Condition::Always => self.append(lease.id, entries, limits).await?.map(Some),
+                condition => self.enter_if(lease.id, entries, condition, limits).await?,
+            };
+            match entered {
+                Some(Some(looks)) => return Ok(Entered::Yes { looks, until }),
+                Some(None) => return Ok(Entered::No),
+                // It ended before we got here; nothing was on it yet.
+                None => drop(self.leases.remove(&lease.id)),
+            }
+        }
+    }
+
+    async fn turn(&mut self, lock: &LockName, me: (Id, Mode), limits: Limits) -> Result<Look, Trouble> {
+        let (id, mode) = me;
+        let keys = self.prefix.lock(lock);
+        let key = keys.row(id, mode);
+        let Some(order) = self.order_of(&key, id, limits).await? else {
+            return self.look(lock, limits).await;
+        };
+        let before = Some(order as i64);
+        let own = Read::all(Span::one(&key));
+        let reads: Vec<_> = match mode {
+            Mode::Exclusive => vec![own, Read::last(keys.span(), 1, before)],
+            Mode::Shared => {
+                [own].into_iter().chain(keys.without_shared().map(|span| Read::last(span, 1, before))).collect()
+            }
+            Mode::AnySlot { .. } | Mode::Slot(_) => vec![Read::up_to(keys.span(), order as i64)],
+        };
+        let read = self.calls.read_together(&reads, limits).await?;
+        let rows = keys.rows(read.ranges.into_iter().flat_map(|range| range.kvs).collect());
+        Ok(Look { rows, at: read.revision.unsigned_abs() })
+    }
+
+    async fn grant(
+        &mut self,
+        lock: &LockName,
+        me: Id,
+        slot: Option<u32>,
+        look: &Look,
+        limits: Limits,
+    ) -> Result<Granted, Trouble> {
+        let Some(row) = look.rows.iter().find(|row| row.contender.id == me) else { return Ok(Granted::Gone) };
+        if slot.is_none() {
+            // Nothing is written: it is so or it is not.
+            let now = self.turn(lock, (me, row.contender.mode), limits).await?;
+            let now = now.rows.iter().find(|row| row.contender.id == me);
+            return Ok(match now.map(|row| row.fence) {
+                Some(Some(fence)) => Granted::Yes { fence },
+                Some(None) => Granted::Stale,
+                None => Granted::Gone,
+            });
+        }
+        // A call that came meanwhile must not be written over.
+        let conditions = [If::written_in(&row.key, row.version as i64)];
+        let writes = [Write::change(&row.key, &keys::value(&row.note, slot))];
+        let own = [Read::all(Span::one(&row.key))];
+        let Some(written) = self.calls.write(&conditions, &writes, &[], &own, limits).await? else {
+            return Ok(Granted::Gone);
+        };
+        let now = first(&written.found);
+        let at = match now {
+            _ if written.done => written.revision,
+            Some(now) if now.create_revision as u64 != row.order => return Ok(Granted::Gone),
+            // An earlier try had done it.
+            Some(now) if keys::parse(&now.value).is_some_and(|(_, written)| written == slot) => now.mod_revision,
+            Some(_) => return Ok(Granted::Stale),
+            None => return Ok(Granted::Gone),
+        };
+        self.remember(me, row.order, at.unsigned_abs(), slot);
+        Ok(Granted::Yes { fence: row.order })
+    }
+
+    async fn keep(
+        &mut self,
+        lease: Lease,
+        rows: &[(&LockName, &Row)],
+        waits: &[Watched],
+        limits: Limits,
+    ) -> Result<Kept, Trouble> {
+        let own: Vec<_> = rows.iter().map(|(_, row)| (row.key.clone(), row.order as i64)).collect();
+        let also: Vec<_> = waits.iter().map(|watched| self.wish(watched)).collect();
+        let spans: Vec<_> = also.iter().map(|wish| wish.span.clone()).collect();
+        let renewed = self.calls.keep(LeaseId(lease.id as i64), &own, &spans, limits).await?;
+        let Renewed::Until { until, own, also: found } = renewed else { return Ok(Kept::Gone) };
+        self.leases.insert(lease.id, until);
+        let was_called = rows.iter().zip(&own).any(|((_, row), now)| {
+            let written = self.own.get(&row.contender.id).map_or(0, |own| own.written);
+            now.mod_revision.unsigned_abs() > written.max(row.version)
+        });
+        let has_moved = waits.iter().zip(&also).zip(&found).any(|((watched, wish), range)| {
+            let changed = range.kvs.iter().any(|key| key.mod_revision > wish.after);
+            match watched.subject {
+                Subject::Row { .. } => range.kvs.is_empty() || (!wish.only_removal && changed),
+                Subject::Own(..) => false,
+                Subject::Anything => changed,
+            }
+        });
+        // Not on the way to the grant, where each request counts.
+        let _ = self.ask_version(limits).await;
+        Ok(Kept::Yes { until, is_our_turn: was_called || has_moved })
+    }
+
+    async fn move_to(
+        &mut self,
+        lease: Option<Lease>,
+        rows: &[(&LockName, &Row)],
+        limits: Limits,
+    ) -> Result<Option<Duration>, Trouble> {
+        let conditions: Vec<_> =
+            rows.iter().map(|(_, row)| If::made_in(&Span::one(&row.key), row.order as i64)).collect();
+        loop {
+            let until = match lease {
+                Some(lease) => self.lease(lease, limits).await?,
+                None => Duration::MAX,
+            };
+            let id = LeaseId(lease.map_or(0, |lease| lease.id as i64));
+            let writes: Vec<_> = rows.iter().map(|(_, row)| Write::keep_on(&row.key, id)).collect();
+            match self.calls.write(&conditions, &writes, &[], &[], limits).await? {
+                // The old lease is not renewed any more and ends by itself.
+                Some(Written { done: true, revision, .. }) => {
+                    for (_, row) in rows {
+                        if let Some(own) = self.own.get_mut(&row.contender.id) {
+                            own.written = revision.unsigned_abs();
+                        }
+                    }
+                    return Ok(Some(until));
+                }
+                Some(_) => return Ok(None),
+                None => drop(self.leases.remove(&(id.0 as u64))),
+            }
+        }
+    }
+
+    async fn amend(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> Result<bool, Trouble> {
+        self.rewrite(row, note, limits).await
+    }
+
+    async fn leave(&mut self, lease: u64, limits: Limits) -> Result<bool, Trouble> {
+        self.leases.remove(&lease);
+        self.calls.revoke(LeaseId(lease as i64), limits).await
+    }
+
+    async fn watch(&mut self, watched: &[Watched], limits: Limits) -> Result<EtcdWatch, Trouble> {
+        let wishes: Vec<_> = watched.iter().map(|watched| self.wish(watched)).collect();
+        let own = watched.iter().filter_map(|watched| match watched.subject {
+            Subject::Own(id, mode) => Some((self.prefix.lock(&watched.lock).row(id, mode), id)),
+            Subject::Row { .. } | Subject::Anything => None,
+        });
+        let own = own.collect();
+        Ok(EtcdWatch { watch: self.calls.watch(&wishes, limits).await?, own })
+    }
+
+    async fn call(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> Result<bool, Trouble> {
+        self.rewrite(row, note, limits).await
+    }
+
+    async fn remove(&mut self, row: Target<'_>, limits: Limits) -> Result<bool, Trouble> {
+        let (_, row) = row;
+        let conditions = [If::made_in(&Span::one(&row.key), row.order as i64)];
+        let written = self.calls.write(&conditions, &[Write::remove(&row.key)], &[], &[], limits).await?;
+        Ok(written.is_some_and(|written| written.done))
+    }
+
+    async fn list(&mut self, from: Option<&str>, limits: Limits) -> Result<Page, Trouble> {
+        let mut span = self.prefix.span();
+        if let Some(from) = from {
+            span.from = from.into();
+        }
+        let (page, _) = self.calls.read(&Read::page(span, PAGE), limits).await?;
+        let mut names: Vec<String> = Vec::new();
+        let mut found: HashMap<String, Vec<KeyValue>> = HashMap::new();
+        for key in page.kvs {
+            let whole = calls::key_of(&key);
+            let Some(name) = self.prefix.encoded_name(&whole) else { continue };
+            if names.last().is_none_or(|last| last != name) {
+                names.push(name.into());
+            }
+            found.entry(name.into()).or_default().push(key);
+        }
+        let mut next = None;
+        if page.more
+            && let Some(last) = names.last()
+        {
+            // The page may have cut its rows off.
+            let span = self.prefix.lock_of_encoded(last).span();
+            next.clone_from(&span.to);
+            found.insert(last.clone(), self.calls.read(&Read::all(span), limits).await?.0.kvs);
+        }
+        let mut locks = Vec::new();
+        for encoded in names {
+            // Keys of another program, by which no lock of ours can be meant.
+            let Some(name) = LockName::from_encoded(&encoded) else { continue };
+            let rows = self.prefix.lock(&name).rows(found.remove(&encoded).unwrap_or_default());
+            locks.push((name, rows));
+        }
+        locks.sort_by(|(one, _), (other, _)| one.encoded().cmp(other.encoded()));
+        Ok(Page { locks, next })
+    }
+
+    async fn prune(&mut self, _unused: Duration, _dry_run: bool, _limits: Limits) -> Result<usize, Trouble> {
+        Ok(0)
+    }
+}
+
+fn revokes_living_leases(version: &str) -> bool {
+    let numbers: Vec<u32> = version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
+    let [major, minor, patch] = numbers[..] else { return false };
+    FIXED.iter().any(|fixed| (major, minor) == (fixed.0, fixed.1) && patch < fixed.2) || (major, minor) < (3, 4)
+}
+
+/// A watch of rows.
+pub struct EtcdWatch {
+    watch: watch::Watch,
+    /// The keys of our own rows.
+    own: HashMap<String, Id>,
+}
+
+impl store::Watch for EtcdWatch {
+    async fn next(&mut self) -> Event {
+        match self.watch.next().await {
+            Heard::Ended(_) => Event::Ended,
+            Heard::Removed(key) => self.own.get(&key).map_or(Event::Moved, |id| Event::Lost(*id)),
+            Heard::Changed(found) => match self.own.get(&calls::key_of(&found)) {
+                None => Event::Moved,
+                Some(id) => {
+                    let note = keys::parse(&found.value).map(|(note, _)| note).unwrap_or_default();
+                    Event::Called(*id, Box::new(note))
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::revokes_living_leases;
+
+    #[test]
+    fn versions_that_revoke_living_leases() {
+        for version in ["3.4.23", "3.4.30", "3.5.0", "3.5.12", "3.5.1-rc.1", "3.3.25"] {
+            assert!(revokes_living_leases(version), "{version}");
+        }
+        for version in ["3.4.31", "3.5.13", "3.5.13+git", "3.6.0", "4.0.0", "", "unknown"] {
+            assert!(!revokes_living_leases(version), "{version}");
+        }
+    }
+}

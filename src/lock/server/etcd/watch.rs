@@ -1,14 +1,17 @@
 //! Being told of changes.
 
+use std::collections::VecDeque;
+
 use data_encoding::BASE64;
 use serde_json::json;
+use tokio::sync::watch::Receiver;
 
 use super::answers::{KeyValue, Watched};
 use super::calls::{Calls, Revision, Span};
 use super::gateway::Account;
 use crate::lock::server::store::Trouble;
+use crate::net::Limits;
 use crate::net::http::Lines;
-use crate::net::{Address, Limits};
 
 /// Keys to be watched.
 #[derive(Clone, Debug)]
@@ -17,15 +20,18 @@ pub struct Wish {
     pub span: Span,
     /// Whether only their removal matters.
     pub only_removal: bool,
+    /// From after this revision on, so that nothing between a look and the watch is
+    /// missed.
+    pub after: Revision,
 }
 
 /// One request that stays open, with one answer that never ends.
 pub struct Watch {
     lines: Lines,
-    /// Where it was opened.
-    address: Address,
+    /// Whether requests go to another server by now.
+    turns: Receiver<u64>,
     /// What was heard and not yet asked for.
-    heard: std::collections::VecDeque<Heard>,
+    heard: VecDeque<Heard>,
 }
 
 /// What came of a watch.
@@ -41,23 +47,22 @@ pub enum Heard {
 }
 
 impl<A: Account> Calls<A> {
-    /// Watches keys from after a revision on, so that nothing between a look and
-    /// the watch is missed.
+    /// Watches keys.
     ///
     /// # Errors
     /// No server began to answer.
-    pub async fn watch(&mut self, wishes: &[Wish], after: Revision, limits: Limits) -> Result<Watch, Trouble> {
+    pub async fn watch(&mut self, wishes: &[Wish], limits: Limits) -> Result<Watch, Trouble> {
         // The gateway has no way to add a watch later: all of them in one body.
-        let body: String = wishes.iter().map(|wish| creation(wish, after)).collect();
+        let body: String = wishes.iter().map(creation).collect();
         let lines = self.gateway.stream("watch", body.into(), limits).await?;
-        Ok(Watch { lines, address: self.gateway.address().clone(), heard: Default::default() })
+        Ok(Watch { lines, turns: self.gateway.turns(), heard: VecDeque::new() })
     }
 }
 
-fn creation(wish: &Wish, after: Revision) -> String {
+fn creation(wish: &Wish) -> String {
     let mut create = json!({
         "key": BASE64.encode(wish.span.from.as_bytes()),
-        "startRevision": (after + 1).to_string(),
+        "startRevision": (wish.after + 1).to_string(),
     });
     if let Some(to) = &wish.span.to {
         create["rangeEnd"] = BASE64.encode(to.as_bytes()).into();
@@ -69,19 +74,17 @@ fn creation(wish: &Wish, after: Revision) -> String {
 }
 
 impl Watch {
-    /// Where it was opened: if requests go to another server by now, this one may
-    /// be silent because it is out of touch.
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// The next event. Loses nothing if it is dropped before it is ready.
     pub async fn next(&mut self) -> Heard {
         loop {
             if let Some(heard) = self.heard.pop_front() {
                 return heard;
             }
-            match self.lines.next().await {
+            let line = tokio::select! {
+                line = self.lines.next() => line,
+                _ = self.turns.changed() => return Heard::Ended("requests go to another server now".into()),
+            };
+            match line {
                 Ok(Some(line)) => self.read(&line),
                 Ok(None) => return Heard::Ended("the server ended the watch".into()),
                 Err(fault) => return Heard::Ended(fault.to_string()),
