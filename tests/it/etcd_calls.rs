@@ -3,15 +3,16 @@
 
 use crate::support::{Authority, Etcd, Sandbox, eventually};
 use lockrun::lock::server::etcd::calls::{Calls, Condition, LeaseId, Read, Renewed, Span, Write};
-use lockrun::lock::server::etcd::gateway::{Account, Gateway};
+use lockrun::lock::server::etcd::gateway::Gateway;
 use lockrun::lock::server::etcd::watch::{Heard, Wish};
 use lockrun::lock::server::store::Trouble;
+use lockrun::lock::server::url::{self, Origin, Store};
 use lockrun::net::http::Client;
-use lockrun::net::{Address, Dialer, Limits, TlsFiles};
+use lockrun::net::{Dialer, Limits};
 use lockrun::sys::suspend_aware_now;
 use std::fs;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 const ROW: &str = "jobs/calc/x1";
@@ -29,38 +30,28 @@ fn short() -> Limits {
     Limits::new(suspend_aware_now() + Duration::from_millis(400), Duration::from_millis(200))
 }
 
-/// A user whose password is in a file.
-struct User {
-    name: &'static str,
-    password: PathBuf,
+/// To the server of this URL.
+fn calls_by(url: &str) -> Calls {
+    let Ok(Store::Server(server)) = url::parse(url, Origin::Environment, |_| None) else { panic!("{url}") };
+    let client = Client::new(Dialer::new(server.addresses, server.tls));
+    Calls { gateway: Gateway::new(client, server.account, None) }
 }
 
-impl Account for User {
-    fn user(&self) -> &str {
-        self.name
-    }
-
-    fn password(&self) -> Result<String, String> {
-        fs::read_to_string(&self.password).map_err(|error| error.to_string())
-    }
+fn calls_to(addresses: &[&str]) -> Calls {
+    calls_by(&format!("etcd://{}/jobs", addresses.join(",")))
 }
 
-fn address(text: &str) -> Address {
-    let (host, port) = text.rsplit_once(':').unwrap();
-    Address { host: host.into(), port: port.parse().unwrap() }
+fn calls(etcd: &Etcd) -> Calls {
+    calls_to(&[etcd.address()])
 }
 
-fn calls_to(addresses: &[&str], tls: Option<TlsFiles>, user: Option<User>) -> Calls<User> {
-    let addresses = addresses.iter().copied().map(address).collect();
-    Calls { gateway: Gateway::new(Client::new(Dialer::new(addresses, tls)), user, None) }
-}
-
-fn calls(etcd: &Etcd) -> Calls<User> {
-    calls_to(&[etcd.address()], None, None)
+/// As the user `lockrun`, with a password from this file.
+fn calls_with_password(etcd: &Etcd, password: &Path) -> Calls {
+    calls_by(&format!("etcd://{}/jobs?user=lockrun&password-file={}", etcd.address(), password.display()))
 }
 
 /// Makes a lease and a row on it.
-async fn enter(calls: &mut Calls<User>, lease: LeaseId) -> i64 {
+async fn enter(calls: &mut Calls, lease: LeaseId) -> i64 {
     calls.grant(lease, 20, long()).await.unwrap();
     let row = Span::one(ROW);
     let put = [Write::put(ROW, b"{}", lease)];
@@ -325,7 +316,7 @@ fn dead_addresses_among_good_ones_are_passed() {
     let dead = [etcd.address().replace(":2", ":3"), "no-such-host.invalid:2379".into()];
     run(async {
         for _ in 0..6 {
-            let mut calls = calls_to(&[&dead[0], etcd.address(), &dead[1]], None, None);
+            let mut calls = calls_to(&[&dead[0], etcd.address(), &dead[1]]);
             calls.read(&Read::all(Span::one(ROW)), long()).await.unwrap();
         }
     });
@@ -335,7 +326,7 @@ fn dead_addresses_among_good_ones_are_passed() {
 fn the_first_cluster_that_answers_is_the_only_one() {
     let (one, other) = (Etcd::start(), Etcd::start_with(&["--initial-cluster-token=other"]));
     run(async {
-        let mut calls = calls_to(&[one.address(), other.address()], None, None);
+        let mut calls = calls_to(&[one.address(), other.address()]);
         calls.read(&Read::all(Span::one(ROW)), long()).await.unwrap();
         let first = calls.gateway.cluster();
         let (at_first, second) = match calls.gateway.address().to_string() == one.address() {
@@ -400,8 +391,7 @@ fn a_password_that_changes_is_read_again_and_renewing_does_not_depend_on_it() {
     with_users(&etcd, &sandbox, "old");
     let password = sandbox.write("password", "old");
     run(async {
-        let user = User { name: "lockrun", password: password.clone() };
-        let mut calls = calls_to(&[etcd.address()], None, Some(user));
+        let mut calls = calls_with_password(&etcd, &password);
         let made = enter(&mut calls, LeaseId(7)).await;
         let keys = [(ROW.to_owned(), made)];
         change_password(&etcd, &sandbox, "new");
@@ -423,15 +413,14 @@ fn users_that_are_switched_on_while_we_run_are_noticed() {
     let sandbox = Sandbox::new();
     let password = sandbox.write("password", "secret");
     run(async {
-        let user = || Some(User { name: "lockrun", password: password.clone() });
-        let mut calls = calls_to(&[etcd.address()], None, user());
+        let mut calls = calls_with_password(&etcd, &password);
         let made = enter(&mut calls, LeaseId(7)).await;
         with_users(&etcd, &sandbox, "secret");
         let keys = [(ROW.to_owned(), made)];
         assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
         let text = refused(calls.read(&Read::all(Span::one("other/row")), long()).await);
         assert!(text.starts_with("permission denied"), "{text}");
-        let text = refused(calls_to(&[etcd.address()], None, None).read(&Read::all(Span::one(ROW)), long()).await);
+        let text = refused(calls_to(&[etcd.address()]).read(&Read::all(Span::one(ROW)), long()).await);
         assert_eq!(text, "etcd wants to know the user: give ?user= and a password");
     });
 }
@@ -441,36 +430,35 @@ fn a_wrong_password_and_one_that_cannot_be_read_are_told_apart() {
     let etcd = Etcd::start();
     let sandbox = Sandbox::new();
     with_users(&etcd, &sandbox, "secret");
-    let read = |password: PathBuf| {
-        let mut calls = calls_to(&[etcd.address()], None, Some(User { name: "lockrun", password }));
+    let read = |password: &Path| {
+        let mut calls = calls_with_password(&etcd, password);
         refused(run(async { calls.read(&Read::all(Span::one(ROW)), long()).await }))
     };
-    assert!(read(sandbox.write("password", "wrong")).contains("password is wrong"));
-    assert!(read(sandbox.path("missing")).contains("No such file"));
+    assert!(read(&sandbox.write("password", "wrong")).contains("password is wrong"));
+    assert!(read(&sandbox.path("missing")).contains("No such file"));
 }
 
 #[test]
 fn tls_with_the_own_authority_and_a_client_certificate() {
     let sandbox = Sandbox::new();
     let etcd = Etcd::start_with_tls(&sandbox);
-    let tls = etcd.tls().unwrap();
-    let identity = Some((tls.cert.clone(), tls.key.clone()));
-    let files = |cacert: &PathBuf, identity| Some(TlsFiles { cacert: Some(cacert.clone()), identity });
     let read = Read::all(Span::one(ROW));
+    let tls = etcd.tls().unwrap();
+    let url = |parameters: &str| format!("etcds://{}/jobs?{parameters}", etcd.address());
     run(async {
-        let trusted = files(&tls.cacert, identity.clone());
-        calls_to(&[etcd.address()], trusted, None).read(&read, long()).await.unwrap();
+        calls_by(&etcd.url("jobs")).read(&read, long()).await.unwrap();
 
-        let trouble = calls_to(&[etcd.address()], None, None).read(&read, short()).await.err();
+        let trouble = calls_to(&[etcd.address()]).read(&read, short()).await.err();
         let Some(Trouble::Unreachable(unreachable)) = trouble else { panic!("{trouble:?}") };
         assert!(unreachable.to_string().ends_with("(if it wants TLS, write etcds://)"), "{unreachable}");
 
-        let anonymous = files(&tls.cacert, None);
-        let trouble = calls_to(&[etcd.address()], anonymous, None).read(&read, short()).await.err();
+        let anonymous = url(&format!("cacert={}", tls.cacert.display()));
+        let trouble = calls_by(&anonymous).read(&read, short()).await.err();
         assert!(matches!(trouble, Some(Trouble::Unreachable(_))), "{trouble:?}");
 
         let strangers = Authority::in_directory(&sandbox, "strangers");
-        let text = refused(calls_to(&[etcd.address()], files(strangers.cert(), None), None).read(&read, long()).await);
+        let untrusted = url(&format!("cacert={}", strangers.cert().display()));
+        let text = refused(calls_by(&untrusted).read(&read, long()).await);
         assert!(text.contains("not signed by an authority in"), "{text}");
     });
 }
@@ -485,11 +473,11 @@ fn certificates_that_are_renewed_are_used_by_the_next_connection() {
     for (from, to) in [&tls.cert, &tls.key].into_iter().zip(&copies) {
         fs::copy(from, to).unwrap();
     }
-    let identity = Some((copies[0].clone(), copies[1].clone()));
-    let files = TlsFiles { cacert: Some(tls.cacert.clone()), identity };
+    let [cacert, cert, key] = [&tls.cacert, &copies[0], &copies[1]].map(|path| path.display().to_string());
+    let url = format!("etcds://{}/jobs?cacert={cacert}&cert={cert}&key={key}", etcd.address());
     let read = Read::all(Span::one(ROW));
     run(async {
-        let mut calls = calls_to(&[etcd.address()], Some(files), None);
+        let mut calls = calls_by(&url);
         calls.read(&read, long()).await.unwrap();
         fs::write(&copies[0], "damaged").unwrap();
         calls.read(&read, long()).await.expect("the connection stays");

@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use super::answers::{Granted, KeyValue, Plain, Range, Renewal, Status, Txn};
-use super::gateway::{Account, Gateway, Identity, Reply};
+use super::gateway::{Gateway, Identity, Reply};
 use crate::lock::server::store::Trouble;
 use crate::net::{Limits, Unreachable};
 use crate::sys::suspend_aware_now;
@@ -185,12 +185,12 @@ pub enum Renewed {
 }
 
 /// The requests.
-pub struct Calls<A> {
+pub struct Calls {
     /// Where they go.
-    pub gateway: Gateway<A>,
+    pub gateway: Gateway,
 }
 
-impl<A: Account> Calls<A> {
+impl Calls {
     /// Makes a lease of at least this many seconds. Returns until when it lasts if
     /// it is not renewed.
     ///

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::answers::{Headed, Header, Login, Problem, Renewal};
 use crate::lock::server::store::Trouble;
+use crate::lock::server::url::Account;
 
 use crate::net::http::{Answer, Client, Lines, Post};
 use crate::net::{Address, Fault, FaultKind, Limits, Tries};
@@ -29,22 +30,10 @@ pub enum Reply<T> {
     LeaseExists,
 }
 
-/// A user of etcd.
-pub trait Account {
-    /// The name.
-    fn user(&self) -> &str;
-
-    /// The password, read anew each time.
-    ///
-    /// # Errors
-    /// It cannot be read: why, for people.
-    fn password(&self) -> Result<String, String>;
-}
-
 /// Requests to one cluster.
-pub struct Gateway<A> {
+pub struct Gateway {
     client: Client,
-    account: Option<A>,
+    account: Option<Account>,
     /// For the account; until etcd takes it no more.
     token: Option<HeaderValue>,
     /// Whether the cluster knows no users, though we have one.
@@ -84,9 +73,9 @@ const MOST_LOGINS: u32 = 3;
 /// A lease that never exists: ours are random and larger.
 const NO_LEASE: &str = "1";
 
-impl<A: Account> Gateway<A> {
+impl Gateway {
     /// `cluster`: the only one to talk to, where it is known.
-    pub fn new(client: Client, account: Option<A>, cluster: Option<u64>) -> Self {
+    pub fn new(client: Client, account: Option<Account>, cluster: Option<u64>) -> Self {
         Self { client, account, token: None, is_open: false, cluster, confirmed: None, turns: watch::Sender::new(0) }
     }
 
@@ -227,7 +216,7 @@ impl<A: Account> Gateway<A> {
             return Ok(self.token.clone());
         };
         let password = account.password().map_err(Setback::Refused)?;
-        let body = json!({"name": account.user(), "password": password}).to_string();
+        let body = json!({"name": account.user, "password": password.reveal()}).to_string();
         let post = Post { path: "/v3/auth/authenticate".into(), headers: Vec::new(), body: body.into() };
         let answer = self.client.post(&post, limit).await.map_err(Setback::Fault)?;
         if answer.status != 200 && String::from_utf8_lossy(&answer.body).contains("authentication is not enabled") {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::answers::{KeyValue, Range};
 use self::calls::{Calls, Condition as If, LeaseId, Read, Renewed, Span, Write, Written};
-use self::gateway::{Account, Gateway};
+use self::gateway::Gateway;
 use self::keys::Prefix;
 use self::watch::{Heard, Wish};
 use super::queue::{Contender, Id, Mode, State, Until};
@@ -30,7 +30,9 @@ use super::store::{
     self, Condition, Entered, Entry, Event, Granted, Kept, Lease, Look, Page, RowStore, Subject, Target, Trouble,
     Watched,
 };
-use crate::net::Limits;
+use super::url::Server;
+use crate::net::http::Client;
+use crate::net::{Dialer, Limits};
 
 /// How many keys `list` asks for at a time.
 const PAGE: u32 = 1000;
@@ -40,8 +42,8 @@ const PAGE: u32 = 1000;
 const FIXED: [(u32, u32, u32); 2] = [(3, 4, 31), (3, 5, 13)];
 
 /// A store of rows in etcd.
-pub struct Etcd<A> {
-    calls: Calls<A>,
+pub struct Etcd {
+    calls: Calls,
     prefix: Prefix,
     version: Option<String>,
     /// Leases that we made, and until when they live at least.
@@ -59,11 +61,19 @@ struct Own {
     slot: Option<u32>,
 }
 
-impl<A: Account> Etcd<A> {
-    /// Rows below `prefix/`.
-    pub fn new(gateway: Gateway<A>, prefix: &str) -> Self {
-        let (leases, own) = (HashMap::new(), HashMap::new());
-        Self { calls: Calls { gateway }, prefix: Prefix::new(prefix), version: None, leases, own }
+impl Etcd {
+    /// The store that a URL names; not connected yet. `identity`: the only cluster
+    /// to talk to, where it is known (a token, a keeper that replaces another).
+    pub fn new(server: &Server, identity: Option<&str>) -> Self {
+        let client = Client::new(Dialer::new(server.addresses.clone(), server.tls.clone()));
+        let cluster = identity.and_then(|identity| u64::from_str_radix(identity, 16).ok());
+        Self {
+            calls: Calls { gateway: Gateway::new(client, server.account.clone(), cluster) },
+            prefix: Prefix::new(&server.prefix),
+            version: None,
+            leases: HashMap::new(),
+            own: HashMap::new(),
+        }
     }
 
     /// Asks the server for its version, for [`description`](RowStore::description).
@@ -267,7 +277,7 @@ fn first(found: &[Range]) -> Option<&KeyValue> {
     found.iter().find_map(|range| range.kvs.first())
 }
 
-impl<A: Account> RowStore for Etcd<A> {
+impl RowStore for Etcd {
     type Watch = EtcdWatch;
 
     fn description(&self) -> String {

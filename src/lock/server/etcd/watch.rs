@@ -8,7 +8,6 @@ use tokio::sync::watch::Receiver;
 
 use super::answers::{KeyValue, Watched};
 use super::calls::{Calls, Revision, Span};
-use super::gateway::Account;
 use crate::lock::server::store::Trouble;
 use crate::net::Limits;
 use crate::net::http::Lines;
@@ -46,7 +45,7 @@ pub enum Heard {
     Ended(String),
 }
 
-impl<A: Account> Calls<A> {
+impl Calls {
     /// Watches keys.
     ///
     /// # Errors
