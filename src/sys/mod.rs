@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 mod arena;
+#[cfg(feature = "net")]
+mod async_sleep;
 mod byte_lock;
 mod cohabit;
 mod light_sleep;
@@ -18,6 +20,8 @@ mod start;
 mod timer;
 
 pub use arena::Arena;
+#[cfg(feature = "net")]
+pub use async_sleep::sleep_until;
 pub use byte_lock::{ByteLock, Found, Kind};
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor, lightly_asleep};
 pub use light_sleep::give_code_back;

@@ -3,11 +3,16 @@
 //! - [`queue`]: the rule, pure
 //! - [`row`]: what a row is made of
 //! - [`store`]: what a server has to offer
-//! - [`url`]: what names a server
 //! - `etcd`: that server
+//! - [`url`]: what names a server
+//! - [`contend`]: from a request to its grant
+//! - [`lease`]: when to renew, and when to end a command in time
 
+pub mod contend;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod lease;
+pub mod news;
 pub mod queue;
 pub mod row;
 pub mod store;

@@ -188,6 +188,12 @@ pub struct Note {
     /// Whether a token stands for it, and no process keeps it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub token: bool,
+    /// Seconds between TERM and KILL that its command gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill_after: Option<f64>,
+    /// Whether its command has ended, and only --at-least keeps the lock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_ended: bool,
     /// Whether it waits with --replace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,

@@ -44,6 +44,15 @@ pub enum Trouble {
     Refused(String),
 }
 
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(unreachable) => unreachable.fmt(f),
+            Self::Refused(text) => f.write_str(text),
+        }
+    }
+}
+
 impl From<Unreachable> for Trouble {
     fn from(unreachable: Unreachable) -> Self {
         Self::Unreachable(unreachable)
