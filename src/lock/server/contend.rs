@@ -115,6 +115,9 @@ pub struct Tenure {
     pub kept_until: Option<Duration>,
     /// Which attempt this is, for more random numbers.
     pub attempt: u32,
+    /// Whether it was waited for, so that the rows do not tell since when the locks
+    /// are held.
+    pub has_waited: bool,
 }
 
 /// One grant: a row of ours, or one around us that covers it.
@@ -187,6 +190,7 @@ pub struct Contest<'a, S> {
     is_connected: bool,
     is_in_trouble: bool,
     summonses: Vec<Summons>,
+    has_waited: bool,
 }
 
 impl<'a, S: RowStore> Contest<'a, S> {
@@ -206,6 +210,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             is_connected: false,
             is_in_trouble: false,
             summonses: Vec::new(),
+            has_waited: false,
         }
     }
 
@@ -454,6 +459,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
     /// Sleeps until something happens that may make it our turn, and renews the
     /// lease meanwhile.
     async fn sleep(&mut self, name: &LockName, look: &Look, on: &[(Id, Until)]) -> Result<Woken, Trouble> {
+        self.has_waited = true;
         let waits = waits_of(name, look, on);
         let mut watched = waits.clone();
         for (lock, row) in &self.rows {
@@ -578,6 +584,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             rows: self.rows.iter().map(|(lock, row)| (self.request.locks[*lock].clone(), row.clone())).collect(),
             kept_until: self.request.at_least.map(|at_least| suspend_aware_now() + at_least),
             attempt: self.attempt,
+            has_waited: self.has_waited,
         };
         if let Some(at_least) = self.request.at_least
             && self.lease.ttl < at_least

@@ -1,0 +1,367 @@
+//! Holding locks on a server until they are given back or lost. Runs in the keeper.
+//!
+//! A lock is *lost* when the store says that its row has gone. A lease that cannot
+//! be renewed is not lost here: the wrapper, which has no network, ends the command
+//! in time by the shared page. Should the wrapper be dead or stopped then, the
+//! keeper kills in its place.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::net::UnixDatagram;
+use tokio::net::unix::pipe;
+
+use super::contend::{Request, Tenure, own, random};
+use super::last_resort::Victims;
+use super::lease::{Ending, each_try, renew_at};
+use super::news::{News, Order};
+use super::page::Page;
+use super::row::Note;
+use super::store::{Event, Kept, Lease, RowStore, Subject, Trouble, Watch, Watched};
+use crate::net::Limits;
+use crate::record::timestamp;
+use crate::sys::{sleep_until, suspend_aware_now};
+
+/// Until a broken watch, or a request that failed, is tried again.
+const PAUSE: Duration = Duration::from_millis(300);
+/// A command that has run for so long is worth a write that says since when.
+const WORTH_A_NOTE: Duration = Duration::from_secs(1);
+/// How long giving back may take.
+const LEAVING: Duration = Duration::from_secs(5);
+/// A wrapper that has not heard of a loss for so long is dead or stopped.
+const HEARING: Duration = Duration::from_millis(100);
+
+/// The keeper's ends of what it shares with its wrapper.
+pub struct Ties<'a> {
+    /// To the wrapper and back.
+    pub line: &'a UnixDatagram,
+    /// Ends when the wrapper, COMMAND and all that inherited it have ended.
+    pub life: &'a pipe::Receiver,
+    /// The shared page.
+    pub page: &'a Page,
+    /// Who may have to be killed.
+    pub victims: Victims,
+}
+
+/// Locks of ours.
+pub struct Holding<'a, S: RowStore> {
+    store: &'a mut S,
+    request: &'a Request,
+    tenure: Tenure,
+    ties: Ties<'a>,
+    watch: Option<S::Watch>,
+    /// When to try to watch or renew again.
+    watch_at: Duration,
+    renew_at: Duration,
+    note_at: Duration,
+    is_in_trouble: bool,
+    is_lost: bool,
+    /// When the keeper kills, because the wrapper has not.
+    kill_at: Duration,
+    is_wrapper_gone: bool,
+}
+
+/// What happened.
+enum Step<W> {
+    Ordered(Option<Order>),
+    LifeEnded,
+    Heard(Event),
+    Watching(Result<W, Trouble>),
+    Kept(Result<Kept, Trouble>),
+    Moved(Lease, Result<Option<Duration>, Trouble>),
+    Noted,
+    Kill,
+}
+
+impl<'a, S: RowStore> Holding<'a, S> {
+    /// For rows that were granted.
+    pub fn new(store: &'a mut S, request: &'a Request, tenure: Tenure, ties: Ties<'a>) -> Self {
+        let now = suspend_aware_now();
+        ties.page.set_lease(tenure.lease.id);
+        let note_at = if tenure.has_waited { now + WORTH_A_NOTE } else { Duration::MAX };
+        let mut holding = Self {
+            store,
+            request,
+            tenure,
+            ties,
+            watch: None,
+            watch_at: now,
+            renew_at: Duration::MAX,
+            note_at,
+            is_in_trouble: false,
+            is_lost: false,
+            kill_at: Duration::MAX,
+            is_wrapper_gone: false,
+        };
+        holding.renewed(holding.tenure.until);
+        if holding.tenure.rows.is_empty() {
+            // Everything is held around us, and kept there.
+            holding.ties.page.set_valid_until(Duration::MAX);
+            (holding.watch_at, holding.renew_at, holding.kill_at) = (Duration::MAX, Duration::MAX, Duration::MAX);
+        }
+        holding
+    }
+
+    /// Until there is a reason to let go; then lets go.
+    pub async fn run(mut self) {
+        let mut buffer = vec![0; 4096];
+        loop {
+            match self.step(&mut buffer).await {
+                Step::LifeEnded => return self.let_go().await,
+                Step::Ordered(Some(Order::Release)) => return self.let_go().await,
+                Step::Ordered(Some(Order::Started(pid))) => self.ties.victims.set_command(pid),
+                Step::Ordered(Some(Order::Heard)) => {
+                    let until = self.tenure.until;
+                    self.kill_at = Ending::new(until, self.request.ttl, Duration::ZERO).last_kill_at;
+                }
+                Step::Ordered(None) => {
+                    self.is_wrapper_gone = true;
+                    if self.is_lost {
+                        self.kill();
+                    }
+                }
+                Step::Heard(event) => self.heard(event),
+                Step::Watching(watch) => self.watching(watch),
+                Step::Kept(kept) => self.kept(kept),
+                Step::Moved(lease, moved) => self.moved(lease, moved),
+                Step::Noted => self.note_at = Duration::MAX,
+                Step::Kill => self.kill(),
+            }
+        }
+    }
+
+    async fn step(&mut self, buffer: &mut [u8]) -> Step<S::Watch> {
+        let Self { store, request, tenure, ties, watch, .. } = self;
+        let (watch_at, renew_at, note_at, kill_at) = (self.watch_at, self.renew_at, self.note_at, self.kill_at);
+        let is_lost = self.is_lost;
+        let work = async {
+            if is_lost {
+                return std::future::pending().await;
+            }
+            sleep_until(watch_at.min(renew_at).min(note_at)).await;
+            let now = suspend_aware_now();
+            // Past it the lock may be somebody else's, whatever the server says.
+            if now >= tenure.until {
+                return std::future::pending().await;
+            }
+            let limits = Limits::new((now + request.ttl / 3).min(tenure.until), each_try(request.ttl));
+            let rows: Vec<_> = tenure.rows.iter().map(|(lock, row)| (lock, row)).collect();
+            if renew_at <= now && tenure.lease.ttl > request.ttl {
+                let lease = Lease { id: request.seed.lease(tenure.attempt, 2), ttl: request.ttl };
+                return Step::Moved(lease, store.move_to(Some(lease), &rows, limits).await);
+            }
+            if renew_at <= now {
+                return Step::Kept(store.keep(tenure.lease, &rows, &[], limits).await);
+            }
+            if watch_at <= now {
+                let watched = |(lock, row): &(_, super::row::Row)| Watched {
+                    lock: super::row::LockName::clone(lock),
+                    subject: Subject::Own(row.contender.id, row.contender.mode),
+                    since: row.version,
+                };
+                let watched: Vec<_> = tenure.rows.iter().map(watched).collect();
+                return Step::Watching(store.watch(&watched, limits).await);
+            }
+            note_since(*store, tenure, limits).await;
+            Step::Noted
+        };
+        let heard = async {
+            match watch {
+                Some(watch) => watch.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ordered = async {
+            match self.is_wrapper_gone {
+                false => next_order(ties.line, buffer).await,
+                true => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            order = ordered => Step::Ordered(order),
+            () = life_ended(ties.life) => Step::LifeEnded,
+            () = sleep_until(kill_at) => Step::Kill,
+            event = heard => Step::Heard(event),
+            step = work => step,
+        }
+    }
+
+    fn heard(&mut self, event: Event) {
+        match event {
+            Event::Lost(id) => {
+                let lock = self.tenure.rows.iter().find(|(_, row)| row.contender.id == id);
+                let lock = lock.map(|(lock, _)| lock.encoded().to_owned());
+                self.lose(lock);
+            }
+            Event::Called(id, note) => {
+                if let Some((_, row)) = self.tenure.rows.iter_mut().find(|(_, row)| row.contender.id == id) {
+                    row.note = (*note).clone();
+                }
+                if let Some(call) = note.call {
+                    self.tell(&News::Called(call));
+                }
+            }
+            Event::Moved => {}
+            Event::Ended => self.watch_again(),
+        }
+    }
+
+    fn watch_again(&mut self) {
+        self.watch = None;
+        self.watch_at = suspend_aware_now() + PAUSE;
+    }
+
+    fn watching(&mut self, watch: Result<S::Watch, Trouble>) {
+        match watch {
+            Ok(watch) => {
+                self.watch = Some(watch);
+                self.watch_at = Duration::MAX;
+            }
+            // Renewing tells people.
+            Err(_) => self.watch_again(),
+        }
+    }
+
+    fn kept(&mut self, kept: Result<Kept, Trouble>) {
+        match kept {
+            Ok(Kept::Yes { until, .. }) => {
+                self.out_of_trouble();
+                self.renewed(until);
+            }
+            Ok(Kept::Gone) => self.lose(None),
+            Err(trouble) => self.in_trouble(&trouble),
+        }
+    }
+
+    fn moved(&mut self, lease: Lease, moved: Result<Option<Duration>, Trouble>) {
+        match moved {
+            Ok(Some(until)) => {
+                self.out_of_trouble();
+                self.tenure.lease = lease;
+                self.ties.page.set_lease(lease.id);
+                self.renewed(until);
+            }
+            Ok(None) => self.lose(None),
+            Err(trouble) => self.in_trouble(&trouble),
+        }
+    }
+
+    fn renewed(&mut self, until: Duration) {
+        let ttl = self.request.ttl;
+        self.tenure.until = until;
+        self.ties.page.set_valid_until(until);
+        // A long lease is for --at-least, and not renewed: it is left in time.
+        self.renew_at = match self.tenure.lease.ttl > ttl {
+            true => until.saturating_sub(ttl * 2 / 3),
+            false => renew_at(until, ttl, random()),
+        };
+        self.kill_at = Ending::new(until, ttl, Duration::ZERO).last_kill_at;
+    }
+
+    fn lose(&mut self, lock: Option<String>) {
+        if std::mem::replace(&mut self.is_lost, true) {
+            return;
+        }
+        let lock = lock.or_else(|| self.tenure.rows.first().map(|(lock, _)| lock.encoded().to_owned()));
+        self.tell(&News::Lost { lock: lock.unwrap_or_default() });
+        self.watch = None;
+        self.kill_at = suspend_aware_now() + if self.is_wrapper_gone { Duration::ZERO } else { HEARING };
+    }
+
+    /// The wrapper did not, or not yet: it harms nobody to be killed twice.
+    fn kill(&mut self) {
+        self.ties.victims.kill();
+        self.kill_at = suspend_aware_now() + HEARING;
+    }
+
+    fn in_trouble(&mut self, trouble: &Trouble) {
+        self.renew_at = suspend_aware_now() + PAUSE;
+        if !std::mem::replace(&mut self.is_in_trouble, true) {
+            self.tell(&News::Trouble { text: trouble.to_string() });
+        }
+    }
+
+    fn out_of_trouble(&mut self) {
+        if std::mem::take(&mut self.is_in_trouble) {
+            self.tell(&News::WorksAgain);
+        }
+    }
+
+    fn tell(&self, news: &News) {
+        tell(self.ties.line, news);
+    }
+
+    async fn let_go(mut self) {
+        let limits = Limits::new(suspend_aware_now() + LEAVING, each_try(self.request.ttl));
+        let is_kept = self.tenure.kept_until.is_some_and(|until| suspend_aware_now() < until);
+        let left = match (self.is_lost || self.tenure.rows.is_empty(), is_kept) {
+            (true, _) => Ok(()),
+            (false, true) => {
+                // For `list` and `break`; the lease does the rest.
+                note_end(self.store, &mut self.tenure, limits).await;
+                Ok(())
+            }
+            (false, false) => self.store.leave(self.tenure.lease.id, limits).await.map(drop),
+        };
+        self.tell(&News::Released { later: left.err().map(|trouble| trouble.to_string()) });
+    }
+}
+
+/// The next order; `None`: the wrapper has gone.
+pub async fn next_order(line: &UnixDatagram, buffer: &mut [u8]) -> Option<Order> {
+    loop {
+        match line.recv(buffer).await {
+            Ok(0) | Err(_) => return None,
+            Ok(length) => {
+                if let Ok(order) = serde_json::from_slice(&buffer[..length]) {
+                    return Some(order);
+                }
+            }
+        }
+    }
+}
+
+/// Nobody is left who has the other end.
+pub async fn life_ended(life: &pipe::Receiver) {
+    let mut byte = [0];
+    loop {
+        if life.readable().await.is_err() {
+            return;
+        }
+        match life.try_read(&mut byte) {
+            // COMMAND may write what it likes into a descriptor that it finds.
+            Ok(1..) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// A wrapper that does not read is dead or stopped, and is not waited for.
+pub fn tell(line: &UnixDatagram, news: &News) {
+    if let Ok(text) = serde_json::to_vec(news) {
+        let _ = line.try_send(&text);
+    }
+}
+
+/// Writes since when the locks are held, where they were waited for.
+async fn note_since<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits) {
+    let since = SystemTime::now().checked_sub(WORTH_A_NOTE).map(timestamp);
+    amend(store, tenure, limits, |note| note.since.clone_from(&since)).await;
+}
+
+async fn note_end<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits) {
+    amend(store, tenure, limits, |note| note.has_ended = true).await;
+}
+
+async fn amend<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits, change: impl Fn(&mut Note)) {
+    for (lock, row) in &mut tenure.rows {
+        let me = (row.contender.id, row.contender.mode);
+        let Ok(look) = store.turn(lock, me, limits).await else { return };
+        let Some(mut fresh) = own(&look, me.0) else { return };
+        change(&mut fresh.note);
+        if let Ok(true) = store.amend((lock, &fresh), &fresh.note, limits).await {
+            row.note = fresh.note;
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Killing a command in place of a wrapper that is dead or stopped.
+//!
+//! The keeper reaches COMMAND itself and every process that has inherited the life
+//! line. What has closed it is out of reach here, and for LOCKRUN_FENCE.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::process;
+use crate::sys;
+
+/// Who has to die before the lease ends.
+pub struct Victims {
+    /// The link text of the life line in /proc: `pipe:[4711]`.
+    life: String,
+    wrapper: i32,
+    command: Option<OwnedFd>,
+}
+
+impl Victims {
+    /// All that hold the other end of this pipe, but not the wrapper.
+    ///
+    /// # Errors
+    /// The pipe cannot be looked at.
+    pub fn of(life: impl AsFd, wrapper: Pid) -> std::io::Result<Self> {
+        let inode = rustix::fs::fstat(life)?.st_ino;
+        Ok(Self { life: format!("pipe:[{inode}]"), wrapper: wrapper.as_raw_nonzero().get(), command: None })
+    }
+
+    /// COMMAND runs as this process.
+    pub fn set_command(&mut self, pid: i32) {
+        let process = open(pid);
+        // Reaped already, its id might be another's by now.
+        self.command = process.filter(|_| process::parent(pid) == Some(self.wrapper));
+    }
+
+    /// KILL to all of them that can be reached.
+    pub fn kill(&self) {
+        if let Some(command) = &self.command {
+            let _ = sys::send_by_pidfd(command, libc::SIGKILL);
+        }
+        let us = rustix::process::getpid().as_raw_nonzero().get();
+        for pid in everybody().filter(|pid| *pid != us && *pid != self.wrapper) {
+            if self.has_life_line(pid)
+                && let Some(process) = open(pid)
+                && self.has_life_line(pid)
+            {
+                let _ = sys::send_by_pidfd(&process, libc::SIGKILL);
+            }
+        }
+    }
+
+    fn has_life_line(&self, pid: i32) -> bool {
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let links = descriptors.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links.into_iter().any(|link| link.as_os_str() == self.life.as_str())
+    }
+}
+
+fn open(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+fn everybody() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
