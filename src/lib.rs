@@ -39,15 +39,12 @@ pub mod waiting;
 /// ends by a signal.
 pub fn main() -> u8 {
     let exit = match cli::parse(sys::arguments()) {
-        Ok(cli::Command::Run(options)) => command::run::run(*options),
         Ok(subcommand) => do_subcommand(subcommand),
         Err(exit) => exit,
     };
     exit.finish()
 }
 
-/// In a place of its own, so that no page of a usual run has a part of it.
-#[cold]
 fn do_subcommand(command: cli::Command) -> exit::Exit {
     if !matches!(command, cli::Command::Run(_) | cli::Command::Acquire(_)) {
         sys::ignore_requests();

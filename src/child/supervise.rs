@@ -96,7 +96,6 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
         if std::mem::take(&mut state.has_to_stop) && state.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
-        sys::give_code_back();
         arrived = Some(sys::next_signal(state.pause()));
     }
 }

@@ -341,7 +341,6 @@ impl Waiter {
     }
 
     fn next_signal(&self, limit: Option<Duration>) -> Arrived {
-        sys::give_code_back();
         let Some((_, signals)) = &self.beside else { return sys::next_signal(limit) };
         sys::asleep(|| signals.wait(limit));
         sys::next_signal(Some(Duration::ZERO))

@@ -22,8 +22,6 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Exit> {
     }
 }
 
-/// In a place of its own, so that no page of a usual run has a part of it.
-#[cold]
 fn parse_by_clap(words: &[OsString]) -> Result<Command, Exit> {
     let subcommand = words.get(1).and_then(|word| word.to_str());
     let rest = || words.iter().skip(1);

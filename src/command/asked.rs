@@ -117,15 +117,9 @@ impl Asked {
     }
 
     /// Says something that only `-v` wants to know.
-    #[inline]
     pub fn tell_verbose(&self, text: impl FnOnce() -> String) {
-        #[cold]
-        #[inline(never)]
-        fn tell(name: &str, text: impl FnOnce() -> String) {
-            message::tell_about(name, &text());
-        }
         if self.verbosity == Verbosity::Verbose {
-            tell(&self.name, text);
+            message::tell_about(&self.name, &text());
         }
     }
 

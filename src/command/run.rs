@@ -119,9 +119,6 @@ impl Grantee {
 }
 
 impl Job {
-    /// Not inlined: it has done its work when lockrun sleeps, see
-    /// [`sys::give_code_back`].
-    #[inline(never)]
     fn new(options: cli::Run) -> Result<Self> {
         let words = words(options.shell, options.command)?;
         let report = options.report.as_deref().map(Report::open).transpose()?;
@@ -200,7 +197,6 @@ impl Job {
 
     /// The lock is not free: a child waits for it and becomes COMMAND, while
     /// we watch. `None`: ask anew.
-    #[inline(never)]
     fn wait(&mut self, place: FilePlace) -> Result<Option<Exit>> {
         let tree = Tree::of_what_follows();
         let mut waiting = self.asked.waiting();
@@ -268,7 +264,6 @@ impl Job {
 
     /// `--exec`, and the lock is not free: this process itself sleeps on it,
     /// with the caller's signals, which may simply end it.
-    #[inline(never)]
     fn wait_and_become(&mut self, mut place: FilePlace) -> Result<Option<Exit>> {
         self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
         // The kernel keeps those from PID 1 that it does not catch.
@@ -309,7 +304,6 @@ impl Job {
         }
     }
 
-    #[inline(never)]
     fn grantee(&self) -> Result<Grantee> {
         let exec = child::prepare(&self.words, &environment::OURS, self.mask, self.ignore_child_death)?;
         Ok(Grantee { exec, claim: self.claim.clone(), store: self.asked.store.clone(), is_told: false })

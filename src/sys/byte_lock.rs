@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::cohabit::lightly_asleep;
+use super::cohabit::asleep;
 
 /// Whether a range is locked against readers too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +64,8 @@ impl<'fd> ByteLock<'fd> {
     ///
     /// # Errors
     /// `EINTR` when a signal handler ran, `ENOLCK`, `EBADF`.
-    #[inline(never)]
     pub fn lock(self, kind: Kind, start: i64, len: i64) -> io::Result<()> {
-        lightly_asleep(|| self.call(libc::F_OFD_SETLKW, kind.raw(), start, len)).map(drop)
+        asleep(|| self.call(libc::F_OFD_SETLKW, kind.raw(), start, len)).map(drop)
     }
 
     /// Gives `len` bytes from `start` back. Without effect where none is held.

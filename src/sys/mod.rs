@@ -6,10 +6,8 @@
 
 #![allow(unsafe_code)]
 
-mod arena;
 mod byte_lock;
 mod cohabit;
-mod light_sleep;
 mod process;
 mod shared;
 mod signal;
@@ -17,10 +15,8 @@ mod signal_fd;
 mod start;
 mod timer;
 
-pub use arena::Arena;
 pub use byte_lock::{ByteLock, Found, Kind};
-pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor, lightly_asleep};
-pub use light_sleep::give_code_back;
+pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{

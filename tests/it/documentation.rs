@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const DATE: &str = "2026-11-22";
 
 /// Options of cargo that a text names.
-const CARGOS: [&str; 2] = ["--locked", "--path"];
+const CARGOS: [&str; 5] = ["--git", "--locked", "--path", "--print", "--target"];
 
 #[test]
 fn pages_are_as_the_command_line() {

@@ -267,15 +267,10 @@ impl Contender {
     /// # Errors
     /// `EINTR`, when a timer or a signal came: to be called again, or not.
     pub fn wait(&mut self) -> io::Result<()> {
-        let slept = match (&self.queue, self.ticket) {
-            (Some(queue), Some(ticket)) => queue.wait_for_turn(ticket, self.mode)?,
-            _ => false,
-        };
-        // Whoever slept behind others has no code but what it needs next.
-        match slept {
-            true => sys::asleep(|| self.flock())?,
-            false => self.flock_lightly()?,
+        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
+            queue.wait_for_turn(ticket, self.mode)?;
         }
+        sys::asleep(|| self.flock())?;
         let places = Places::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
             (Mode::Shared, ..) if self.has_places() => places.share_all()?,
@@ -299,12 +294,6 @@ impl Contender {
             Mode::Shared | Mode::Place { .. } => FlockOperation::LockShared,
         };
         Ok(rustix::fs::flock(&self.lock.file, operation)?)
-    }
-
-    /// Not inlined: it stays mapped, see `.cargo/order.ld`.
-    #[inline(never)]
-    fn flock_lightly(&self) -> io::Result<()> {
-        sys::lightly_asleep(|| self.flock())
     }
 
     /// Joins the queue. Only under the door.

@@ -404,12 +404,11 @@ impl Queue {
         Ok(signs)
     }
 
-    /// Sleeps until nobody before `ticket` is in the way any more. Returns
-    /// whether anybody was.
+    /// Sleeps until nobody before `ticket` is in the way any more.
     ///
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
-    pub fn wait_for_turn(&self, ticket: Ticket, mode: Mode) -> io::Result<bool> {
+    pub fn wait_for_turn(&self, ticket: Ticket, mode: Mode) -> io::Result<()> {
         // Numbers only grow, so a line that is empty before us stays so: asked
         // now, there is less to ask when the lock is handed over.
         let mut lines = Vec::new();
@@ -418,7 +417,6 @@ impl Queue {
                 lines.push((line, before));
             }
         }
-        let mut slept = !lines.is_empty();
         for (line, before) in lines {
             self.sleep_on(line, before)?;
             self.wait_in(line, ticket)?;
@@ -426,10 +424,9 @@ impl Queue {
         if let Mode::Place { which: Some(place), .. } = mode {
             while let Some(before) = self.in_a_pool_before(place, ticket)? {
                 self.sleep_on(Line::tickets(ANY, Kind::Read), before)?;
-                slept = true;
             }
         }
-        Ok(slept)
+        Ok(())
     }
 
     /// One of those who came before `ticket` and would take this place as
