@@ -6,7 +6,7 @@
 //! - [`command`]: what it means, one file per subcommand
 //! - [`lock`]: engines that grant locks
 //! - [`child`]: COMMAND, from waiting for its turn to its end
-//! - [`holder`]: the process behind a token, and how it is spoken to
+//! - [`keeper`]: the process behind a token, and how it is spoken to
 //! - [`waiting`], [`message`], [`table`]: what people see
 //! - [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
@@ -23,7 +23,7 @@ pub mod command;
 pub mod duration;
 pub mod escape;
 pub mod exit;
-pub mod holder;
+pub mod keeper;
 pub mod lock;
 pub mod message;
 pub mod name;

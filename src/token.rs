@@ -36,7 +36,7 @@ pub struct Token {
     pub name: String,
     /// The grants, of one lock or of a set.
     #[serde(rename = "g")]
-    pub grants: Vec<Granted>,
+    pub grants: Vec<TokenGrant>,
     /// Its place in a pool.
     #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
@@ -47,7 +47,7 @@ pub struct Token {
 
 /// One grant.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Granted {
+pub struct TokenGrant {
     /// Its number.
     #[serde(rename = "f")]
     pub fence: u64,
@@ -130,7 +130,7 @@ mod tests {
             name: "de ploy".into(),
             slot: Some(3),
             dir: b"/run/lock\xff run".to_vec(),
-            grants: vec![Granted { fence: u64::MAX, file: "de%20ploy.lock".into(), marker: "1:2:3:x".into() }],
+            grants: vec![TokenGrant { fence: u64::MAX, file: "de%20ploy.lock".into(), marker: "1:2:3:x".into() }],
         }
     }
 

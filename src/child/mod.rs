@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Result, anyhow};
 
-pub use supervise::{Cause, Early, Outcome, Supervision, reap, supervise};
+pub use supervise::{Cause, EarlySignals, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
-pub use waiter::{Granted, Verdict, Waited, Waiter, Watch, is_deadly};
+pub use waiter::{Verdict, Waited, Waiter, WaitingChild, Watch, is_deadly};
 
 use crate::sys::{Exec, Mask};
 

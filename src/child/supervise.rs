@@ -25,12 +25,12 @@ pub struct Supervision<'a> {
     /// The lock's name, for messages.
     pub name: &'a str,
     /// What has come already.
-    pub early: Early,
+    pub early: EarlySignals,
 }
 
 /// Signals from before the supervision.
 #[derive(Clone, Copy)]
-pub enum Early {
+pub enum EarlySignals {
     /// COMMAND was started a moment ago. What was pending just before came,
     /// also from the terminal, when there was no COMMAND to get it.
     Pending(Mask),
@@ -39,9 +39,9 @@ pub enum Early {
     Read(Option<Arrived>),
 }
 
-impl Early {
+impl EarlySignals {
     fn arrived(self) -> Option<Arrived> {
-        if let Early::Read(arrived) = self { arrived } else { None }
+        if let EarlySignals::Read(arrived) = self { arrived } else { None }
     }
 }
 
@@ -83,20 +83,20 @@ pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
     if let Some((timer, at)) = plan.expires {
         timer.fire_at(at)?;
     }
-    let mut state = State::new();
+    let mut supervisor = Supervisor::new();
     let mut arrived = plan.early.arrived();
     loop {
-        if let Some(outcome) = arrived.and_then(|arrived| state.take(&mut plan, arrived)) {
+        if let Some(outcome) = arrived.and_then(|arrived| supervisor.take(&mut plan, arrived)) {
             return Ok(outcome);
         }
-        state.reap(&mut plan);
-        if let Some(outcome) = state.outcome(&plan) {
+        supervisor.reap(&mut plan);
+        if let Some(outcome) = supervisor.outcome(&plan) {
             return Ok(outcome);
         }
-        if std::mem::take(&mut state.has_to_stop) && state.stopped {
+        if std::mem::take(&mut supervisor.has_to_stop) && supervisor.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
-        arrived = Some(sys::next_signal(state.pause()));
+        arrived = Some(sys::next_signal(supervisor.pause()));
     }
 }
 
@@ -116,7 +116,7 @@ enum Phase {
     Killed { again_at: Instant },
 }
 
-struct State {
+struct Supervisor {
     ended: Option<Ended>,
     stopped: bool,
     /// The terminal stopped COMMAND, and we have not yet stopped with it.
@@ -130,7 +130,7 @@ struct State {
     told_refused: bool,
 }
 
-impl State {
+impl Supervisor {
     fn new() -> Self {
         Self {
             ended: None,
@@ -264,8 +264,8 @@ impl State {
         // Came before COMMAND, so it has not got it from the kernel.
         let from_kernel = from_kernel && !self.take_early(plan, signal);
         match signal {
-            _ if signal == sys::REPLACE() => self.end_tree(plan, Cause::Replaced(sender)),
-            _ if signal == sys::BREAK() => self.end_tree(plan, Cause::Broken(sender)),
+            _ if signal == sys::replace_signal() => self.end_tree(plan, Cause::Replaced(sender)),
+            _ if signal == sys::break_signal() => self.end_tree(plan, Cause::Broken(sender)),
             // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
             _ if sender == us || sender == command => {}
             // COMMAND would have stopped the job; those whom it left do not.
@@ -287,7 +287,7 @@ impl State {
     }
 
     fn take_early(&mut self, plan: &Supervision, signal: i32) -> bool {
-        let Early::Pending(pending) = plan.early else { return false };
+        let EarlySignals::Pending(pending) = plan.early else { return false };
         let is_early = pending.has(signal) && !self.early_taken.contains(&signal);
         if is_early {
             self.early_taken.push(signal);

@@ -47,7 +47,7 @@ const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 const SLEEPERS_END: Duration = Duration::from_secs(5);
 
 /// What the child tells the parent. Fits into one page.
-struct Cell {
+struct SharedOutcome {
     state: AtomicU32,
     /// `errno` of a failed exec.
     exec_errno: AtomicI32,
@@ -63,26 +63,26 @@ struct Cell {
 }
 
 /// The child's view, once the lock is granted.
-pub struct Granted<'a> {
-    cell: &'a Cell,
+pub struct WaitingChild<'a> {
+    outcome: &'a SharedOutcome,
     parent: Pid,
     notify: bool,
     lives_with_parent: bool,
 }
 
-impl Granted<'_> {
+impl WaitingChild<'_> {
     /// Remembers the grant's number for the parent.
     pub fn set_fence(&self, fence: u64) {
-        self.cell.fence.store(fence, Ordering::Relaxed);
+        self.outcome.fence.store(fence, Ordering::Relaxed);
     }
 
     /// To be called last before this process becomes something else: from
     /// now on it lives on when the parent is killed.
     pub fn let_go_of_parent(&self) {
         if self.notify {
-            let _ = sys::send(self.parent, sys::NOTIFY());
-            if self.cell.line.load(Ordering::SeqCst) == SHOWN {
-                let _ = futex::wait(&self.cell.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
+            let _ = sys::send(self.parent, sys::notify_signal());
+            if self.outcome.line.load(Ordering::SeqCst) == SHOWN {
+                let _ = futex::wait(&self.outcome.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
             }
         }
         let _ = set_parent_process_death_signal(None);
@@ -95,17 +95,17 @@ impl Granted<'_> {
 
     /// COMMAND could not be executed.
     pub fn exec_failed(&self, errno: i32) -> ! {
-        self.cell.exec_errno.store(errno, Ordering::SeqCst);
+        self.outcome.exec_errno.store(errno, Ordering::SeqCst);
         sys::exit_now(127)
     }
 
     /// Something else went wrong.
     pub fn failed(&self, error: &anyhow::Error) -> ! {
-        self.cell.fail(error)
+        self.outcome.fail(error)
     }
 }
 
-impl Default for Cell {
+impl Default for SharedOutcome {
     fn default() -> Self {
         Self {
             state: AtomicU32::new(WAITING),
@@ -119,7 +119,7 @@ impl Default for Cell {
     }
 }
 
-impl Cell {
+impl SharedOutcome {
     fn end(&self, state: u32) -> ! {
         self.change(WAITING, state);
         sys::exit_now(0)
@@ -200,27 +200,27 @@ pub enum Waited {
 
 /// The parent's side of a child that waits.
 pub struct Waiter {
-    cell: Common,
+    outcome: OutcomeMemory,
     child: Pid,
     /// With what we sleep, where the child lives in our memory.
     beside: Option<(Cohabitant, SignalFd)>,
 }
 
-/// Where the cell is.
-enum Common {
+/// Where the outcome is.
+enum OutcomeMemory {
     /// In memory that a forked child shares with us.
-    Mapped(Shared<Cell>),
+    Mapped(Shared<SharedOutcome>),
     /// In the memory that we are in both.
-    Ours(Arc<Cell>),
+    Ours(Arc<SharedOutcome>),
 }
 
-impl Deref for Common {
-    type Target = Cell;
+impl Deref for OutcomeMemory {
+    type Target = SharedOutcome;
 
-    fn deref(&self) -> &Cell {
+    fn deref(&self) -> &SharedOutcome {
         match self {
-            Common::Mapped(cell) => cell,
-            Common::Ours(cell) => cell,
+            OutcomeMemory::Mapped(outcome) => outcome,
+            OutcomeMemory::Ours(outcome) => outcome,
         }
     }
 }
@@ -244,15 +244,15 @@ impl Waiter {
         place: P,
         notify: bool,
         wait: impl FnOnce(P) -> Result<Verdict<H>>,
-        then: impl FnOnce(H, &Granted),
+        then: impl FnOnce(H, &WaitingChild),
     ) -> Result<(Self, P)> {
-        let cell = Shared::<Cell>::zeroed()?;
+        let outcome = Shared::<SharedOutcome>::zeroed()?;
         let parent = getpid();
         if let Forked::Parent(child) = sys::fork()? {
-            return Ok((Self { cell: Common::Mapped(cell), child, beside: None }, place));
+            return Ok((Self { outcome: OutcomeMemory::Mapped(outcome), child, beside: None }, place));
         }
         sys::end_with(parent);
-        live(Granted { cell: &cell, parent, notify, lives_with_parent: false }, || wait(place), then)
+        live(WaitingChild { outcome: &outcome, parent, notify, lives_with_parent: false }, || wait(place), then)
     }
 
     /// The same in a process that lives in our memory, which makes the
@@ -268,15 +268,19 @@ impl Waiter {
     pub fn cohabit<H>(
         room: usize,
         wait: impl FnOnce() -> Result<Verdict<H>> + 'static,
-        then: impl FnOnce(H, &Granted) + 'static,
+        then: impl FnOnce(H, &WaitingChild) + 'static,
     ) -> Result<Self> {
-        let cell = Arc::new(Cell::default());
+        let outcome = Arc::new(SharedOutcome::default());
         let parent = getpid();
-        let its_cell = Arc::clone(&cell);
+        let its_outcome = Arc::clone(&outcome);
         let child = Cohabitant::start(STACK + room, move || {
-            live(Granted { cell: &its_cell, parent, notify: false, lives_with_parent: true }, wait, then)
+            live(WaitingChild { outcome: &its_outcome, parent, notify: false, lives_with_parent: true }, wait, then)
         })?;
-        Ok(Self { cell: Common::Ours(cell), child: child.pid(), beside: Some((child, SignalFd::of_all()?)) })
+        Ok(Self {
+            outcome: OutcomeMemory::Ours(outcome),
+            child: child.pid(),
+            beside: Some((child, SignalFd::of_all()?)),
+        })
     }
 
     /// Watches the child until the wait is over, one way or another.
@@ -291,8 +295,8 @@ impl Waiter {
             self.end_child();
         }
         watch.hide();
-        if self.cell.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
-            let _ = futex::wake(&self.cell.line, futex::Flags::empty(), 1);
+        if self.outcome.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
+            let _ = futex::wake(&self.outcome.line, futex::Flags::empty(), 1);
         }
         waited
     }
@@ -303,7 +307,7 @@ impl Waiter {
             // show something.
             // Said before it is done: whoever is granted the lock after that
             // waits until the line has vanished.
-            self.cell.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
+            self.outcome.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
             if self.is_granted() {
                 return Ok(self.granted(None));
             }
@@ -315,7 +319,8 @@ impl Waiter {
                 // Where no more signals may be pending (RLIMIT_SIGPENDING), the
                 // kernel does not tell whose it is.
                 Arrived::Signal { number, sender, .. }
-                    if number == sys::NOTIFY() && (sender == self.child_id() || sender == 0 && self.is_granted()) =>
+                    if number == sys::notify_signal()
+                        && (sender == self.child_id() || sender == 0 && self.is_granted()) =>
                 {
                     return Ok(self.granted(None));
                 }
@@ -349,7 +354,7 @@ impl Waiter {
     /// In our own memory, a child that was granted the lock is COMMAND by now,
     /// or has failed.
     fn is_granted(&self) -> bool {
-        self.cell.state.load(Ordering::SeqCst) == GRANTED
+        self.outcome.state.load(Ordering::SeqCst) == GRANTED
     }
 
     fn child_id(&self) -> i32 {
@@ -374,7 +379,7 @@ impl Waiter {
     /// Ends the wait with `waited`, unless the child was faster: granted, or
     /// at its own end.
     fn give_up(&self, waited: Waited, arrived: Option<Arrived>) -> Result<Waited> {
-        if self.cell.change(WAITING, CANCELLED) {
+        if self.outcome.change(WAITING, CANCELLED) {
             self.end_child();
             return Ok(waited);
         }
@@ -399,13 +404,13 @@ impl Waiter {
     }
 
     fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited>> {
-        match self.cell.state.load(Ordering::SeqCst) {
+        match self.outcome.state.load(Ordering::SeqCst) {
             // Its end, if it is that, is for the supervisor to see.
             GRANTED => return Ok(Some(self.granted(arrived))),
             AGAIN => return Ok(Some(self.over(Waited::Again))),
             FAILED => {
                 self.over(());
-                return Err(self.cell.failure());
+                return Err(self.outcome.failure());
             }
             state => {
                 if let Some(refusal) = state.checked_sub(REFUSED).and_then(|i| REFUSALS.get(i as usize)) {
@@ -418,7 +423,7 @@ impl Waiter {
         if self.child_lives()? {
             return Ok(None);
         }
-        if !self.cell.change(WAITING, CANCELLED) {
+        if !self.outcome.change(WAITING, CANCELLED) {
             return self.child_changed(arrived);
         }
         let status = waitpid(Some(self.child), WaitOptions::empty())?;
@@ -431,42 +436,42 @@ impl Waiter {
 
     /// When the lock was granted, since boot.
     pub fn granted_at(&self) -> Duration {
-        Duration::from_nanos(self.cell.granted_at.load(Ordering::SeqCst))
+        Duration::from_nanos(self.outcome.granted_at.load(Ordering::SeqCst))
     }
 
     /// The grant's number.
     pub fn fence(&self) -> u64 {
-        self.cell.fence.load(Ordering::SeqCst)
+        self.outcome.fence.load(Ordering::SeqCst)
     }
 
     /// Why the child could not become COMMAND: `errno`.
     pub fn exec_errno(&self) -> Option<i32> {
-        Some(self.cell.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
+        Some(self.outcome.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
     }
 
     /// What went wrong in the child after the grant, if anything did.
     pub fn failure(&self) -> Option<anyhow::Error> {
-        (self.cell.state.load(Ordering::SeqCst) == FAILED).then(|| self.cell.failure())
+        (self.outcome.state.load(Ordering::SeqCst) == FAILED).then(|| self.outcome.failure())
     }
 }
 
 /// What the child does.
-fn live<H>(granted: Granted, wait: impl FnOnce() -> Result<Verdict<H>>, then: impl FnOnce(H, &Granted)) -> ! {
-    let cell = granted.cell;
+fn live<H>(granted: WaitingChild, wait: impl FnOnce() -> Result<Verdict<H>>, then: impl FnOnce(H, &WaitingChild)) -> ! {
+    let outcome = granted.outcome;
     sys::become_waiter();
     // So that its page is there before somebody waits for us.
-    cell.granted_at.store(0, Ordering::Relaxed);
+    outcome.granted_at.store(0, Ordering::Relaxed);
     let held = match wait() {
         Ok(Verdict::Granted(held)) => held,
-        Ok(Verdict::Again) => cell.end(AGAIN),
+        Ok(Verdict::Again) => outcome.end(AGAIN),
         Ok(Verdict::Refused(refusal)) => {
-            cell.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
+            outcome.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
         }
-        Err(error) => cell.fail(&error),
+        Err(error) => outcome.fail(&error),
     };
-    cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
+    outcome.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
     sys::keep_the_floor();
-    if !cell.change(WAITING, GRANTED) {
+    if !outcome.change(WAITING, GRANTED) {
         sys::exit_now(0);
     }
     then(held, &granted);

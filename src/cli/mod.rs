@@ -1,7 +1,7 @@
 //! What can be typed: words, their help, nothing of what they do.
 
+mod fast_path;
 mod parse;
-mod usual;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
 use crate::lock::WholeNumber;
-use crate::lock::file::MOST_PLACES;
+use crate::lock::file::MAX_SLOTS;
 
 pub use parse::parse;
 
@@ -142,7 +142,7 @@ pub struct Lock {
     /// COMMAND finds its place, 0 to N-1, in LOCKRUN_SLOT. A call without
     /// --slots takes the whole lock and excludes every place.
     #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with_all = ["shared", "file"],
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_PLACES)))]
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub slots: Option<u32>,
 
     /// With --slots N: exactly place K modulo N
@@ -277,7 +277,7 @@ pub struct Check {
 
 /// Which locks are meant, by those who do not take them.
 #[derive(Args, Clone, Debug)]
-pub struct Which {
+pub struct Selection {
     /// A lock's name
     #[arg(value_name = "LOCK")]
     pub lock: Vec<OsString>,
@@ -305,7 +305,7 @@ pub struct Which {
 pub struct List {
     /// Which ones.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 
     /// Print JSON, with every holder
     #[arg(long)]
@@ -330,7 +330,7 @@ pub struct List {
 pub struct Status {
     /// Which one.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 }
 
 /// Wait until locks are free, without taking them.
@@ -346,7 +346,7 @@ pub struct Status {
 pub struct Wait {
     /// Which ones.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 
     /// Longest wait [default: forever]
     ///
@@ -370,7 +370,7 @@ pub struct Wait {
 pub struct Break {
     /// Which one.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 
     /// Time until KILL [default: 10]
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true)]

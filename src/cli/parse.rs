@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::{Acquire, Break, Check, Command, Completions, List, Prune, Release, Renew, Run, Status, Wait, usual};
+use super::{Acquire, Break, Check, Command, Completions, List, Prune, Release, Renew, Run, Status, Wait, fast_path};
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::message;
@@ -16,7 +16,7 @@ use crate::message;
 /// How to end: after `--help` and `--version` with their text on stdout, and
 /// after one line on stderr for what cannot be understood.
 pub fn parse(words: Vec<OsString>) -> Result<Command, Exit> {
-    match usual::read(&words) {
+    match fast_path::read(&words) {
         Some(options) => Ok(Command::Run(Box::new(options))),
         None => parse_by_clap(&words),
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::exit::Exit;
-use crate::holder::{Answer, Ask, State};
+use crate::keeper::{Answer, Ask, TokenState};
 use crate::token::Token;
 
 use super::tokens;
@@ -31,7 +31,7 @@ struct Report<'a> {
 pub fn check(options: &cli::Check) -> Exit {
     tokens::for_each(options.token.as_slice(), |token| {
         Ok(match tokens::ask(token, Ask::Check)? {
-            Ok(Answer::State(State { lost: Some(how), .. })) => {
+            Ok(Answer::State(TokenState { lost: Some(how), .. })) => {
                 tokens::tell_lost(token, &how);
                 Exit::Lost
             }
@@ -47,7 +47,7 @@ pub fn check(options: &cli::Check) -> Exit {
     })
 }
 
-fn print(token: &Token, state: &State) -> Result<()> {
+fn print(token: &Token, state: &TokenState) -> Result<()> {
     let report = Report {
         name: &token.name,
         slot: token.slot,

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use anyhow::Result;
 
 use crate::lock::Grant;
-use crate::lock::file::{FileStore, HELD_VARIABLE, renumber_held};
+use crate::lock::file::{FileEngine, HELD_VARIABLE, renumber_held};
 use crate::record;
 use crate::sys::Exec;
 
@@ -18,7 +18,7 @@ pub const OURS: [&str; 4] = [NAME, FENCE, SLOT, HELD_VARIABLE];
 
 /// Tells COMMAND of these grants, and of no others. Those of a set stand in
 /// one variable, a line each.
-pub fn tell(exec: &mut Exec, store: &FileStore, grants: &[Grant]) -> Result<()> {
+pub fn tell(exec: &mut Exec, engine: &FileEngine, grants: &[Grant]) -> Result<()> {
     let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
     exec.clear_variables();
     let mut add = |name: &str, value: Vec<u8>| -> Result<()> {
@@ -30,7 +30,7 @@ pub fn tell(exec: &mut Exec, store: &FileStore, grants: &[Grant]) -> Result<()> 
     if grants.iter().any(|grant| grant.slot.is_some()) {
         add(SLOT, lines(|grant| grant.slot.map(|slot| slot.to_string()).unwrap_or_default().into_bytes()))?;
     }
-    add(HELD_VARIABLE, store.held_variable(grants).into_bytes())
+    add(HELD_VARIABLE, engine.held_variable(grants).into_bytes())
 }
 
 /// Puts the numbers of the grants in, where [`tell`] has told all else of

@@ -2,7 +2,6 @@
 //! take a lock.
 
 pub mod acquire;
-mod asked;
 pub mod break_lock;
 pub mod check;
 pub mod completions;
@@ -12,9 +11,10 @@ pub mod prune;
 pub mod release;
 pub mod renew;
 mod report;
+mod request;
 pub mod run;
+mod selection;
 pub mod status;
 mod stdout;
 mod tokens;
 pub mod wait;
-mod which;

@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::lock::file::prune::all;
 use crate::message;
 
-use super::{stdout, which};
+use super::{selection, stdout};
 
 /// Prints the name of every lock whose file it removed.
 pub fn prune(options: cli::Prune) -> Exit {
@@ -19,7 +19,7 @@ pub fn prune(options: cli::Prune) -> Exit {
 }
 
 fn remove(options: cli::Prune) -> Result<Exit> {
-    let Some(dir) = which::dir(options.dir)? else { return Ok(Exit::Ok) };
+    let Some(dir) = selection::dir(options.dir)? else { return Ok(Exit::Ok) };
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
     all(&dir, options.dry_run, |removed| match removed {

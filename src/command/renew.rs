@@ -2,7 +2,7 @@
 
 use crate::cli;
 use crate::exit::Exit;
-use crate::holder::{Answer, Ask};
+use crate::keeper::{Answer, Ask};
 
 use super::tokens;
 

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::asked::Asked;
 use super::environment;
 use super::report::Report;
-use crate::child::{self, Cause, Early, Ended, Granted, Outcome, Supervision, Tree, Verdict, Waited, Waiter, Watch};
+use super::request::LockRequest;
+use crate::child::{
+    self, Cause, EarlySignals, Ended, Outcome, Supervision, Tree, Verdict, Waited, Waiter, WaitingChild, Watch,
+};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{FileHeld, FilePlace, FileStore, Target};
-use crate::lock::{Answer, Held, Patience, Place, Store, Turn};
+use crate::lock::file::{FileEngine, FileHeld, FileQueued, Target};
+use crate::lock::{Admission, Held, Patience, Place, Store, Turn};
 use crate::message;
 use crate::name;
 use crate::record::Claim;
@@ -62,7 +64,7 @@ pub fn run(options: cli::Run) -> Exit {
 
 /// One call, from its options to its end.
 struct Job {
-    asked: Asked,
+    request: LockRequest,
     words: Vec<OsString>,
     /// What COMMAND finds as it was before us.
     mask: Mask,
@@ -81,7 +83,7 @@ struct Job {
 struct Grantee {
     exec: Exec,
     claim: Claim,
-    store: FileStore,
+    engine: FileEngine,
     /// Whether COMMAND has been told all of the grant but its number.
     is_told: bool,
 }
@@ -97,9 +99,9 @@ struct Running<'a> {
 impl Grantee {
     /// Tells COMMAND of the grant to come, if all but its number is known:
     /// there is time now.
-    fn foretell(&mut self, place: &mut FilePlace) -> Result<()> {
+    fn foretell(&mut self, place: &mut FileQueued) -> Result<()> {
         if let Some(grants) = place.prepare(&self.claim) {
-            environment::tell(&mut self.exec, &self.store, &grants)?;
+            environment::tell(&mut self.exec, &self.engine, &grants)?;
             self.is_told = true;
         }
         Ok(())
@@ -111,7 +113,7 @@ impl Grantee {
         held.settle(&self.claim)?;
         let fences = held.fences();
         if !(self.is_told && environment::renumber(&mut self.exec, &fences)) {
-            environment::tell(&mut self.exec, &self.store, &held.grants())?;
+            environment::tell(&mut self.exec, &self.engine, &held.grants())?;
         }
         self.exec.inherit(held.descriptors());
         Ok(fences.first().copied().unwrap_or(0))
@@ -125,14 +127,14 @@ impl Job {
         let quoted = || name::of_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
         let mask = sys::block_all();
         let ignore_child_death = sys::default_on_child_death();
-        let asked = Asked::new(options.lock, quoted, mask)?;
+        let request = LockRequest::new(options.lock, quoted, mask)?;
         let expires = options.expires.and_then(duration::Limit::finite);
         let command = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>().join(&b' ');
-        let names = || asked.store.targets().iter().map(Target::name).collect::<Vec<_>>().join(&b'\n');
+        let names = || request.engine.targets().iter().map(Target::name).collect::<Vec<_>>().join(&b'\n');
         Ok(Self {
             report: report.map(|report| report.about(&names(), &command)),
-            claim: asked.claim(command, expires),
-            asked,
+            claim: request.claim(command, expires),
+            request,
             words,
             mask,
             ignore_child_death,
@@ -146,12 +148,12 @@ impl Job {
 
     fn run(&mut self) -> Result<Exit> {
         loop {
-            match self.asked.store.request(&self.asked.patience)? {
-                Answer::Granted(held) if self.become_command => return self.become_command(self.grantee()?, held),
-                Answer::Granted(held) => return self.run_at_once(held),
-                Answer::Refused(refusal) => return Ok(self.asked.refused(refusal)),
-                Answer::TimedOut => return Ok(self.asked.timed_out()),
-                Answer::Queued(place) => {
+            match self.request.engine.request(&self.request.patience)? {
+                Admission::Granted(held) if self.become_command => return self.become_command(self.grantee()?, held),
+                Admission::Granted(held) => return self.run_at_once(held),
+                Admission::Refused(refusal) => return Ok(self.request.refused(refusal)),
+                Admission::TimedOut => return Ok(self.request.timed_out()),
+                Admission::Queued(place) => {
                     let exit = if self.become_command { self.wait_and_become(place)? } else { self.wait(place)? };
                     if let Some(exit) = exit {
                         return Ok(exit);
@@ -168,14 +170,14 @@ impl Job {
         let granted_at = sys::suspend_aware_now();
         let fence = grantee.settle(&mut held)?;
         held.step_aside();
-        self.asked.tell_granted();
+        self.request.tell_granted();
         let pending = sys::pending();
         let started = sys::spawn(&grantee.exec).context("cannot start a process")?;
         // Nobody needs it any more, and the end of the process frees it as well.
         std::mem::forget(grantee);
         match started {
             Ok(command) => {
-                let supervision = self.supervision(command, tree, granted_at, Early::Pending(pending));
+                let supervision = self.supervision(command, tree, granted_at, EarlySignals::Pending(pending));
                 self.finish(Running { held, supervision, granted_at, fence })
             }
             Err(errno) => {
@@ -189,7 +191,7 @@ impl Job {
     /// `--exec`, and the lock is ours.
     fn become_command(&self, mut grantee: Grantee, mut held: FileHeld) -> Result<Exit> {
         grantee.settle(&mut held)?;
-        self.asked.tell_granted();
+        self.request.tell_granted();
         let errno = grantee.exec.exec();
         held.release()?;
         Ok(self.not_executed(errno))
@@ -197,22 +199,22 @@ impl Job {
 
     /// The lock is not free: a child waits for it and becomes COMMAND, while
     /// we watch. `None`: ask anew.
-    fn wait(&mut self, place: FilePlace) -> Result<Option<Exit>> {
+    fn wait(&mut self, place: FileQueued) -> Result<Option<Exit>> {
         let tree = Tree::of_what_follows();
-        let mut waiting = self.asked.waiting();
-        let notify = self.expires.is_some() || waiting.is_living() || self.asked.verbosity == Verbosity::Verbose;
+        let mut waiting = self.request.waiting();
+        let notify = self.expires.is_some() || waiting.is_living() || self.request.verbosity == Verbosity::Verbose;
         let mut grantee = self.grantee()?;
         // Nothing interrupts the child, and we keep the time for it.
-        let patience = Patience { deadline: None, ..self.asked.patience };
+        let patience = Patience { deadline: None, ..self.request.patience };
         let room = grantee.exec.room();
-        let wait = move |mut place: FilePlace| {
+        let wait = move |mut place: FileQueued| {
             grantee.foretell(&mut place)?;
             Ok(match place.wait(&patience)? {
                 Turn::Granted => Verdict::Granted((grantee, place.into_held())),
                 Turn::Again | Turn::TimedOut => Verdict::Again,
             })
         };
-        let become_command = |(mut grantee, mut held): (Grantee, FileHeld), granted: &Granted| {
+        let become_command = |(mut grantee, mut held): (Grantee, FileHeld), granted: &WaitingChild| {
             match grantee.settle(&mut held) {
                 Ok(fence) => granted.set_fence(fence),
                 Err(error) => granted.failed(&error),
@@ -230,11 +232,11 @@ impl Job {
         }
         .context("cannot start a process that waits")?;
         place.leave_to_child();
-        match waiter.watch(&self.asked.patience, &mut waiting)? {
+        match waiter.watch(&self.request.patience, &mut waiting)? {
             Waited::Granted { child, arrived } => {
-                self.asked.tell_granted();
+                self.request.tell_granted();
                 let granted_at = waiter.granted_at();
-                let supervision = self.supervision(child, tree, granted_at, Early::Read(arrived));
+                let supervision = self.supervision(child, tree, granted_at, EarlySignals::Read(arrived));
                 let fence = waiter.fence();
                 let exit = self.finish(Running { held: place.into_held(), supervision, granted_at, fence })?;
                 if let Some(failure) = waiter.failure() {
@@ -249,9 +251,9 @@ impl Job {
                 // Nothing of the lock is kept by one who speaks or is stopped.
                 drop(place);
                 match over {
-                    Waited::TimedOut => Ok(Some(self.asked.timed_out())),
-                    Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
-                    Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
+                    Waited::TimedOut => Ok(Some(self.request.timed_out())),
+                    Waited::Refused(refusal) => Ok(Some(self.request.refused(refusal))),
+                    Waited::Ended { signal, sender } => Ok(Some(self.request.wait_ended(signal, sender))),
                     Waited::Stopped(signal) => {
                         sys::stop_by(signal);
                         Ok(None)
@@ -264,17 +266,17 @@ impl Job {
 
     /// `--exec`, and the lock is not free: this process itself sleeps on it,
     /// with the caller's signals, which may simply end it.
-    fn wait_and_become(&mut self, mut place: FilePlace) -> Result<Option<Exit>> {
-        self.asked.tell_verbose(|| message::held_by(&self.asked.store.holders()));
+    fn wait_and_become(&mut self, mut place: FileQueued) -> Result<Option<Exit>> {
+        self.request.tell_verbose(|| message::held_by(&self.request.engine.holders()));
         // The kernel keeps those from PID 1 that it does not catch.
         let mut catch =
             if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
-        catch.extend([sys::REPLACE(), sys::BREAK()]);
-        let interrupter = sys::Interrupter::new(self.asked.patience.left(), &catch, &self.asked.patience.mask)
+        catch.extend([sys::replace_signal(), sys::break_signal()]);
+        let interrupter = sys::Interrupter::new(self.request.patience.left(), &catch, &self.request.patience.mask)
             .context("cannot make a timer")?;
         let mut grantee = self.grantee()?;
         grantee.foretell(&mut place)?;
-        let turn = place.wait(&self.asked.patience)?;
+        let turn = place.wait(&self.request.patience)?;
         drop(interrupter);
         match (turn, sys::take_caught()) {
             (Turn::Granted, Some(signal)) if sys::STOPPING.contains(&signal) => {
@@ -293,20 +295,20 @@ impl Job {
             (_, Some(signal)) => {
                 drop(place);
                 // Who sent it, a handler is not told.
-                Ok(Some(self.asked.wait_ended(signal, 0)))
+                Ok(Some(self.request.wait_ended(signal, 0)))
             }
             (Turn::Granted, None) => self.become_command(grantee, place.into_held()).map(Some),
             (Turn::Again, None) => Ok(None),
             (Turn::TimedOut, None) => {
                 drop(place);
-                Ok(Some(self.asked.timed_out()))
+                Ok(Some(self.request.timed_out()))
             }
         }
     }
 
     fn grantee(&self) -> Result<Grantee> {
         let exec = child::prepare(&self.words, &environment::OURS, self.mask, self.ignore_child_death)?;
-        Ok(Grantee { exec, claim: self.claim.clone(), store: self.asked.store.clone(), is_told: false })
+        Ok(Grantee { exec, claim: self.claim.clone(), engine: self.request.engine.clone(), is_told: false })
     }
 
     fn supervision(
@@ -314,7 +316,7 @@ impl Job {
         command: rustix::process::Pid,
         tree: Tree,
         granted_at: Duration,
-        early: Early,
+        early: EarlySignals,
     ) -> Supervision<'_> {
         Supervision {
             command,
@@ -322,7 +324,7 @@ impl Job {
             expires: self.timer.as_ref().zip(self.expires.map(|expires| granted_at.saturating_add(expires))),
             kill_after: self.kill_after,
             hold_tree: self.hold_tree,
-            name: &self.asked.name,
+            name: &self.request.name,
             early,
         }
     }
@@ -338,7 +340,7 @@ impl Job {
         std::mem::forget(running.held);
         child::reap();
         let held_for = self.report_held(running.granted_at, running.fence);
-        self.asked.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
+        self.request.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
         if let Some(cause) = outcome.cause {
             let why = match cause {
                 Cause::Expired => format!("expired after {}", duration::display(self.expires.unwrap_or_default())),
@@ -375,7 +377,7 @@ impl Job {
                 None => format!("signal {signal}"),
             },
         };
-        message::tell_about(&self.asked.name, &format!("{what}; the command ended with {ended}"));
+        message::tell_about(&self.request.name, &format!("{what}; the command ended with {ended}"));
     }
 
     fn not_executed(&self, errno: i32) -> Exit {
@@ -387,11 +389,11 @@ impl Job {
             } else {
                 format!("command not found: {program}")
             };
-            message::tell_about(&self.asked.name, &text);
+            message::tell_about(&self.request.name, &text);
             return Exit::NotFound;
         }
         let text = format!("cannot execute {program}: {}", message::os_error(errno));
-        message::tell_about(&self.asked.name, &text);
+        message::tell_about(&self.request.name, &text);
         Exit::CannotExecute
     }
 }

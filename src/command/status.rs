@@ -6,7 +6,7 @@ use crate::cli;
 use crate::exit::Exit;
 use crate::message;
 
-use super::which::Locks;
+use super::selection::SelectedLocks;
 
 /// Silent, unless it cannot be known.
 pub fn status(options: cli::Status) -> Exit {
@@ -20,7 +20,7 @@ pub fn status(options: cli::Status) -> Exit {
 }
 
 fn is_free(options: cli::Status) -> Result<bool> {
-    let locks = Locks::new(options.which)?;
+    let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {
         bail!("which lock? lockrun status LOCK (or --file PATH), one of them; see 'lockrun status --help'");
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::holder::{self, Answer, Ask};
+use crate::keeper::{self, Answer, Ask};
 use crate::lock::file::Advice;
 use crate::message;
 use crate::process;
@@ -83,9 +83,9 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Exi
 /// Asks the holder; with one that is gone, says since when, and that is 123.
 ///
 /// # Errors
-/// See [`holder::ask`].
+/// See [`keeper::ask`].
 pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
-    match holder::ask(token, question)? {
+    match keeper::ask(token, question)? {
         Answer::Gone => {
             let record = record_of(token);
             if let Some(record) = &record
@@ -106,7 +106,7 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
 /// Whether the holder with this pid goes on, though its socket is not there
 /// for us. One that was killed is waited for: its lock goes after its socket.
 fn is_out_of_reach(pid: i32) -> bool {
-    if process::name(pid) != sys::HOLDER_NAME {
+    if process::name(pid) != sys::KEEPER_NAME {
         return false;
     }
     let is_ending = process::is_ending(pid);

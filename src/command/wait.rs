@@ -14,12 +14,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
-use crate::lock::file::{FileStore, Target, Terms};
+use crate::lock::file::{FileEngine, Target, Terms};
 use crate::lock::{Mode, Seen};
 use crate::message;
 use crate::process;
 
-use super::which::Locks;
+use super::selection::SelectedLocks;
 
 /// The longest sleep between two looks.
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub fn wait(options: cli::Wait) -> Exit {
 fn until_free(options: cli::Wait) -> Result<Exit> {
     let limit = options.timeout.and_then(Limit::finite);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let mut locks = Locks::new(options.which.clone())?;
+    let mut locks = SelectedLocks::new(options.which.clone())?;
     if locks.targets.is_empty() {
         bail!("which lock? lockrun wait LOCK... (or --file PATH); see 'lockrun wait --help'");
     }
@@ -76,18 +76,18 @@ fn until_free(options: cli::Wait) -> Result<Exit> {
             ended = sleep(&processes, left.min(SECOND))?;
         }
         if locks.dir.is_none() {
-            locks = Locks::new(options.which.clone())?;
+            locks = SelectedLocks::new(options.which.clone())?;
         }
     }
 }
 
 /// One that is held for a command that we are a part of. What we may not open
 /// is another user's.
-fn held_around<'a>(locks: &Locks, seen: &'a [Seen]) -> Option<&'a Seen> {
+fn held_around<'a>(locks: &SelectedLocks, seen: &'a [Seen]) -> Option<&'a Seen> {
     let dir = locks.dir.as_ref()?;
     let terms = Terms { mode: Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
     let is_ours = |target: &Target| {
-        FileStore::new(dir.clone(), vec![target.clone()], terms).would_wait_for_itself().unwrap_or(false)
+        FileEngine::new(dir.clone(), vec![target.clone()], terms).would_wait_for_itself().unwrap_or(false)
     };
     let pairs = locks.targets.iter().zip(seen);
     pairs.filter(|(target, seen)| !seen.is_free() && is_ours(target)).map(|(_, seen)| seen).next()

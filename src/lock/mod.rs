@@ -22,16 +22,16 @@ pub enum Mode {
     Exclusive,
     /// Others who share it.
     Shared,
-    /// Those who have another place of a pool.
-    Place {
-        /// So many places there are for us.
+    /// Those who have another slot of the pool.
+    Slot {
+        /// Size of the pool.
         of: u32,
         /// Exactly this one; `None`: any.
         which: Option<u32>,
     },
 }
 
-/// A whole number of any length, by which one certain place is asked for.
+/// A whole number of any length, by which one certain slot is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WholeNumber {
     digits: String,
@@ -52,11 +52,11 @@ impl WholeNumber {
         Ok(Self { digits: digits.into(), is_negative })
     }
 
-    /// The place that it stands for among so many: -1 is the last one.
-    pub fn modulo(&self, places: u32) -> u32 {
-        let places = u64::from(places);
-        let rest = self.digits.bytes().fold(0, |rest, digit| (rest * 10 + u64::from(digit - b'0')) % places);
-        (if self.is_negative { (places - rest) % places } else { rest }) as u32
+    /// The slot that it stands for in a pool of so many: -1 is the last one.
+    pub fn modulo(&self, slots: u32) -> u32 {
+        let slots = u64::from(slots);
+        let rest = self.digits.bytes().fold(0, |rest, digit| (rest * 10 + u64::from(digit - b'0')) % slots);
+        (if self.is_negative { (slots - rest) % slots } else { rest }) as u32
     }
 }
 
@@ -86,7 +86,7 @@ impl Patience {
 }
 
 /// What an engine answers to a request.
-pub enum Answer<P, H> {
+pub enum Admission<P, H> {
     /// Ours, from now on.
     Granted(H),
     /// Not now; but this is our place in the queue.
@@ -130,7 +130,7 @@ pub struct Grant {
     /// Rises with every grant of this name, so that a store can refuse a
     /// holder that was paused past its expiry.
     pub fence: u64,
-    /// Our place in a pool.
+    /// Our slot of a pool.
     pub slot: Option<u32>,
     /// How a lockrun under this one recognises the grant.
     pub marker: String,
@@ -161,7 +161,7 @@ pub trait Store {
     ///
     /// # Crash
     /// Whoever dies in here leaves nothing that blocks anyone.
-    fn request(&self, patience: &Patience) -> Result<Answer<Self::Place, Self::Held>>;
+    fn request(&self, patience: &Patience) -> Result<Admission<Self::Place, Self::Held>>;
 
     /// Who holds the lock now, as far as it can be seen from here.
     fn holders(&self) -> Vec<Holder>;
@@ -255,15 +255,15 @@ pub struct Holder {
     pub since: Option<String>,
     /// The grant's number.
     pub fence: Option<u64>,
-    /// Its place in a pool.
+    /// Its slot of a pool.
     pub slot: Option<u32>,
-    /// So many places the pool has for it.
+    /// Size of the pool, as this holder sees it.
     pub slots: Option<u32>,
 }
 
 /// How a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum LockState {
     /// By nobody, for certain.
     Free,
     /// By one who excludes all others.
@@ -282,7 +282,7 @@ pub struct Seen {
     /// The file that is locked.
     pub path: PathBuf,
     /// How it is held.
-    pub state: State,
+    pub state: LockState,
     /// Who holds it, as far as can be seen: perhaps nobody although it is
     /// held.
     pub holders: Vec<Holder>,
@@ -293,7 +293,7 @@ pub struct Seen {
 impl Seen {
     /// Whether somebody who does not wait would get it.
     pub fn is_free(&self) -> bool {
-        self.state == State::Free && self.waiting == 0
+        self.state == LockState::Free && self.waiting == 0
     }
 }
 
@@ -304,9 +304,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_whole_number_is_a_place_as_in_arithmetic(number: i128, places in 1_u32..) {
-            let place = WholeNumber::parse(&number.to_string()).unwrap().modulo(places);
-            prop_assert_eq!(i128::from(place), number.rem_euclid(places.into()));
+        fn a_whole_number_is_a_slot_as_in_arithmetic(number: i128, slots in 1_u32..) {
+            let slot = WholeNumber::parse(&number.to_string()).unwrap().modulo(slots);
+            prop_assert_eq!(i128::from(slot), number.rem_euclid(slots.into()));
         }
     }
 

@@ -3,7 +3,7 @@
 //! It is a hint for people and the memory of the fencing number. Nothing is
 //! decided by it: whether a lock is held, only the kernel knows.
 
-mod draft;
+mod prepared;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub use draft::{Draft, put_number};
+pub use prepared::{PreparedRecord, put_number};
 
 /// Size of the text in a lock file, in bytes. Always the same, so that one
 /// write replaces all of an older text, and within a page, so that a reader

@@ -20,12 +20,12 @@ pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, discard, end_by, has_caught,
-    ignore_requests, is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
-    take_missed_stop,
+    Arrived, Mask, STOPPING, block_all, break_signal, default_on_child_death, discard, end_by, has_caught,
+    ignore_requests, is_ignored, next_signal, notify_signal, pending, replace_signal, restore, send, send_by_pidfd,
+    stop_by, take_caught, take_missed_stop,
 };
 pub use signal_fd::SignalFd;
 pub use start::{
-    HOLDER_NAME, WAITER_NAME, above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle,
+    KEEPER_NAME, WAITER_NAME, above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle,
 };
 pub use timer::{Interrupter, Timer, suspend_aware_now};

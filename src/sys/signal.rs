@@ -16,33 +16,28 @@ use super::timer::timespec;
 /// By this signal a waiting process tells the one that watches it that the
 /// lock is granted. From anybody else but that child it is a signal like any
 /// other.
-#[allow(non_snake_case)]
-pub fn NOTIFY() -> i32 {
+pub fn notify_signal() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
 /// By this signal a lockrun is asked to let go for one that takes its place.
-#[allow(non_snake_case)]
-pub fn REPLACE() -> i32 {
+pub fn replace_signal() -> i32 {
     libc::SIGRTMAX() - 4
 }
 
 /// By this signal a lockrun is asked to let go because somebody said so; by a
 /// second one, without any more patience.
-#[allow(non_snake_case)]
-pub fn BREAK() -> i32 {
+pub fn break_signal() -> i32 {
     libc::SIGRTMAX() - 5
 }
 
 /// By this signal a [`Timer`](super::Timer) reports.
-#[allow(non_snake_case)]
-pub(super) fn TIMER() -> i32 {
+pub(super) fn timer_signal() -> i32 {
     libc::SIGRTMAX() - 2
 }
 
 /// By this signal an [`Interrupter`](super::Interrupter) interrupts.
-#[allow(non_snake_case)]
-pub(super) fn WAKE() -> i32 {
+pub(super) fn wake_signal() -> i32 {
     libc::SIGRTMAX() - 3
 }
 
@@ -137,8 +132,8 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
             },
         },
         // Left over from an interrupter that has done its work.
-        n if n == WAKE() && code == libc::SI_TIMER => Arrived::Nothing,
-        n if n == TIMER() && code == libc::SI_TIMER => Arrived::Timer,
+        n if n == wake_signal() && code == libc::SI_TIMER => Arrived::Nothing,
+        n if n == timer_signal() && code == libc::SI_TIMER => Arrived::Timer,
         number => Arrived::Signal { number, from_kernel: code > 0, sender },
     }
 }
@@ -158,7 +153,7 @@ pub fn discard(signal: i32) {
 /// For those who only look at locks: what holders and waiters are asked by
 /// does not end them, should somebody take them for one.
 pub fn ignore_requests() {
-    for signal in [REPLACE(), BREAK()] {
+    for signal in [replace_signal(), break_signal()] {
         set_action(signal, libc::SIG_IGN);
     }
 }
@@ -326,17 +321,17 @@ pub fn take_missed_stop() -> Option<i32> {
     Some(MISSED_STOP.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
 }
 
-/// Lets [`WAKE`] interrupt system calls, whatever the caller blocked or
+/// Lets [`wake_signal`] interrupt system calls, whatever the caller blocked or
 /// ignored. To be unblocked by whoever waits: [`unblock_wake`].
 pub(super) fn catch_wake() -> Caught {
     extern "C" fn nothing(_: libc::c_int) {}
-    handle(WAKE(), nothing)
+    handle(wake_signal(), nothing)
 }
 
 /// See [`catch_wake`]. The mask that was there before comes back with
 /// [`restore`].
 pub(super) fn unblock_wake() {
-    unblock(WAKE());
+    unblock(wake_signal());
 }
 
 fn unblock(signal: i32) {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::time::Duration;
 
-use super::signal::{Caught, Mask, TIMER, WAKE, block_all, catch_wake, restore, unblock_wake};
+use super::signal::{Caught, Mask, block_all, catch_wake, restore, timer_signal, unblock_wake, wake_signal};
 
 /// Time since boot, including time spent suspended. Only for use within one
 /// process family: time namespaces shift it.
@@ -31,7 +31,7 @@ impl Timer {
     /// `EAGAIN`: no memory for a timer, or as many as are allowed
     /// (`RLIMIT_SIGPENDING`).
     pub fn new() -> io::Result<Self> {
-        Ok(Self { id: create(libc::CLOCK_BOOTTIME, TIMER())? })
+        Ok(Self { id: create(libc::CLOCK_BOOTTIME, timer_signal())? })
     }
 
     /// Fires once when the clock of [`suspend_aware_now`] reaches `at`; at
@@ -84,7 +84,7 @@ impl Interrupter {
     /// `EAGAIN`: no memory for a timer.
     pub fn new(after: Option<Duration>, catch: &[i32], mask: &Mask) -> io::Result<Self> {
         let wake = catch_wake();
-        let id = create(libc::CLOCK_MONOTONIC, WAKE())?;
+        let id = create(libc::CLOCK_MONOTONIC, wake_signal())?;
         let for_handlers = !catch.is_empty();
         let mut interrupter = Self { id, for_handlers, mask: block_all(), caught_signals: vec![wake] };
         if let Some(after) = after {

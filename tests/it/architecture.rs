@@ -12,14 +12,14 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     (
         "command",
         &[
-            "child", "cli", "duration", "escape", "exit", "holder", "lock", "message", "name", "process", "record",
+            "child", "cli", "duration", "escape", "exit", "keeper", "lock", "message", "name", "process", "record",
             "sys", "table", "token", "users", "waiting",
         ],
     ),
     ("waiting", &["child", "duration", "lock", "message", "table"]),
     ("table", &[]),
     ("cli", &["duration", "escape", "exit", "lock", "message"]),
-    ("holder", &["lock", "message", "record", "sys", "token"]),
+    ("keeper", &["lock", "message", "record", "sys", "token"]),
     ("child", &["lock", "message", "process", "sys"]),
     ("message", &["duration", "escape", "lock", "process", "sys"]),
     ("lock", &["name", "process", "record", "sys", "token", "users"]),

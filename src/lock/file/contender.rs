@@ -11,14 +11,14 @@ use rustix::fs::{CWD, FlockOperation};
 use rustix::process::getpid;
 
 use super::dir::Advice;
-use super::nesting::{self, Marker, Strength, Verdict};
+use super::nesting::{self, Marker, Nesting, Strength};
 use super::open::{self, Identity, Opened};
-use super::places::Places;
 use super::queue::{Queue, Ticket};
+use super::slots::Slots;
 use super::{Dir, Target, floor, rivals};
 use crate::lock::{Grant, Mode, Patience};
 use crate::name;
-use crate::record::{self, Claim, Draft, Record, Text};
+use crate::record::{self, Claim, PreparedRecord, Record, Text};
 use crate::sys;
 
 /// A lock's files, open, and how far we have come with them.
@@ -39,18 +39,18 @@ pub struct Contender {
     queue_identity: Identity,
     in_door: bool,
     ticket: Option<Ticket>,
-    /// The place of the pool that we have.
-    place: Option<u32>,
+    /// The slot of the pool that we have.
+    slot: Option<u32>,
     /// The number of our grant.
     fence: Option<u64>,
     /// Its text, as far as it can be written in advance.
-    draft: Option<Draft>,
+    draft: Option<PreparedRecord>,
     /// Held by a lockrun around us, so that there is nothing to take.
     covered: bool,
     /// What lockruns around us hold of it.
     held_around: Vec<Marker>,
     /// Our grant's signs are on the queue, which stays open for them.
-    has_signs: bool,
+    token_announced: bool,
 }
 
 impl Contender {
@@ -67,9 +67,9 @@ impl Contender {
             Target::Name(name) => {
                 let file_name = name::stem(name) + ".lock";
                 let lock = open::lock_file(dir, &file_name)?;
-                if matches!(mode, Mode::Place { .. }) && !lock.writable {
+                if matches!(mode, Mode::Slot { .. }) && !lock.writable {
                     return Err(anyhow!(
-                        "cannot lock {file_name}: its file system is read-only, where no place is had"
+                        "cannot lock {file_name}: its file system is read-only, where slots cannot be locked"
                     ))
                     .context(Advice("use another --dir, or no --slots"));
                 }
@@ -96,12 +96,12 @@ impl Contender {
             queue_identity: queue.identity,
             in_door: false,
             ticket: None,
-            place: None,
+            slot: None,
             fence: None,
             draft: None,
             covered: false,
             held_around: Vec::new(),
-            has_signs: false,
+            token_announced: false,
         })
     }
 
@@ -119,21 +119,21 @@ impl Contender {
             queue_identity: self.queue_identity,
             in_door: self.in_door,
             ticket: self.ticket,
-            place: self.place,
+            slot: self.slot,
             fence: self.fence,
             draft: None,
             covered: self.covered,
             held_around: self.held_around.clone(),
-            has_signs: self.has_signs,
+            token_announced: self.token_announced,
         }
     }
 
     /// Nothing has to be taken: a lockrun around us holds it, by this grant.
-    pub fn cover(&mut self, fence: u64, place: Option<u32>) {
+    pub fn cover(&mut self, fence: u64, slot: Option<u32>) {
         self.covered = true;
         self.queue = None;
         self.fence = Some(fence);
-        self.place = place;
+        self.slot = slot;
     }
 
     /// Whether nobody else is to hold it beside us.
@@ -190,12 +190,12 @@ impl Contender {
         {
             return Ok(false);
         }
-        // Places first: nobody is disturbed by a look.
+        // Slots first: nobody is disturbed by a look.
         match self.mode {
-            Mode::Shared if self.has_places() && Places::of(&self.lock.file).any_is_held()? => return Ok(false),
-            Mode::Place { .. } => {
-                self.place = self.free_place()?;
-                if self.place.is_none() {
+            Mode::Shared if self.has_slots() && Slots::of(&self.lock.file).any_is_held()? => return Ok(false),
+            Mode::Slot { .. } => {
+                self.slot = self.free_slot()?;
+                if self.slot.is_none() {
                     return Ok(false);
                 }
             }
@@ -204,10 +204,10 @@ impl Contender {
         if !self.try_flock()? {
             return Ok(false);
         }
-        let places = Places::of(&self.lock.file);
-        let taken = match (self.mode, self.place) {
-            (Mode::Shared, _) if self.has_places() => places.try_share_all()?,
-            (Mode::Place { .. }, Some(place)) => places.try_take(place)?,
+        let slots = Slots::of(&self.lock.file);
+        let taken = match (self.mode, self.slot) {
+            (Mode::Shared, _) if self.has_slots() => slots.try_share_all()?,
+            (Mode::Slot { .. }, Some(slot)) => slots.try_take(slot)?,
             _ => true,
         };
         // Only where there is no door could somebody come between.
@@ -217,35 +217,35 @@ impl Contender {
         Ok(taken)
     }
 
-    /// Only lock files of names have places, and only where they can be
+    /// Only lock files of names have slots, and only where they can be
     /// locked.
-    fn has_places(&self) -> bool {
+    fn has_slots(&self) -> bool {
         matches!(self.target, Target::Name(_))
     }
 
-    fn free_place(&self) -> io::Result<Option<u32>> {
-        let places = Places::of(&self.lock.file);
-        let Mode::Place { of, which } = self.mode else { return Ok(None) };
+    fn free_slot(&self) -> io::Result<Option<u32>> {
+        let slots = Slots::of(&self.lock.file);
+        let Mode::Slot { of, which } = self.mode else { return Ok(None) };
         match (which, &self.queue) {
-            (Some(place), _) => places.first_free(place..place + 1),
+            (Some(slot), _) => slots.first_free(slot..slot + 1),
             (None, Some(queue)) => {
                 let mut start = 0;
-                while let Some(place) = places.first_free(start..of)? {
-                    if !queue.is_place_wanted(place)? {
-                        return Ok(Some(place));
+                while let Some(slot) = slots.first_free(start..of)? {
+                    if !queue.is_slot_wanted(slot)? {
+                        return Ok(Some(slot));
                     }
-                    start = place + 1;
+                    start = slot + 1;
                 }
                 Ok(None)
             }
-            (None, None) => places.first_free(0..of),
+            (None, None) => slots.first_free(0..of),
         }
     }
 
     fn try_flock(&mut self) -> io::Result<bool> {
         let try_once = |this: &Self| match this.mode {
             Mode::Exclusive => fs2::FileExt::try_lock_exclusive(&this.lock.file),
-            Mode::Shared | Mode::Place { .. } => fs2::FileExt::try_lock_shared(&this.lock.file),
+            Mode::Shared | Mode::Slot { .. } => fs2::FileExt::try_lock_shared(&this.lock.file),
         };
         let mut result = try_once(self);
         if let (Err(e), Target::Path(path)) = (&result, &self.target)
@@ -271,15 +271,15 @@ impl Contender {
             queue.wait_for_turn(ticket, self.mode)?;
         }
         sys::asleep(|| self.flock())?;
-        let places = Places::of(&self.lock.file);
+        let slots = Slots::of(&self.lock.file);
         match (self.mode, &self.queue, self.ticket) {
-            (Mode::Shared, ..) if self.has_places() => places.share_all()?,
-            (Mode::Place { which: Some(place), .. }, ..) => {
-                places.take(place)?;
-                self.place = Some(place);
+            (Mode::Shared, ..) if self.has_slots() => slots.share_all()?,
+            (Mode::Slot { which: Some(slot), .. }, ..) => {
+                slots.take(slot)?;
+                self.slot = Some(slot);
             }
-            (Mode::Place { which: None, of }, Some(queue), Some(ticket)) => {
-                self.place = Some(places.take_any(of, queue, ticket)?);
+            (Mode::Slot { which: None, of }, Some(queue), Some(ticket)) => {
+                self.slot = Some(slots.take_any(of, queue, ticket)?);
             }
             _ => {}
         }
@@ -291,7 +291,7 @@ impl Contender {
     fn flock(&self) -> io::Result<()> {
         let operation = match self.mode {
             Mode::Exclusive => FlockOperation::LockExclusive,
-            Mode::Shared | Mode::Place { .. } => FlockOperation::LockShared,
+            Mode::Shared | Mode::Slot { .. } => FlockOperation::LockShared,
         };
         Ok(rustix::fs::flock(&self.lock.file, operation)?)
     }
@@ -407,8 +407,8 @@ impl Contender {
         self.fence = Some(fence);
         if let (true, Some(queue)) = (claim.is_token, &self.queue) {
             let us = getpid().as_raw_nonzero().get();
-            queue.put_signs_up(fence, claim.owner, us).with_context(|| self.cannot_lock())?;
-            self.has_signs = true;
+            queue.announce_token(fence, claim.owner, us).with_context(|| self.cannot_lock())?;
+            self.token_announced = true;
         }
         Ok(())
     }
@@ -418,8 +418,8 @@ impl Contender {
         // A full disk must not keep anybody from locking: the text is a hint,
         // and the clock goes on without it.
         let mut written = queue.file().write_all_at(text, 0);
-        if let Some(place) = self.place {
-            written = written.and(queue.file().write_all_at(text, record::offset_of_slot(place)));
+        if let Some(slot) = self.slot {
+            written = written.and(queue.file().write_all_at(text, record::offset_of_slot(slot)));
         }
         if written.is_err() {
             // A limit on the size of files (RLIMIT_FSIZE) must not end COMMAND.
@@ -430,8 +430,8 @@ impl Contender {
     /// The number of the grant, if the text for it was ready.
     fn write_draft(&mut self) -> Option<u64> {
         let mut draft = self.draft.take()?;
-        // In a pool, the place was not known.
-        let queue = self.queue.as_ref().filter(|_| self.place.is_none())?;
+        // In a pool, the slot was not known.
+        let queue = self.queue.as_ref().filter(|_| self.slot.is_none())?;
         let (fence, text) = record::with_text(queue.file(), 0, |before| draft.fill(before, SystemTime::now()))?;
         self.write(text);
         Some(fence)
@@ -449,11 +449,11 @@ impl Contender {
         let fence = clock.max(next);
         let pid = getpid().as_raw_nonzero().get();
         let mut record = Record::new(claim, self.target.name(), fence, pid, now);
-        record.slot = self.place;
+        record.slot = self.slot;
         record.shared = self.mode == Mode::Shared;
         record.previous = last.and_then(|last| Some((last.fence, last.ended?)));
         record.slots = match self.mode {
-            Mode::Place { of, .. } => Some(of),
+            Mode::Slot { of, .. } => Some(of),
             Mode::Exclusive | Mode::Shared => None,
         };
         Ok(record)
@@ -465,10 +465,10 @@ impl Contender {
             let now = SystemTime::now();
             let record = self.next_record(dir, claim, now).ok()?;
             self.fence = Some(record.fence);
-            self.draft = Draft::new(&record, claim, now);
+            self.draft = PreparedRecord::new(&record, claim, now);
         }
-        // Which place of a pool it will be is not known.
-        let is_foretold = self.place.is_some() || !matches!(self.mode, Mode::Place { .. });
+        // Which slot of a pool it will be is not known.
+        let is_foretold = self.slot.is_some() || !matches!(self.mode, Mode::Slot { .. });
         self.grant().filter(|_| is_foretold)
     }
 
@@ -480,38 +480,38 @@ impl Contender {
     /// What was granted to us.
     pub fn grant(&self) -> Option<Grant> {
         let fence = self.fence?;
-        let strength = Strength::of(self.mode, self.place);
+        let strength = Strength::of(self.mode, self.slot);
         Some(Grant {
             name: self.target.name().to_vec(),
             file: self.queue_name.clone(),
             fence,
-            slot: self.place,
+            slot: self.slot,
             marker: Marker { identity: self.lock.identity, fence, strength }.to_string(),
         })
     }
 
     /// What a request of this mode comes to, under these markers.
-    pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Verdict {
+    pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Nesting {
         self.held_around = nesting::held_around(around, &self.lock.file, self.lock.identity);
         nesting::judge(&self.held_around, self.mode, reentrant)
     }
 
     /// And under tokens. To be asked only of what could not be taken, or is
     /// shared: anything else that is taken was nobody's.
-    pub fn judge_tokens(&self, reentrant: bool) -> Result<Verdict> {
-        let Some(queue) = &self.queue else { return Ok(Verdict::Ask) };
+    pub fn judge_tokens(&self, reentrant: bool) -> Result<Nesting> {
+        let Some(queue) = &self.queue else { return Ok(Nesting::Outside) };
         let held = nesting::held_by_tokens(self.lock.identity, queue, self.queue_identity);
         let held = held.with_context(|| self.cannot_lock())?;
         let nothing_new = held.is_empty();
         let all = [&self.held_around[..], &held].concat();
-        Ok(if nothing_new { Verdict::Ask } else { nesting::judge(&all, self.mode, reentrant) })
+        Ok(if nothing_new { Nesting::Outside } else { nesting::judge(&all, self.mode, reentrant) })
     }
 
     /// Lets the next in the queue come forward.
     pub fn close_queue(&mut self) {
         match &self.queue {
             // If it fails, they go with us.
-            Some(queue) if self.has_signs => {
+            Some(queue) if self.token_announced => {
                 let _ = queue.leave_door().and_then(|()| queue.give_tickets_back());
             }
             _ => self.queue = None,
@@ -530,7 +530,7 @@ impl Contender {
         self.target.name()
     }
 
-    /// Whether the file at the lock's place is another one by now.
+    /// Whether the file at the lock's path is another one by now.
     pub fn is_lost(&self) -> bool {
         let now = match &self.path {
             _ if self.covered => return false,
@@ -555,11 +555,11 @@ impl Contender {
         if self.covered {
             return Ok(());
         }
-        if let (true, Some(queue)) = (self.has_signs, &self.queue) {
-            queue.take_signs_away().with_context(|| self.cannot_unlock())?;
+        if let (true, Some(queue)) = (self.token_announced, &self.queue) {
+            queue.withdraw_token().with_context(|| self.cannot_unlock())?;
         }
-        if self.place.is_some() || self.mode != Mode::Exclusive && self.has_places() {
-            Places::of(&self.lock.file).give_back().with_context(|| self.cannot_unlock())?;
+        if self.slot.is_some() || self.mode != Mode::Exclusive && self.has_slots() {
+            Slots::of(&self.lock.file).give_back().with_context(|| self.cannot_unlock())?;
         }
         fs2::FileExt::unlock(&self.lock.file).with_context(|| self.cannot_unlock())
     }
@@ -569,13 +569,13 @@ impl Contender {
     }
 
     /// Changes the record of our grant where it is still there: as the last
-    /// one, and as that of its place.
+    /// one, and as that of its slot.
     pub fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
         let Ok(Some(opened)) = open::existing_lock_file(dir, &self.queue_name) else { return };
         if opened.identity != self.queue_identity {
             return;
         }
-        for offset in [Some(0), self.place.map(record::offset_of_slot)].into_iter().flatten() {
+        for offset in [Some(0), self.slot.map(record::offset_of_slot)].into_iter().flatten() {
             let record = record::read_at(&opened.file, offset).record();
             if let Some(mut record) = record.filter(|record| Some(record.fence) == self.fence) {
                 change(&mut record);

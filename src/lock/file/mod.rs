@@ -34,11 +34,11 @@ mod held;
 mod kernel;
 mod nesting;
 mod open;
-mod place;
-mod places;
 pub mod prune;
 mod queue;
+mod queued;
 mod rivals;
+mod slots;
 mod survey;
 
 use std::path::{Path, PathBuf};
@@ -50,13 +50,13 @@ use rustix::fs::OFlags;
 use contender::Contender;
 pub use dir::{Advice, Dir};
 pub use held::FileHeld;
-use nesting::{Marker, Verdict};
+use nesting::{Marker, Nesting};
 pub use nesting::{VARIABLE as HELD_VARIABLE, renumber as renumber_held};
-pub use place::FilePlace;
-pub use queue::MOST_PLACES;
+pub use queue::MAX_SLOTS;
+pub use queued::FileQueued;
 pub use survey::Survey;
 
-use super::{Answer, Grant, Holder, Mode, Patience, Refusal, Store};
+use super::{Admission, Grant, Holder, Mode, Patience, Refusal, Store};
 use crate::name;
 use crate::sys;
 
@@ -95,7 +95,7 @@ pub struct Terms {
 
 /// Lock files in one directory: all or none of some targets.
 #[derive(Clone)]
-pub struct FileStore {
+pub struct FileEngine {
     dir: Dir,
     targets: Vec<Target>,
     terms: Terms,
@@ -103,7 +103,7 @@ pub struct FileStore {
     around: Vec<Marker>,
 }
 
-impl FileStore {
+impl FileEngine {
     /// A request for all of `targets`.
     pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
         Self { dir, targets, terms, around: nesting::markers() }
@@ -140,8 +140,8 @@ impl FileStore {
     /// A file cannot be opened.
     pub fn would_wait_for_itself(&self) -> Result<bool> {
         for mut contender in self.contenders(&self.dir)? {
-            let verdicts = [contender.judge_markers(&self.around, false), contender.judge_tokens(false)?];
-            if verdicts.contains(&Verdict::Deadlock) {
+            let nestings = [contender.judge_markers(&self.around, false), contender.judge_tokens(false)?];
+            if nestings.contains(&Nesting::Deadlock) {
                 return Ok(true);
             }
         }
@@ -163,11 +163,11 @@ impl FileStore {
     }
 }
 
-impl Store for FileStore {
-    type Place = FilePlace;
+impl Store for FileEngine {
+    type Place = FileQueued;
     type Held = FileHeld;
 
-    fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
+    fn request(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
         // By tokens, which are asked for last.
         let mut covered: Vec<Marker> = Vec::new();
         let mut dir = self.dir.clone();
@@ -181,17 +181,17 @@ impl Store for FileStore {
             };
             for contender in &mut contenders {
                 match contender.judge_markers(&self.around, self.terms.reentrant) {
-                    Verdict::Ask => {}
-                    Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
-                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
+                    Nesting::Outside => {}
+                    Nesting::Covered(marker) => contender.cover(marker.fence, marker.slot()),
+                    Nesting::Deadlock => return Ok(Admission::Refused(Refusal::Deadlock)),
                 }
                 if let Some(marker) = covered.iter().find(|marker: &&Marker| marker.identity == contender.identity()) {
-                    contender.cover(marker.fence, marker.place());
+                    contender.cover(marker.fence, marker.slot());
                 }
             }
             for contender in &mut contenders {
                 if !contender.enter_door(patience)? {
-                    return Ok(if patience.queue { Answer::TimedOut } else { Answer::Refused(Refusal::Busy) });
+                    return Ok(if patience.queue { Admission::TimedOut } else { Admission::Refused(Refusal::Busy) });
                 }
             }
             // Every door is ours: whatever is decided now, nobody sees half
@@ -218,24 +218,24 @@ impl Store for FileStore {
             };
             for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
                 match contender.judge_tokens(self.terms.reentrant)? {
-                    Verdict::Ask => {}
-                    Verdict::Covered(marker) => {
+                    Nesting::Outside => {}
+                    Nesting::Covered(marker) => {
                         covered.push(marker);
                         continue 'reopen;
                     }
-                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
+                    Nesting::Deadlock => return Ok(Admission::Refused(Refusal::Deadlock)),
                 }
             }
             let Some(blocked) = blocked else {
-                return Ok(Answer::Granted(FileHeld::new(dir, contenders)));
+                return Ok(Admission::Granted(FileHeld::new(dir, contenders)));
             };
             if !patience.queue {
-                return Ok(Answer::Refused(Refusal::Busy));
+                return Ok(Admission::Refused(Refusal::Busy));
             }
             if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace) {
                 for contender in &mut contenders[blocked..] {
                     if contender.would_wait_with(most as usize)? {
-                        return Ok(Answer::Refused(Refusal::QueueFull));
+                        return Ok(Admission::Refused(Refusal::QueueFull));
                     }
                 }
             }
@@ -249,7 +249,7 @@ impl Store for FileStore {
             if self.terms.replace {
                 contenders[blocked].end_rivals()?;
             }
-            return Ok(Answer::Queued(FilePlace::new(dir, contenders, blocked, self.terms.replace)));
+            return Ok(Admission::Queued(FileQueued::new(dir, contenders, blocked, self.terms.replace)));
         }
     }
 

@@ -20,10 +20,10 @@ use rustix::io::Errno;
 
 use super::dir::{self, Dir, open_at};
 use super::kernel::{FileId, Kernel, Locker};
-use super::places;
 use super::queue::Queue;
+use super::slots;
 use super::{Target, open};
-use crate::lock::{Holder, Seen, State};
+use crate::lock::{Holder, LockState, Seen};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
@@ -197,7 +197,7 @@ impl<'a> Survey<'a> {
                     open_lock: Some(&|| Err(Errno::NOENT)),
                     open_queue: &|| self.reading(file_name),
                 });
-                (seen.state != State::Free).then_some(seen)
+                (seen.state != LockState::Free).then_some(seen)
             }
             _ => None,
         }
@@ -267,8 +267,8 @@ impl<'a> Survey<'a> {
         let lockers = subject.lock.map_or(&[][..], |lock| self.kernel.lockers(lock));
         let shown = match lockers {
             [] => None,
-            lockers if lockers.iter().any(|locker| !locker.shared) => Some(State::Exclusive),
-            _ => Some(State::Shared),
+            lockers if lockers.iter().any(|locker| !locker.shared) => Some(LockState::Exclusive),
+            _ => Some(LockState::Shared),
         };
         let certainly_idle = subject.certain && !subject.queue.is_some_and(|queue| self.kernel.has_queue(queue));
         let mut seen = free(subject.name.clone(), subject.path.clone());
@@ -284,15 +284,15 @@ impl<'a> Survey<'a> {
         seen.waiting = queue.as_ref().and_then(|(queue, _)| queue.waiting(usize::MAX).ok()).unwrap_or(0);
         seen.state = match (shown, subject.open_lock) {
             (Some(state), _) => state,
-            (None, _) if subject.certain => State::Free,
-            (None, None) => queue.as_ref().map_or(State::Unknown, |queue| probe(queue.0.file(), Some(queue))),
+            (None, _) if subject.certain => LockState::Free,
+            (None, None) => queue.as_ref().map_or(LockState::Unknown, |queue| probe(queue.0.file(), Some(queue))),
             (None, Some(open)) => match open() {
                 Ok(lock) => probe(&lock, queue.as_ref()),
-                Err(Errno::NOENT) => State::Free,
-                Err(_) => State::Unknown,
+                Err(Errno::NOENT) => LockState::Free,
+                Err(_) => LockState::Unknown,
             },
         };
-        if matches!(seen.state, State::Exclusive | State::Shared) {
+        if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
             // In an order of its own, and first of all those of whom most is
@@ -305,7 +305,7 @@ impl<'a> Survey<'a> {
     /// Everybody who holds the lock, as far as can be seen.
     fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
         let Some(lock) = lock else { return Vec::new() };
-        let only_waits = |locker: &&Locker| locker.shared && places::only_waits(locker.pid, lock);
+        let only_waits = |locker: &&Locker| locker.shared && slots::only_waits(locker.pid, lock);
         let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
         if lockers.is_empty() && !waiting.is_empty() {
             return Vec::new();
@@ -380,10 +380,10 @@ impl Survey<'_> {
 }
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
-    Seen { name, path, state: State::Free, holders: Vec::new(), waiting: 0 }
+    Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0 }
 }
 
-/// The last grant's record, and those of the places of a pool behind it.
+/// The last grant's record, and those of the slots of a pool behind it.
 fn records(file: &File) -> Vec<(Option<u32>, Record)> {
     let mut text = vec![0; FEW_RECORDS * record::SIZE];
     let mut length = file.read_at(&mut text, 0).unwrap_or(0);
@@ -397,13 +397,13 @@ fn records(file: &File) -> Vec<(Option<u32>, Record)> {
 }
 
 /// Tries the lock for a moment, while nobody can come through the door.
-fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
+fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
     let start = Instant::now();
     if let Some((queue, writable)) = queue {
         let kind = if *writable { Kind::Write } else { Kind::Read };
         while !matches!(queue.try_block_door(kind), Ok(true)) {
             if start.elapsed() > DOOR_LIMIT {
-                return State::Unknown;
+                return LockState::Unknown;
             }
             std::thread::sleep(DOOR_PAUSE);
         }
@@ -412,7 +412,7 @@ fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
     let alone = queue.is_some_and(|(_, writable)| *writable);
     let mut state = attempt(lock);
     for _ in 0..LOOKS {
-        if alone || state == State::Free {
+        if alone || state == LockState::Free {
             break;
         }
         std::thread::sleep(DOOR_PAUSE);
@@ -424,14 +424,14 @@ fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
     state
 }
 
-fn attempt(lock: &File) -> State {
+fn attempt(lock: &File) -> LockState {
     let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => State::Exclusive,
-        Err(_) => State::Unknown,
+        Err(Errno::WOULDBLOCK) => LockState::Exclusive,
+        Err(_) => LockState::Unknown,
         Ok(()) => match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => State::Free,
-            Err(Errno::WOULDBLOCK) => State::Shared,
-            Err(_) => State::Unknown,
+            Ok(()) => LockState::Free,
+            Err(Errno::WOULDBLOCK) => LockState::Shared,
+            Err(_) => LockState::Unknown,
         },
     };
     let _ = flock(lock, FlockOperation::Unlock);

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::{BEGINNING, Claim, Record, SIZE};
 
 /// A record's text, less what only its grant brings.
-pub struct Draft {
+pub struct PreparedRecord {
     text: Vec<u8>,
     /// The date that the text has, in days since 1970; the time of day is put in.
     day: u64,
@@ -28,7 +28,7 @@ const DATE: &str = "2026-11-22T";
 
 const DAY: u64 = 24 * 60 * 60;
 
-impl Draft {
+impl PreparedRecord {
     /// The text of `record`, which was made at `now` for `claim`; `None` if
     /// more of it would be different at another time.
     pub fn new(record: &Record, claim: &Claim, now: SystemTime) -> Option<Self> {
@@ -124,7 +124,7 @@ mod tests {
         let (then, now) = (at(20_000, 1), at(20_000, 86_399_999));
         let micros = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
         for last in [1, micros(then), micros(now) - 1, micros(now), micros(now) + 77] {
-            let mut draft = Draft::new(&record(micros(then), then), &claim(), then).unwrap();
+            let mut draft = PreparedRecord::new(&record(micros(then), then), &claim(), then).unwrap();
             let (fence, text) = draft.fill(&record(last, then).to_text(), now).unwrap();
             assert_eq!(fence, micros(now).max(last + 1));
             assert_eq!(parse(text), Text::Record(Box::new(record(fence, now))));
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn what_takes_a_closer_look_is_not_filled() {
         let now = at(20_000, 5);
-        let mut draft = Draft::new(&record(7, now), &claim(), now).unwrap();
+        let mut draft = PreparedRecord::new(&record(7, now), &claim(), now).unwrap();
         let whole = record(7, now).to_text();
         let ended = Record { ended: Some("released".into()), ..record(7, now) }.to_text();
         let foreign = vec![b' '; SIZE];
@@ -144,6 +144,6 @@ mod tests {
         assert!(draft.fill(&whole, at(20_001, 0)).is_none());
         assert!(draft.fill(&record(u64::MAX, now).to_text(), now).is_none());
         let expires = Some(Duration::from_secs(1));
-        assert!(Draft::new(&record(7, now), &Claim { expires, ..claim() }, now).is_none());
+        assert!(PreparedRecord::new(&record(7, now), &Claim { expires, ..claim() }, now).is_none());
     }
 }

@@ -12,7 +12,7 @@ use crate::record::Claim;
 
 /// A place in the queue of one lock of a set; those before it are held, those
 /// after it still have to be asked for.
-pub struct FilePlace {
+pub struct FileQueued {
     dir: Dir,
     contenders: Vec<Contender>,
     /// The one that we wait for.
@@ -21,7 +21,7 @@ pub struct FilePlace {
     replace: bool,
 }
 
-impl FilePlace {
+impl FileQueued {
     pub(super) fn new(dir: Dir, contenders: Vec<Contender>, at: usize, replace: bool) -> Self {
         Self { dir, contenders, at, replace }
     }
@@ -33,7 +33,7 @@ impl FilePlace {
     }
 }
 
-impl Place for FilePlace {
+impl Place for FileQueued {
     type Held = FileHeld;
 
     fn wait(&mut self, patience: &Patience) -> Result<Turn> {

@@ -38,14 +38,14 @@ pub(super) struct Request {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     Released { lost: Option<String> },
-    State(State),
+    State(TokenState),
     WrongSecret,
     NotYours,
 }
 
 /// How it stands with a token's lock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct TokenState {
     /// RFC 3339; `None`: never.
     pub expires: Option<String>,
     /// Until then.
@@ -62,7 +62,7 @@ pub enum Answer {
         lost: Option<String>,
     },
     /// It is held.
-    State(State),
+    State(TokenState),
     /// There is no such holder any more.
     Gone,
 }

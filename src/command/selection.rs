@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 
 use crate::cli;
 use crate::lock::file::{Dir, Survey, Target};
-use crate::lock::{Seen, State};
+use crate::lock::{LockState, Seen};
 
-use super::asked::DIR;
+use super::request::DIR;
 
 /// The locks directory: the given one, the environment's, or the user's own;
 /// `None` if there is none yet, and so no lock with a name.
@@ -24,19 +24,19 @@ pub fn dir(given: Option<PathBuf>) -> Result<Option<Dir>> {
 }
 
 /// Locks, and where their files are.
-pub struct Locks {
+pub struct SelectedLocks {
     /// The directory, if there is one yet.
     pub dir: Option<Dir>,
     /// Those that were named; none: all.
     pub targets: Vec<Target>,
 }
 
-impl Locks {
+impl SelectedLocks {
     /// Understands the words.
     ///
     /// # Errors
     /// A name or path that is empty, or a directory that cannot be used.
-    pub fn new(which: cli::Which) -> Result<Self> {
+    pub fn new(which: cli::Selection) -> Result<Self> {
         if which.lock.iter().any(|name| name.is_empty()) {
             bail!("the lock's name is empty");
         }
@@ -66,7 +66,7 @@ impl Locks {
     /// As [`look`](Self::look); or whether it is held cannot be seen.
     pub fn look_closely(&self) -> Result<Vec<Seen>> {
         let seen = self.look()?;
-        match seen.iter().find(|seen| seen.state == State::Unknown) {
+        match seen.iter().find(|seen| seen.state == LockState::Unknown) {
             Some(seen) => bail!("{}: whether it is held cannot be seen from here", seen.path.display()),
             None => Ok(seen),
         }

@@ -12,7 +12,7 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{Dir, FileStore, Target, Terms};
+use crate::lock::file::{Dir, FileEngine, Target, Terms};
 use crate::lock::{Holder, Mode, Patience, Refusal, Store};
 use crate::message;
 use crate::record::Claim;
@@ -25,9 +25,9 @@ pub const DIR: &str = "LOCKRUN_DIR";
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
 /// A lock that is asked for.
-pub struct Asked {
+pub struct LockRequest {
     /// Where to ask.
-    pub store: FileStore,
+    pub engine: FileEngine,
     /// The lock's name, as messages show it.
     pub name: String,
     /// How long.
@@ -39,7 +39,7 @@ pub struct Asked {
     conflict_code: Option<u8>,
 }
 
-impl Asked {
+impl LockRequest {
     /// Understands the options; `default_name` is what the lock is called
     /// that was given neither name nor file.
     ///
@@ -78,8 +78,8 @@ impl Asked {
             None => Dir::default_of_user()?,
         };
         let name = targets.iter().map(|target| message::shown_name(target.name())).collect::<Vec<_>>().join(", ");
-        let asked = Self {
-            store: FileStore::new(dir, targets, terms),
+        let request = Self {
+            engine: FileEngine::new(dir, targets, terms),
             name,
             patience,
             verbosity,
@@ -87,18 +87,18 @@ impl Asked {
             limit,
             conflict_code: options.conflict_exit_code,
         };
-        asked.tell_what_may_surprise(&names_like_paths);
-        Ok(asked)
+        request.tell_what_may_surprise(&names_like_paths);
+        Ok(request)
     }
 
     fn tell_what_may_surprise(&self, names_like_paths: &[OsString]) {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        if let Some(kind) = self.store.dir().network() {
+        if let Some(kind) = self.engine.dir().network() {
             message::tell(&format!(
                 "{} is on {kind}: locks there reach as far as its server lets them",
-                message::shown_name(self.store.dir().path().as_os_str().as_bytes())
+                message::shown_name(self.engine.dir().path().as_os_str().as_bytes())
             ));
         }
         for name in names_like_paths {
@@ -110,7 +110,7 @@ impl Asked {
     /// For `-v`: which files are locked, after how long.
     pub fn tell_granted(&self) {
         self.tell_verbose(|| {
-            let paths = self.store.paths();
+            let paths = self.engine.paths();
             let paths: Vec<_> = paths.iter().map(|path| printable(path.as_os_str().as_bytes())).collect();
             format!("locked {}, waited {}", paths.join(", "), duration::display(self.started.elapsed()))
         });
@@ -130,7 +130,7 @@ impl Asked {
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
             // Never because of how things stand: it is told, always.
             Refusal::Deadlock => {
-                message::tell_deadlock(&self.name, &self.store.holders());
+                message::tell_deadlock(&self.name, &self.engine.holders());
                 Exit::Deadlock
             }
         }
@@ -140,8 +140,8 @@ impl Asked {
     /// `--replace` after us, or broke what we had of it already.
     pub fn wait_ended(&self, signal: i32, sender: i32) -> Exit {
         let what = match signal {
-            _ if signal == sys::REPLACE() => "replaced",
-            _ if signal == sys::BREAK() => "broken",
+            _ if signal == sys::replace_signal() => "replaced",
+            _ if signal == sys::break_signal() => "broken",
             _ => return Exit::Signal(signal),
         };
         let by = message::by(sender);
@@ -157,7 +157,7 @@ impl Asked {
 
     fn not_got(&self, exit: Exit, what: &str) -> Exit {
         if self.verbosity != Verbosity::Quiet {
-            let holders = self.store.holders();
+            let holders = self.engine.holders();
             message::tell_about(&self.name, &format!("{what}; {}", message::held_by(&holders)));
         }
         self.conflict_code.map_or(exit, Exit::Code)
@@ -165,7 +165,7 @@ impl Asked {
 
     /// What people see while we wait.
     pub fn waiting(&self) -> Waiting<impl Fn() -> Vec<Holder>> {
-        let holders = || self.store.holders();
+        let holders = || self.engine.holders();
         Waiting::new(self.name.clone(), self.verbosity, self.started, self.patience.deadline, holders)
     }
 
@@ -216,7 +216,7 @@ fn mode(options: &cli::Lock) -> Mode {
     match (options.slots, &options.slot) {
         (Some(of), slot) => {
             let which = slot.as_ref().map(|slot| slot.modulo(of));
-            Mode::Place { of, which }
+            Mode::Slot { of, which }
         }
         _ if options.shared => Mode::Shared,
         _ => Mode::Exclusive,

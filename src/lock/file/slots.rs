@@ -1,8 +1,8 @@
-//! The places of a pool: one byte each, locked on the lock's own description,
-//! so that COMMAND inherits its place with the lock.
+//! The slots of a pool: one byte each, locked on the lock's own description,
+//! so that COMMAND inherits its slot with the lock.
 //!
-//! Who has a place holds the lock shared as well, so that one who wants the
-//! whole lock waits for all of them. Who shares the whole lock has all places
+//! Who has a slot holds the lock shared as well, so that one who wants the
+//! whole lock waits for all of them. Who shares the whole lock has all slots
 //! as a reader, and one byte behind them.
 
 use std::fs::File;
@@ -13,82 +13,82 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
-use super::kernel::{self, FileId, Line};
-use super::queue::{HELD_PLACES, MOST_PLACES, Queue, Ticket, is_ticket};
+use super::kernel::{self, FileId, KernelLock};
+use super::queue::{HELD_SLOTS, MAX_SLOTS, Queue, Ticket, is_ticket};
 use crate::process;
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 
 /// Readers have this byte, so that one can wait for them alone.
-const READERS: i64 = HELD_PLACES + MOST_PLACES as i64;
-/// All places, and the readers' byte.
-const ALL: i64 = MOST_PLACES as i64 + 1;
+const READERS: i64 = HELD_SLOTS + MAX_SLOTS as i64;
+/// All slots, and the readers' byte.
+const ALL: i64 = MAX_SLOTS as i64 + 1;
 
-/// The places of a lock.
+/// The slots of a lock.
 #[derive(Clone, Copy)]
-pub struct Places<'fd> {
+pub struct Slots<'fd> {
     bytes: ByteLock<'fd>,
 }
 
-impl<'fd> Places<'fd> {
-    /// The places of the lock on this file, which must be open for writing.
+impl<'fd> Slots<'fd> {
+    /// The slots of the lock on this file, which must be open for writing.
     pub fn of(lock: &'fd File) -> Self {
         Self { bytes: ByteLock::on(lock.as_fd()) }
     }
 
-    /// Whether somebody has a place of this lock.
+    /// Whether somebody has a slot of this lock.
     ///
     /// # Errors
     /// The file system has no byte-range locks.
     pub fn any_is_held(self) -> io::Result<bool> {
-        Ok(self.bytes.conflict(Kind::Read, HELD_PLACES, MOST_PLACES.into())?.is_some())
+        Ok(self.bytes.conflict(Kind::Read, HELD_SLOTS, MAX_SLOTS.into())?.is_some())
     }
 
-    /// The first free place of these.
+    /// The first free slot of these.
     ///
     /// # Errors
     /// As [`any_is_held`](Self::any_is_held).
     pub fn first_free(self, among: Range<u32>) -> io::Result<Option<u32>> {
-        let mut place = at(among.start);
-        while place < at(among.end) {
-            match self.bytes.conflict(Kind::Write, place, 1)? {
+        let mut slot = at(among.start);
+        while slot < at(among.end) {
+            match self.bytes.conflict(Kind::Write, slot, 1)? {
                 // A reader has them all.
-                Some(held) => place = held.end(),
-                None => return Ok(u32::try_from(place - HELD_PLACES).ok()),
+                Some(held) => slot = held.end(),
+                None => return Ok(u32::try_from(slot - HELD_SLOTS).ok()),
             }
         }
         Ok(None)
     }
 
-    /// Takes a place, if it is free.
+    /// Takes a slot, if it is free.
     ///
     /// # Errors
     /// As [`any_is_held`](Self::any_is_held), or the file is read-only.
-    pub fn try_take(self, place: u32) -> io::Result<bool> {
-        self.bytes.try_lock(Kind::Write, at(place), 1)
+    pub fn try_take(self, slot: u32) -> io::Result<bool> {
+        self.bytes.try_lock(Kind::Write, at(slot), 1)
     }
 
-    /// Takes a place, asleep until it is free.
+    /// Takes a slot, asleep until it is free.
     ///
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
-    pub fn take(self, place: u32) -> io::Result<()> {
-        self.bytes.lock(Kind::Write, at(place), 1)
+    pub fn take(self, slot: u32) -> io::Result<()> {
+        self.bytes.lock(Kind::Write, at(slot), 1)
     }
 
-    /// Takes all places as a reader, if nobody has one.
+    /// Takes all slots as a reader, if nobody has one.
     ///
     /// # Errors
     /// As [`any_is_held`](Self::any_is_held).
     pub fn try_share_all(self) -> io::Result<bool> {
-        self.bytes.try_lock(Kind::Read, HELD_PLACES, ALL)
+        self.bytes.try_lock(Kind::Read, HELD_SLOTS, ALL)
     }
 
-    /// Takes all places as a reader, asleep until nobody has one.
+    /// Takes all slots as a reader, asleep until nobody has one.
     ///
     /// # Errors
     /// `EINTR`, when a timer or a signal came.
     pub fn share_all(self) -> io::Result<()> {
-        self.bytes.lock(Kind::Read, HELD_PLACES, ALL)
+        self.bytes.lock(Kind::Read, HELD_SLOTS, ALL)
     }
 
     /// Gives back what we have of them.
@@ -96,44 +96,44 @@ impl<'fd> Places<'fd> {
     /// # Errors
     /// `ENOLCK`.
     pub fn give_back(self) -> io::Result<()> {
-        self.bytes.unlock(HELD_PLACES, ALL)
+        self.bytes.unlock(HELD_SLOTS, ALL)
     }
 
-    /// Takes any of the first `count` places, asleep until one is free for
+    /// Takes any of the first `count` slots, asleep until one is free for
     /// us: not wanted, as a certain one, by somebody who came before.
     ///
     /// The kernel has no call that sleeps on several locks, so a process
     /// sleeps on each. They share our description, and so what they take; one
-    /// word decides whose place it is, and the others' are given back. Only
+    /// word decides whose slot it is, and the others' are given back. Only
     /// the first in the queue needs them, and no more than there are others
-    /// who hold a place or wait for a certain one.
+    /// who hold a slot or wait for a certain one.
     ///
     /// # Errors
     /// `EINTR`, when a timer or a signal came; no process left of those that
     /// are allowed.
     pub fn take_any(self, count: u32, queue: &Queue, ticket: Ticket) -> io::Result<u32> {
-        // One reader has all places. Later ones come behind us.
+        // One reader has all slots. Later ones come behind us.
         self.bytes.lock(Kind::Write, READERS, 1)?;
         self.bytes.unlock(READERS, 1)?;
         let mut from = 0;
-        while let Some(place) = self.first_free(from..count)? {
-            if !queue.is_place_wanted_before(ticket, place)? && self.try_take(place)? {
-                return Ok(place);
+        while let Some(slot) = self.first_free(from..count)? {
+            if !queue.is_slot_wanted_before(ticket, slot)? && self.try_take(slot)? {
+                return Ok(slot);
             }
-            from = place + 1;
+            from = slot + 1;
         }
         let winner = Shared::<AtomicU32>::zeroed()?;
         let mut sleepers = Vec::new();
-        let start = |place| {
-            self.start_sleeper(place, queue, ticket, &winner).map_err(|error| match error.kind() {
+        let start = |slot| {
+            self.start_sleeper(slot, queue, ticket, &winner).map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => io::Error::other(format!(
-                    "waiting for any of {count} places takes a process for each, and that many are not allowed here"
+                    "waiting for any of {count} slots takes a process for each, and that many are not allowed here"
                 )),
                 _ => error,
             })
         };
-        let started = (0..count).take_while(|_| winner.load(Ordering::SeqCst) == 0).try_for_each(|place| {
-            sleepers.push((start(place)?, place));
+        let started = (0..count).take_while(|_| winner.load(Ordering::SeqCst) == 0).try_for_each(|slot| {
+            sleepers.push((start(slot)?, slot));
             Ok(())
         });
         let result = started.and_then(|()| wait_for_winner(&winner, &mut sleepers, start));
@@ -146,18 +146,18 @@ impl<'fd> Places<'fd> {
         let won = winner.load(Ordering::SeqCst);
         if won == 0 {
             self.give_back()?;
-            return Err(result.err().unwrap_or_else(|| io::Error::other("those who waited for a place were killed")));
+            return Err(result.err().unwrap_or_else(|| io::Error::other("those who waited for a slot were killed")));
         }
-        // Others may have got a place each before they were ended.
-        let place = won - 1;
-        self.bytes.unlock(HELD_PLACES, place.into()).and_then(|()| {
-            let above = place + 1;
-            self.bytes.unlock(at(above), (MOST_PLACES - above).into())
+        // Others may have got a slot each before they were ended.
+        let slot = won - 1;
+        self.bytes.unlock(HELD_SLOTS, slot.into()).and_then(|()| {
+            let above = slot + 1;
+            self.bytes.unlock(at(above), (MAX_SLOTS - above).into())
         })?;
-        Ok(place)
+        Ok(slot)
     }
 
-    fn start_sleeper(self, place: u32, queue: &Queue, ticket: Ticket, winner: &Shared<AtomicU32>) -> io::Result<Pid> {
+    fn start_sleeper(self, slot: u32, queue: &Queue, ticket: Ticket, winner: &Shared<AtomicU32>) -> io::Result<Pid> {
         let parent = getpid();
         if let Forked::Parent(sleeper) = sys::fork()? {
             return Ok(sleeper);
@@ -165,13 +165,13 @@ impl<'fd> Places<'fd> {
         // Only our parent ends us.
         sys::end_with(parent);
         sys::block_all();
-        let taken = queue.wait_for_place_turn(ticket, place).and_then(|()| self.take(place));
-        let won = taken.is_ok() && winner.compare_exchange(0, place + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let taken = queue.wait_for_slot_turn(ticket, slot).and_then(|()| self.take(slot));
+        let won = taken.is_ok() && winner.compare_exchange(0, slot + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         sys::exit_now(i32::from(!won))
     }
 }
 
-/// Sleeps until one of the sleepers has a place; takes those that have ended
+/// Sleeps until one of the sleepers has a slot; takes those that have ended
 /// out of the list. One that somebody killed gets a successor.
 fn wait_for_winner(
     winner: &Shared<AtomicU32>,
@@ -183,42 +183,44 @@ fn wait_for_winner(
         // executed us, whom nobody knows any more.
         let Some((pid, status)) = waitpid(None, WaitOptions::empty())? else { break };
         let Some(position) = sleepers.iter().position(|(sleeper, _)| *sleeper == pid) else { continue };
-        let (_, place) = sleepers.swap_remove(position);
+        let (_, slot) = sleepers.swap_remove(position);
         if status.signaled() && winner.load(Ordering::SeqCst) == 0 {
-            sleepers.push((restart(place)?, place));
+            sleepers.push((restart(slot)?, slot));
         }
     }
     Ok(())
 }
 
-/// The place that somebody holds who has these bytes of the lock's file.
+/// The slot that somebody holds who has these bytes of the lock's file.
 pub fn held_by(first: i64, last: i64) -> Option<u32> {
-    (first == last).then_some(first - HELD_PLACES)?.try_into().ok().filter(|place| *place < MOST_PLACES)
+    (first == last).then_some(first - HELD_SLOTS)?.try_into().ok().filter(|slot| *slot < MAX_SLOTS)
 }
 
 /// Whether a process has the lock on this file only because it waits for a
-/// place of the pool, or for all of them: shared with those who have one, and
+/// slot of the pool, or for all of them: shared with those who have one, and
 /// without one. The wrapper leaves the ticket to its child. Only files that
-/// are their own queue have places.
+/// are their own queue have slots.
 pub fn only_waits(pid: i32, lock: FileId) -> bool {
     let locks_of = |pid| {
         let descriptors = kernel::descriptors_of(pid).unwrap_or_default();
         descriptors.into_iter().flat_map(|descriptor| descriptor.locks).collect::<Vec<_>>()
     };
-    let shares = |line: &Line| matches!(line, Line::Flock(file, locker) if *file == lock && locker.shared);
-    let place = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == lock && is_place(*first));
-    let ticket = |line: &Line| matches!(line, Line::Bytes { file, first, .. } if *file == lock && is_ticket(*first));
+    let shares = |line: &KernelLock| matches!(line, KernelLock::Flock(file, locker) if *file == lock && locker.shared);
+    let slot =
+        |line: &KernelLock| matches!(line, KernelLock::Bytes { file, first, .. } if *file == lock && is_slot(*first));
+    let ticket =
+        |line: &KernelLock| matches!(line, KernelLock::Bytes { file, first, .. } if *file == lock && is_ticket(*first));
     let own = locks_of(pid);
     own.iter().any(shares)
-        && !own.iter().any(place)
+        && !own.iter().any(slot)
         && (own.iter().any(ticket)
             || process::children(pid).into_iter().any(|child| locks_of(child).iter().any(ticket)))
 }
 
-fn is_place(first: i64) -> bool {
-    (HELD_PLACES..HELD_PLACES + ALL).contains(&first)
+fn is_slot(first: i64) -> bool {
+    (HELD_SLOTS..HELD_SLOTS + ALL).contains(&first)
 }
 
-fn at(place: u32) -> i64 {
-    HELD_PLACES + i64::from(place)
+fn at(slot: u32) -> i64 {
+    HELD_SLOTS + i64::from(slot)
 }

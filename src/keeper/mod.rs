@@ -24,7 +24,7 @@ use crate::record::timestamp;
 use crate::sys::{self, SignalFd};
 use crate::token::Token;
 
-pub use protocol::{Answer, Ask, State, ask, listen, take_over};
+pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
 use protocol::{Reply, Request};
 
 /// So many may speak to a holder at once; the first of more is dropped. Its
@@ -32,7 +32,7 @@ use protocol::{Reply, Request};
 const CLIENTS: usize = 16;
 
 /// What the holder has to know.
-pub struct Holder<H> {
+pub struct Keeper<H> {
     /// The lock.
     pub held: H,
     /// Its token.
@@ -53,7 +53,7 @@ pub struct Holder<H> {
 /// would keep a processor busy.
 const A_PAUSE: Duration = Duration::from_millis(100);
 
-impl<H: Held> Holder<H> {
+impl<H: Held> Keeper<H> {
     /// Holds the lock until there is a reason to let go. `granted_at` is on
     /// the clock of [`sys::suspend_aware_now`].
     pub fn hold(self, granted_at: Duration) -> ! {
@@ -101,7 +101,7 @@ impl<H: Held> Holding<H> {
         if let Some(caller) = &self.printed {
             caller.set_nonblocking(true)?;
         }
-        let asked_to_end = SignalFd::new(&[sys::REPLACE(), sys::BREAK(), libc::SIGTERM])?;
+        let asked_to_end = SignalFd::new(&[sys::replace_signal(), sys::break_signal(), libc::SIGTERM])?;
         self.arm()?;
         loop {
             let ready = {
@@ -134,7 +134,7 @@ impl<H: Held> Holding<H> {
             if ready[4]
                 && let Some((signal, sender)) = asked_to_end.read()
             {
-                let what = if signal == sys::REPLACE() { "replaced" } else { "broken" };
+                let what = if signal == sys::replace_signal() { "replaced" } else { "broken" };
                 return Ok(format!("{what} by {}", message::by(sender)));
             }
             if self.hear(&ready[5..])? {
@@ -221,8 +221,8 @@ impl<H: Held> Holding<H> {
         Ok(false)
     }
 
-    fn state(&self) -> State {
-        State { expires: self.expires(), remaining: self.remaining(), lost: self.held.lost().map(|lost| lost.how) }
+    fn state(&self) -> TokenState {
+        TokenState { expires: self.expires(), remaining: self.remaining(), lost: self.held.lost().map(|lost| lost.how) }
     }
 
     fn remaining(&self) -> Option<Duration> {
