@@ -8,7 +8,7 @@
 //! - [`child`]: COMMAND, from waiting for its turn to its end
 //! - [`keeper`]: the process behind a token, and how it is spoken to
 //! - [`waiting`], [`message`], [`table`]: what people see
-//! - [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
+//! - [`advice`], [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
 //! - [`sys`]: the system calls that need `unsafe`
 //!
@@ -17,6 +17,7 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod advice;
 pub mod child;
 pub mod cli;
 pub mod command;

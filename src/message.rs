@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::advice::Advice;
 use crate::duration;
 use crate::escape::{printable, shorten};
 use crate::lock::Holder;
-use crate::lock::file::Advice;
 use crate::process;
 use crate::sys;
 
@@ -83,7 +83,7 @@ pub fn tell_error(error: &anyhow::Error) {
 
 /// The line for an error, without its `lockrun:`.
 pub fn describe(error: &anyhow::Error) -> String {
-    let advice = error.downcast_ref::<Advice>().map(|advice| advice.0);
+    let advice = error.downcast_ref::<Advice>().map(|advice| advice.0.as_ref());
     let causes = error.chain().map(|cause| plain(&cause.to_string())).filter(|cause| Some(cause.as_str()) != advice);
     let mut text = printable(causes.collect::<Vec<_>>().join(": ").as_bytes());
     if let Some(advice) = advice {
@@ -183,7 +183,7 @@ mod tests {
     fn an_error_ends_with_what_to_do() {
         let error = anyhow::Error::from(std::io::Error::from_raw_os_error(13))
             .context("cannot open \x1b")
-            .context(Advice("try another"));
+            .context(Advice::new("try another"));
         assert_eq!(describe(&error), "cannot open \\x1b: Permission denied; try another");
     }
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cli;
-use crate::lock::file::{Dir, Survey, Target};
+use crate::lock::Target;
+use crate::lock::file::{Dir, Survey};
 use crate::lock::{LockState, Seen};
 
 use super::request::DIR;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::advice::Advice;
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::keeper::{self, Answer, Ask};
-use crate::lock::file::Advice;
 use crate::message;
 use crate::process;
 use crate::record::{self, Record};
@@ -94,7 +94,7 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
                 && is_out_of_reach(record.pid)
             {
                 return Err(anyhow!("its holder, pid {}, cannot be reached from here", record.pid))
-                    .context(Advice("use the token in the network namespace where the lock was acquired"));
+                    .context(Advice::new("use the token in the network namespace where the lock was acquired"));
             }
             tell_gone(token, record);
             Ok(Err(Exit::Lost))

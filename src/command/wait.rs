@@ -14,8 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
-use crate::lock::file::{FileEngine, Target, Terms};
+use crate::lock::file::FileEngine;
 use crate::lock::{Mode, Seen};
+use crate::lock::{Target, Terms};
 use crate::message;
 use crate::process;
 

@@ -7,6 +7,7 @@
 pub mod file;
 
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,38 @@ impl WholeNumber {
         let rest = self.digits.bytes().fold(0, |rest, digit| (rest * 10 + u64::from(digit - b'0')) % slots);
         (if self.is_negative { (slots - rest) % slots } else { rest }) as u32
     }
+}
+
+/// Which lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `DIR/NAME.lock`.
+    Name(Vec<u8>),
+    /// Exactly this file or directory.
+    Path(PathBuf),
+}
+
+impl Target {
+    /// As the user gave it.
+    pub fn name(&self) -> &[u8] {
+        match self {
+            Target::Name(name) => name,
+            Target::Path(path) => path.as_os_str().as_bytes(),
+        }
+    }
+}
+
+/// What is asked of all locks of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Who may hold them beside us.
+    pub mode: Mode,
+    /// Fail if so many wait already, instead of waiting with them.
+    pub max_waiters: Option<u32>,
+    /// End who holds them.
+    pub replace: bool,
+    /// Take what a lockrun around us holds for held.
+    pub reentrant: bool,
 }
 
 /// How long to wait, and what may interrupt it.

@@ -49,8 +49,8 @@ impl Held for FileHeld {
     }
 
     fn lost(&self) -> Option<Lost> {
-        let contender = self.contenders.iter().find(|contender| contender.is_lost())?;
-        Some(Lost { name: contender.name().to_vec(), how: contender.how_lost() })
+        let lost = |contender: &Contender| Some(Lost { name: contender.name().to_vec(), how: contender.lost()? });
+        self.contenders.iter().find_map(lost)
     }
 
     fn release(&mut self) -> Result<()> {

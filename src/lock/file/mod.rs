@@ -29,17 +29,23 @@
 
 mod contender;
 mod dir;
+mod files;
 mod floor;
 mod held;
+mod identity;
 mod kernel;
+mod ledger;
+mod lock_file;
 mod nesting;
 mod open;
 pub mod prune;
 mod queue;
 mod queued;
+mod request;
 mod rivals;
 mod slots;
 mod survey;
+mod taking;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,50 +54,17 @@ use anyhow::{Context, Result};
 use rustix::fs::OFlags;
 
 use contender::Contender;
-pub use dir::{Advice, Dir};
+pub use dir::Dir;
 pub use held::FileHeld;
+use lock_file::LockFile;
 use nesting::{Marker, Nesting};
 pub use nesting::{VARIABLE as HELD_VARIABLE, renumber as renumber_held};
 pub use queue::MAX_SLOTS;
 pub use queued::FileQueued;
 pub use survey::Survey;
 
-use super::{Admission, Grant, Holder, Mode, Patience, Refusal, Store};
-use crate::name;
+use super::{Admission, Grant, Holder, Patience, Store, Target, Terms};
 use crate::sys;
-
-/// Which lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// `DIR/NAME.lock`.
-    Name(Vec<u8>),
-    /// Exactly this file or directory.
-    Path(PathBuf),
-}
-
-impl Target {
-    /// As the user gave it.
-    pub fn name(&self) -> &[u8] {
-        use std::os::unix::ffi::OsStrExt;
-        match self {
-            Target::Name(name) => name,
-            Target::Path(path) => path.as_os_str().as_bytes(),
-        }
-    }
-}
-
-/// What is asked of all locks of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// Who may hold them beside us.
-    pub mode: Mode,
-    /// Fail if so many wait already, instead of waiting with them.
-    pub max_waiters: Option<u32>,
-    /// End who holds them.
-    pub replace: bool,
-    /// Take what a lockrun around us holds for held.
-    pub reentrant: bool,
-}
 
 /// Lock files in one directory: all or none of some targets.
 #[derive(Clone)]
@@ -127,7 +100,7 @@ impl FileEngine {
     /// The files that are locked.
     pub fn paths(&self) -> Vec<PathBuf> {
         let path = |target: &Target| match target {
-            Target::Name(name) => self.dir.path().join(name::stem(name) + ".lock"),
+            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
             Target::Path(path) => path.clone(),
         };
         self.targets.iter().map(path).collect()
@@ -168,89 +141,7 @@ impl Store for FileEngine {
     type Held = FileHeld;
 
     fn request(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
-        // By tokens, which are asked for last.
-        let mut covered: Vec<Marker> = Vec::new();
-        let mut dir = self.dir.clone();
-        'reopen: loop {
-            let mut contenders = match self.contenders(&dir) {
-                Err(_) if !dir.is_current() => {
-                    dir = dir.reopen()?;
-                    continue;
-                }
-                other => other?,
-            };
-            for contender in &mut contenders {
-                match contender.judge_markers(&self.around, self.terms.reentrant) {
-                    Nesting::Outside => {}
-                    Nesting::Covered(marker) => contender.cover(marker.fence, marker.slot()),
-                    Nesting::Deadlock => return Ok(Admission::Refused(Refusal::Deadlock)),
-                }
-                if let Some(marker) = covered.iter().find(|marker: &&Marker| marker.identity == contender.identity()) {
-                    contender.cover(marker.fence, marker.slot());
-                }
-            }
-            for contender in &mut contenders {
-                if !contender.enter_door(patience)? {
-                    return Ok(if patience.queue { Admission::TimedOut } else { Admission::Refused(Refusal::Busy) });
-                }
-            }
-            // Every door is ours: whatever is decided now, nobody sees half
-            // of it.
-            let mut blocked = None;
-            for (position, contender) in contenders.iter_mut().enumerate() {
-                if !contender.take()? {
-                    blocked = Some(position);
-                    break;
-                }
-            }
-            for contender in &contenders {
-                if !contender.is_current()? {
-                    dir = dir.reopen()?;
-                    continue 'reopen;
-                }
-            }
-            let suspects = match (self.terms.mode, blocked) {
-                // Sharing with one's own token would be granted, too.
-                (Mode::Shared, _) => &contenders[..],
-                // Also what would have to be waited for later.
-                (_, Some(blocked)) => &contenders[blocked..],
-                (_, None) => &[],
-            };
-            for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
-                match contender.judge_tokens(self.terms.reentrant)? {
-                    Nesting::Outside => {}
-                    Nesting::Covered(marker) => {
-                        covered.push(marker);
-                        continue 'reopen;
-                    }
-                    Nesting::Deadlock => return Ok(Admission::Refused(Refusal::Deadlock)),
-                }
-            }
-            let Some(blocked) = blocked else {
-                return Ok(Admission::Granted(FileHeld::new(dir, contenders)));
-            };
-            if !patience.queue {
-                return Ok(Admission::Refused(Refusal::Busy));
-            }
-            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace) {
-                for contender in &mut contenders[blocked..] {
-                    if contender.would_wait_with(most as usize)? {
-                        return Ok(Admission::Refused(Refusal::QueueFull));
-                    }
-                }
-            }
-            let contender = &mut contenders[blocked];
-            // Told now and not after a long wait.
-            contender.read_own_text()?;
-            contender.draw_ticket(self.terms.replace)?;
-            for contender in &mut contenders {
-                contender.leave_door()?;
-            }
-            if self.terms.replace {
-                contenders[blocked].end_rivals()?;
-            }
-            return Ok(Admission::Queued(FileQueued::new(dir, contenders, blocked, self.terms.replace)));
-        }
+        request::ask(self, patience)
     }
 
     fn holders(&self) -> Vec<Holder> {

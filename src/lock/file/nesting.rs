@@ -15,8 +15,8 @@ use std::str::FromStr;
 
 use rustix::process::getpid;
 
+use super::identity::Identity;
 use super::kernel::{self, Descriptor, Kernel, KernelLock, Locker};
-use super::open::{self, Identity};
 use super::queue::{self, OwnedToken, Queue};
 use super::slots;
 use crate::lock::Mode;
@@ -75,7 +75,7 @@ impl Strength {
             KernelLock::Flock(_, locker) => Some(locker.shared),
             KernelLock::Bytes { .. } => None,
         })?;
-        if open::identity_of(&descriptor.path) != Ok(Some(lock)) {
+        if Identity::behind(&descriptor.path) != Ok(Some(lock)) {
             return None;
         }
         let slot = descriptor.locks.iter().find_map(|line| match line {
@@ -251,7 +251,7 @@ fn held_by_token(sign: &OwnedToken, lock: Identity, queue: Identity) -> Option<M
             KernelLock::Bytes { first, .. } => queue::fence_of_token_byte(*first),
             KernelLock::Flock(..) => None,
         })?;
-        (open::identity_of(&descriptor.path) == Ok(Some(queue))).then_some(grant)
+        (Identity::behind(&descriptor.path) == Ok(Some(queue))).then_some(grant)
     };
     Some(Marker {
         identity: lock,

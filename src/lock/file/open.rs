@@ -2,29 +2,17 @@
 //! opened, followed, truncated or changed.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, stat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, statat};
 use rustix::io::Errno;
-use rustix::path::Arg;
 
-use super::dir::{Advice, Dir, open_at};
+use super::dir::{Dir, open_at};
+use super::identity::Identity;
+use crate::advice::Advice;
 use crate::sys;
-
-/// Device and inode: the same for every spelling of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Identity {
-    pub device: u64,
-    pub inode: u64,
-}
-
-impl From<&Stat> for Identity {
-    fn from(stat: &Stat) -> Self {
-        Self { device: stat.st_dev, inode: stat.st_ino }
-    }
-}
 
 /// A file of ours in the locks directory.
 pub struct Opened {
@@ -56,7 +44,7 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
         match create(dir, name) {
             Ok(opened) => return Ok(opened),
             Err(Errno::EXIST) => {}
-            Err(e) => return Err(e).context("cannot create it").context(Advice(advice(e))),
+            Err(e) => return Err(e).context("cannot create it").context(Advice::new(advice(e))),
         }
     }
 }
@@ -76,7 +64,7 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
         match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => require_plain(&stat)?,
             Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(e).context("cannot look at it").context(Advice(advice(e))),
+            Err(e) => return Err(e).context("cannot look at it").context(Advice::new(advice(e))),
         }
         let open = |flags| match open_at(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
             // Only the file's owner may have it that no look at the text is
@@ -91,10 +79,10 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
             Err(Errno::ROFS) => match open(OFlags::RDONLY) {
                 Ok(fd) => (fd, false),
                 Err(Errno::NOENT) => continue,
-                Err(e) => return Err(e).context("cannot open it").context(Advice(advice(e))),
+                Err(e) => return Err(e).context("cannot open it").context(Advice::new(advice(e))),
             },
             Err(Errno::NOENT) => continue,
-            Err(e) => return Err(e).context("cannot open it for reading and writing").context(Advice(advice(e))),
+            Err(e) => return Err(e).context("cannot open it for reading and writing").context(Advice::new(advice(e))),
         };
         let stat = fstat(&fd).context("cannot look at it")?;
         require_plain(&stat)?;
@@ -160,7 +148,7 @@ pub fn user_file(path: &Path) -> Result<Opened> {
         other => other,
     };
     let opened = fd.and_then(|fd| Ok((fstat(&fd)?, fd))).with_context(|| format!("cannot open {}", path.display()));
-    let (stat, fd) = opened.context(Advice("give --file a path that you may read, or that can be made"))?;
+    let (stat, fd) = opened.context(Advice::new("give --file a path that you may read, or that can be made"))?;
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: false })
 }
 
@@ -172,29 +160,4 @@ pub fn user_file(path: &Path) -> Result<Opened> {
 pub fn user_file_for_writing(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-/// What is at the place of a lock file now; `None` if nothing. By a whole path,
-/// also where its directory is another one by now.
-///
-/// # Errors
-/// `EACCES`, `EIO`.
-pub fn identity_at(dir: impl AsFd, name: impl Arg) -> rustix::io::Result<Option<Identity>> {
-    found(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))
-}
-
-/// What a path of the user's leads to now; `None` if nothing.
-///
-/// # Errors
-/// `EACCES`, `EIO`.
-pub fn identity_of(path: &Path) -> rustix::io::Result<Option<Identity>> {
-    found(stat(path))
-}
-
-fn found(stat: rustix::io::Result<Stat>) -> rustix::io::Result<Option<Identity>> {
-    match stat {
-        Ok(stat) => Ok(Some(Identity::from(&stat))),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(e) => Err(e),
-    }
 }

@@ -11,12 +11,14 @@ use anyhow::{Context, Result, anyhow};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, unlinkat};
 use rustix::io::Errno;
 
-use super::dir::{Advice, Dir};
+use super::dir::Dir;
+use super::identity::Identity;
 use super::kernel::{FileId, Kernel};
-use super::open::{self, Identity};
+use super::lock_file::LockFile;
+use super::open;
 use super::queue::Queue;
 use super::{floor, kernel};
-use crate::name;
+use crate::advice::Advice;
 use crate::record::{self, Text};
 
 /// Removes every lock file that nobody uses, or only says which
@@ -57,12 +59,7 @@ struct Unused {
 impl Unused {
     /// `None`: it is used, or no lock of ours.
     fn find(dir: &Dir, kernel: &Kernel, file_name: &str) -> Result<Option<Self>> {
-        let Some((stem, suffix)) = file_name.rsplit_once('.') else { return Ok(None) };
-        let path = match suffix {
-            "lock" if name::of_stem(stem).is_some() || name::may_begin(stem, b"").is_some() => None,
-            "gate" if name::of_path_stem(stem).is_some() => name::of_path_stem(stem),
-            _ => return Ok(None),
-        };
+        let Some(file) = LockFile::parse(file_name) else { return Ok(None) };
         let Some(opened) = open::existing_lock_file(dir, file_name)? else { return Ok(None) };
         if !opened.writable {
             return Ok(None);
@@ -79,21 +76,22 @@ impl Unused {
         // Read anew: now nobody writes it who comes through the door.
         let record = record::read(queue.file()).record();
         let told = record.as_ref().map(|record| record.name.clone().into_bytes());
-        let lock = match path {
-            None => match take(lock)? {
+        let lock = match &file {
+            LockFile::Named(_) => match take(lock)? {
                 Some(lock) => Some(lock),
                 None => return Ok(None),
             },
-            Some((device, inode)) => match take_path(kernel, told.as_deref(), Identity { device, inode })? {
+            LockFile::Gate(locked) => match take_path(kernel, told.as_deref(), *locked)? {
                 Taken::Held => return Ok(None),
                 Taken::Gone => None,
                 Taken::Ours(lock) => Some(lock),
             },
         };
-        if open::identity_at(dir, file_name)? != Some(opened.identity) {
+        if Identity::at(dir, file_name)? != Some(opened.identity) {
             return Ok(None);
         }
-        let name = name::of_stem(stem).or(told).unwrap_or_else(|| stem.as_bytes().to_vec());
+        let stem = file_name.rsplit_once('.').map_or(file_name, |(stem, _)| stem);
+        let name = file.name().or(told).unwrap_or_else(|| stem.as_bytes().to_vec());
         Ok(Some(Self { name, fence: record.map_or(0, |record| record.fence), _queue: queue, _lock: lock }))
     }
 
@@ -103,7 +101,7 @@ impl Unused {
         }
         unlinkat(dir, file_name, AtFlags::empty()).map_err(|e| match e {
             Errno::PERM | Errno::ACCESS => {
-                anyhow!("it belongs to another user").context(Advice("ask that user or root to prune"))
+                anyhow!("it belongs to another user").context(Advice::new("ask that user or root to prune"))
             }
             e => e.into(),
         })
@@ -131,7 +129,7 @@ fn take_path(kernel: &Kernel, path: Option<&[u8]>, identity: Identity) -> Result
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let path = path.map(|path| std::path::Path::new(OsStr::from_bytes(path)));
-    let leads_there = path.is_some_and(|path| matches!(open::identity_of(path), Ok(Some(there)) if there == identity));
+    let leads_there = path.is_some_and(|path| matches!(Identity::behind(path), Ok(Some(there)) if there == identity));
     let Some(path) = path.filter(|_| leads_there) else {
         let held = !kernel.lockers(kernel::FileId::of_device(identity.device, identity.inode)).is_empty();
         return Ok(if held { Taken::Held } else { Taken::Gone });

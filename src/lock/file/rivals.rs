@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow};
 use rustix::io::Errno;
 use rustix::process::getpid;
 
-use super::dir::Advice;
 use super::kernel::{self, FileId, Kernel};
 use super::slots;
+use crate::advice::Advice;
 use crate::process;
 use crate::sys::{self, Forked};
 
@@ -158,7 +158,7 @@ impl Rival {
         match sent {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) => Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
-                .context(Advice("ask that user, or root")),
+                .context(Advice::new("ask that user, or root")),
             Err(e) => Err(e).with_context(|| format!("cannot end pid {}", self.pid)),
         }
     }

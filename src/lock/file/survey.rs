@@ -19,11 +19,13 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, 
 use rustix::io::Errno;
 
 use super::dir::{self, Dir, open_at};
+use super::identity::Identity;
 use super::kernel::{FileId, Kernel, Locker};
+use super::lock_file::LockFile;
+use super::open;
 use super::queue::Queue;
 use super::slots;
-use super::{Target, open};
-use crate::lock::{Holder, LockState, Seen};
+use crate::lock::{Holder, LockState, Seen, Target};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
@@ -107,7 +109,7 @@ impl<'a> Survey<'a> {
     /// The directory cannot be read.
     pub fn names_in(dir: &Dir) -> Result<Vec<Vec<u8>>> {
         let names = dir.names().with_context(|| format!("cannot read {}", dir.path().display()))?;
-        let name = |file: &std::ffi::OsString| name::of_stem(file.to_str()?.strip_suffix(".lock")?);
+        let name = |file: &std::ffi::OsString| LockFile::parse(file.to_str()?)?.name();
         let mut names: Vec<_> = names.iter().filter_map(name).collect();
         names.sort();
         Ok(names)
@@ -121,7 +123,7 @@ impl<'a> Survey<'a> {
     pub fn of(&self, target: &Target) -> Result<Seen> {
         match target {
             Target::Name(name) => {
-                let file_name = name::stem(name) + ".lock";
+                let file_name = LockFile::of_name(name).file_name();
                 let Some(dir) = self.dir else { return Ok(free(name.clone(), file_name.into())) };
                 let path = dir.path().join(&file_name);
                 match statat(dir, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -151,7 +153,7 @@ impl<'a> Survey<'a> {
     /// place.
     pub fn require_usable(&self, target: &Target) -> Result<()> {
         let (Some(dir), Target::Name(name)) = (self.dir, target) else { return Ok(()) };
-        let file_name = name::stem(name) + ".lock";
+        let file_name = LockFile::of_name(name).file_name();
         match open::existing_lock_file(dir, &file_name)? {
             Some(opened) if record::read(&opened.file) == Text::Foreign => {
                 bail!("{}: its content is not lockrun's", dir.path().join(file_name).display())
@@ -162,28 +164,23 @@ impl<'a> Survey<'a> {
 
     /// The lock behind a file of the directory, if it is one.
     fn file(&self, dir: &Dir, file_name: &str) -> Option<Seen> {
-        let (stem, suffix) = file_name.rsplit_once('.')?;
-        match suffix {
-            "lock" => {
-                let known = name::of_stem(stem);
-                if known.is_none() {
-                    name::may_begin(stem, b"")?;
-                }
+        let file = LockFile::parse(file_name)?;
+        match &file {
+            LockFile::Named(stem) => {
                 let stat = statat(dir, file_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return None;
                 }
                 // The lock file of another program, perhaps.
                 let ours = stat.st_size % record::SIZE as i64 == 0 || self.text(file_name) != Some(Text::Foreign);
-                let name = known.unwrap_or_else(|| self.long_name(file_name, stem));
+                let name = file.name().unwrap_or_else(|| self.long_name(file_name, stem));
                 ours.then(|| self.named(dir, name, file_name, &stat))
             }
-            "gate" => {
-                let (device, inode) = name::of_path_stem(stem)?;
+            LockFile::Gate(locked) => {
                 let record = self.text(file_name)?.record();
                 let path = PathBuf::from(record?.name);
-                let identity = open::identity_of(&path).ok()?;
-                if identity == Some(open::Identity { device, inode }) {
+                let identity = Identity::behind(&path).ok()?;
+                if identity == Some(*locked) {
                     return self.of(&Target::Path(path)).ok();
                 }
                 // The path leads elsewhere, but whoever has locked the file
@@ -191,7 +188,7 @@ impl<'a> Survey<'a> {
                 let seen = self.look(&Subject {
                     name: path.as_os_str().as_bytes().to_vec(),
                     path,
-                    lock: Some(FileId::of_device(device, inode)),
+                    lock: Some(FileId::of_device(locked.device, locked.inode)),
                     queue: None,
                     certain: true,
                     open_lock: Some(&|| Err(Errno::NOENT)),
@@ -199,7 +196,6 @@ impl<'a> Survey<'a> {
                 });
                 (seen.state != LockState::Free).then_some(seen)
             }
-            _ => None,
         }
     }
 
@@ -245,7 +241,7 @@ impl<'a> Survey<'a> {
 
     fn at_path(&self, name: Vec<u8>, path: &Path, file: &File) -> Result<Seen> {
         let stat = fstat(file).with_context(|| format!("cannot look at {}", path.display()))?;
-        let gate = name::path_stem(stat.st_dev, stat.st_ino) + ".gate";
+        let gate = LockFile::Gate(Identity::from(&stat)).file_name();
         let lock = self.kernel.id_of(file);
         let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
         let certain = lock.is_some() && self.kernel.is_complete() && dir::network(file).is_none();
