@@ -148,6 +148,23 @@ impl Record {
     }
 }
 
+/// Numbers up to this many microseconds after now can be a fence: one that a
+/// clock made which was wrong by less than a hundred years. A larger number is
+/// damage. Believed, it would make every later one useless, and the largest
+/// ones have no successor.
+const AHEAD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Whether a clock can have made this number.
+pub fn is_fence(number: u64) -> bool {
+    number <= latest_fence(SystemTime::now())
+}
+
+/// The largest number that can be a fence at this time.
+fn latest_fence(now: SystemTime) -> u64 {
+    let clock = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    clock.saturating_add(AHEAD).as_micros().try_into().unwrap_or(u64::MAX - 1)
+}
+
 /// Reads what a lock file contains. A file locked before us by a version or
 /// a program that wrote something else is [`Text::Foreign`].
 pub fn parse(text: &[u8]) -> Text {
@@ -160,7 +177,12 @@ pub fn parse(text: &[u8]) -> Text {
     }
     // The blanks are most of it, and would be read one by one.
     let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
-    serde_json::from_slice(line).map_or(Text::Damaged, |record| Text::Record(Box::new(record)))
+    let Ok(mut record) = serde_json::from_slice::<Record>(line) else { return Text::Damaged };
+    if !is_fence(record.fence) {
+        return Text::Damaged;
+    }
+    record.previous = record.previous.filter(|(fence, _)| is_fence(*fence));
+    Text::Record(Box::new(record))
 }
 
 /// Where the record of a place in a pool stands: behind the last grant's.
@@ -176,6 +198,30 @@ pub fn read(file: &File) -> Text {
 /// Reads one of its records: see [`offset_of_slot`].
 pub fn read_at(file: &File, offset: u64) -> Text {
     with_text(file, offset, parse)
+}
+
+/// Most files have one record, so no more is read at first.
+const FEW: usize = 2;
+/// Records of one file that are read: the last grant's, and one for each slot.
+const MOST: usize = 1025;
+
+/// All records of a lock file: the last grant's, and each slot's with its
+/// number.
+pub fn all(file: &File) -> Vec<(Option<u32>, Record)> {
+    let mut text = vec![0; FEW * SIZE];
+    let mut length = file.read_at(&mut text, 0).unwrap_or(0);
+    if length == text.len() {
+        text.resize(MOST * SIZE, 0);
+        length += file.read_at(&mut text[length..], length as u64).unwrap_or(0);
+    }
+    let records = text[..length].chunks(SIZE).enumerate();
+    let slot = |position: usize| position.checked_sub(1).and_then(|slot| u32::try_from(slot).ok());
+    records.filter_map(|(position, text)| Some((slot(position), parse(text).record()?))).collect()
+}
+
+/// The highest number in a lock file; 0 if there is none.
+pub fn highest_fence(file: &File) -> u64 {
+    all(file).into_iter().map(|(_, record)| record.fence).max().unwrap_or(0)
 }
 
 /// Does something with the bytes of a record; none if they cannot be read.
@@ -233,5 +279,25 @@ mod tests {
         assert_eq!(parse(&[0; 1024]), Text::Empty);
         assert_eq!(parse(b"1234\n"), Text::Foreign);
         assert_eq!(parse(br#"{"lockrun":1,"fence":12"#), Text::Damaged);
+    }
+
+    #[test]
+    fn a_number_that_no_clock_can_have_made_is_damage() {
+        let now = SystemTime::now();
+        let parsed = |fence, previous| {
+            let mut record = Record::new(&claim(b"x".to_vec()), b"calc", fence, 42, now);
+            record.previous = previous;
+            parse(&record.to_text())
+        };
+        let year = 365 * 24 * 60 * 60 * 1_000_000_u64;
+        let clock = latest_fence(now) - 100 * year;
+        for wrong in [u64::MAX, u64::MAX - 1, clock + 101 * year] {
+            assert_eq!(parsed(wrong, None), Text::Damaged);
+            let record = parsed(7, Some((wrong, "released".into()))).record().unwrap();
+            assert_eq!((record.fence, record.previous), (7, None));
+        }
+        let previous = Some((clock, "released".into()));
+        let record = parsed(clock + 99 * year, previous.clone()).record().unwrap();
+        assert_eq!((record.fence, record.previous), (clock + 99 * year, previous));
     }
 }

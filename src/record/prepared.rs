@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{BEGINNING, Claim, Record, SIZE};
+use super::{BEGINNING, Claim, Record, SIZE, latest_fence};
 
 /// A record's text, less what only its grant brings.
 pub struct PreparedRecord {
@@ -54,6 +54,9 @@ impl PreparedRecord {
         let last = &before[fence_in(before)?];
         let last =
             last.iter().fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+        if last > latest_fence(now) {
+            return None;
+        }
         let clock = now.duration_since(UNIX_EPOCH).ok()?;
         let fence = last.checked_add(1)?.max(clock.as_micros().try_into().ok()?);
         if clock.as_secs() / DAY != self.day {
@@ -142,7 +145,9 @@ mod tests {
             assert!(draft.fill(before, now).is_none(), "{before:?}");
         }
         assert!(draft.fill(&whole, at(20_001, 0)).is_none());
-        assert!(draft.fill(&record(u64::MAX, now).to_text(), now).is_none());
+        for no_clock in [u64::MAX, 9_999_999_999_999_999_999, latest_fence(now) + 1] {
+            assert!(draft.fill(&record(no_clock, now).to_text(), now).is_none());
+        }
         let expires = Some(Duration::from_secs(1));
         assert!(PreparedRecord::new(&record(7, now), &Claim { expires, ..claim() }, now).is_none());
     }

@@ -102,6 +102,30 @@ fn fences_go_on_rising_after_the_file_is_gone() {
     assert!(fence(&sandbox, "calc") > ahead + 2);
 }
 
+/// Numbers that no clock can have made do not spread from file to file, and a
+/// directory where they already have recovers by itself.
+#[test]
+fn a_number_that_no_clock_can_have_made_is_not_remembered() {
+    for wrong in [u64::MAX, u64::MAX - 1] {
+        for where_it_stands in ["calc.lock", ".floor"] {
+            let sandbox = Sandbox::new();
+            let first = fence(&sandbox, "calc");
+            match where_it_stands {
+                ".floor" => fs::write(sandbox.path("locks/.floor"), format!("{wrong:020}\n")).unwrap(),
+                _ => {
+                    let text = fs::read_to_string(sandbox.lock_file("calc")).unwrap();
+                    fs::write(sandbox.lock_file("calc"), text.replace(&first.to_string(), &wrong.to_string())).unwrap();
+                }
+            }
+            let other = fence(&sandbox, "other");
+            assert!(first < other && other < first + 1_000_000_000_000, "{other}");
+            sandbox.lockrun(&["prune"]).run().assert_code(0).assert_silent().assert_stdout("calc\nother\n");
+            assert_eq!(fs::read_to_string(sandbox.path("locks/.floor")).unwrap(), format!("{other:020}\n"));
+            assert!(fence(&sandbox, "calc") > other);
+        }
+    }
+}
+
 /// 8 takers, some at once, some waiting, beside a loop that prunes.
 #[test]
 fn nobody_gets_in_twice_beside_it() {

@@ -9,14 +9,15 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::dir::{Dir, open_at};
 use super::open;
+use crate::record;
 
 /// No lock's file has this name: theirs end in `.lock`, `.gate`.
 const NAME: &str = ".floor";
 
 /// The largest number of a removed file; 0 if none was removed.
 ///
-/// What cannot be read counts as none: then the wall clock alone makes the
-/// next number larger.
+/// What cannot be read, or is no fence, counts as none: then the wall clock
+/// alone makes the next number larger.
 pub fn read(dir: &Dir) -> u64 {
     let Ok(file) = open_at(dir, NAME, OFlags::RDONLY, Mode::empty()) else { return 0 };
     number_in(&file.into()).unwrap_or(0)
@@ -46,5 +47,5 @@ pub fn raise(dir: &Dir, fence: u64) -> Result<()> {
 fn number_in(file: &std::fs::File) -> Option<u64> {
     let mut text = [0; 21];
     let length = file.read_at(&mut text, 0).ok()?;
-    std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+    std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok().filter(|number| record::is_fence(*number))
 }

@@ -48,7 +48,7 @@ impl Ledger {
     /// Numbers the grant and writes who we are. The lock is held.
     ///
     /// # Errors
-    /// The fence cannot be known: a damaged or foreign file.
+    /// The file has somebody else's text.
     pub fn settle(&mut self, files: &Files, taking: &Taking, dir: &Dir, claim: &Claim) -> Result<()> {
         // Two who share the lock might read the same last number.
         if taking.mode() != Mode::Exclusive
@@ -154,12 +154,15 @@ fn write(files: &Files, slot: Option<u32>, text: &[u8]) {
 fn next_record(files: &Files, taking: &Taking, dir: &Dir, claim: &Claim, now: SystemTime) -> Result<Record> {
     let text = read_own_text(files)?;
     let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-    // Without a record, the file is new: perhaps an older one was pruned.
+    let is_damaged = text == Text::Damaged;
     let last = text.record();
-    let highest = last.as_ref().map_or_else(|| floor::read(dir), |record| record.fence);
-    let next =
-        highest.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", files.queue_name()))?;
-    let fence = clock.max(next);
+    let highest = match (&last, files.queue()) {
+        (Some(record), _) => record.fence,
+        (None, Some(queue)) if is_damaged => record::highest_fence(queue.file()).max(floor::read(dir)),
+        // The file is new: perhaps an older one was pruned.
+        _ => floor::read(dir),
+    };
+    let fence = clock.max(highest.saturating_add(1));
     let pid = getpid().as_raw_nonzero().get();
     let mut record = Record::new(claim, files.name(), fence, pid, now);
     record.slot = taking.slot();

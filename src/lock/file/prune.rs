@@ -75,7 +75,7 @@ impl Unused {
         }
         // Read anew: now nobody writes it who comes through the door.
         let record = record::read(queue.file()).record();
-        let told = record.as_ref().map(|record| record.name.clone().into_bytes());
+        let told = record.map(|record| record.name.into_bytes());
         let lock = match &file {
             LockFile::Named(_) => match take(lock)? {
                 Some(lock) => Some(lock),
@@ -92,7 +92,8 @@ impl Unused {
         }
         let stem = file_name.rsplit_once('.').map_or(file_name, |(stem, _)| stem);
         let name = file.name().or(told).unwrap_or_else(|| stem.as_bytes().to_vec());
-        Ok(Some(Self { name, fence: record.map_or(0, |record| record.fence), _queue: queue, _lock: lock }))
+        let fence = record::highest_fence(queue.file());
+        Ok(Some(Self { name, fence, _queue: queue, _lock: lock }))
     }
 
     fn remove(&self, dir: &Dir, file_name: &str) -> Result<()> {

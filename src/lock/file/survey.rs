@@ -10,7 +10,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,12 +36,6 @@ const DOOR_LIMIT: Duration = Duration::from_secs(1);
 const DOOR_PAUSE: Duration = Duration::from_micros(50);
 /// So many more times a lock is tried that another look may have kept from us.
 const LOOKS: usize = 3;
-/// Most files have one record, so no more is read at first.
-const FEW_RECORDS: usize = 2;
-/// Records in one file that are read: the last grant's, and one for each
-/// place of a pool.
-const MOST_RECORDS: usize = 1025;
-
 /// The locks of a directory at one moment.
 pub struct Survey<'a> {
     dir: Option<&'a Dir>,
@@ -289,7 +282,7 @@ impl<'a> Survey<'a> {
             },
         };
         if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
-            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
+            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
             // In an order of its own, and first of all those of whom most is
             // known.
@@ -377,19 +370,6 @@ impl Survey<'_> {
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
     Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0 }
-}
-
-/// The last grant's record, and those of the slots of a pool behind it.
-fn records(file: &File) -> Vec<(Option<u32>, Record)> {
-    let mut text = vec![0; FEW_RECORDS * record::SIZE];
-    let mut length = file.read_at(&mut text, 0).unwrap_or(0);
-    if length == text.len() {
-        text.resize(MOST_RECORDS * record::SIZE, 0);
-        length += file.read_at(&mut text[length..], length as u64).unwrap_or(0);
-    }
-    let records = text[..length].chunks(record::SIZE).enumerate();
-    let slot = |position: usize| position.checked_sub(1).and_then(|slot| u32::try_from(slot).ok());
-    records.filter_map(|(position, text)| Some((slot(position), record::parse(text).record()?))).collect()
 }
 
 /// Tries the lock for a moment, while nobody can come through the door.
