@@ -57,6 +57,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Would \
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock let go'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove the lock files that nobody uses, and print their names'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "path" -d 'Make the lock file of NAME safely, and print its path'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
@@ -98,6 +99,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d '
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand completions" -s h -l help -d 'Print help'
 
 # The names of the locks in the directory that the line is about.

@@ -61,6 +61,7 @@ fn do_subcommand(command: cli::Command) -> exit::Exit {
         cli::Command::Wait(options) => command::wait::wait(options),
         cli::Command::Break(options) => command::break_lock::break_lock(options),
         cli::Command::Prune(options) => command::prune::prune(options),
+        cli::Command::Path(options) => command::path::path(options),
         cli::Command::Completions(options) => command::completions::completions(&options),
     }
 }

@@ -392,6 +392,30 @@ pub struct Prune {
     pub dir: Option<PathBuf>,
 }
 
+/// Make the lock file of NAME safely, and print its path.
+///
+/// For scripts that open it themselves and lock their own descriptor.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun path",
+    override_usage = "exec 9<>\"$(lockrun path NAME)\" || exit",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct LockPath {
+    /// The lock's name
+    #[arg(value_name = "NAME")]
+    pub lock: Vec<OsString>,
+
+    /// The lock's name
+    #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Vec<OsString>,
+
+    /// The locks directory [env: LOCKRUN_DIR]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
 /// Print the completions for a shell.
 ///
 /// For bash, in ~/.bashrc: eval "$(lockrun completions bash)"
@@ -436,6 +460,8 @@ pub enum Command {
     Break(Break),
     /// Remove unused lock files.
     Prune(Prune),
+    /// Print the path of a lock file.
+    Path(LockPath),
     /// Print a shell's completions.
     Completions(Completions),
 }
@@ -458,6 +484,7 @@ const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks that outlive one command, by token
   list, status, wait, break, prune  see locks, end holders, clean up
+  path                             a lock file for 'exec 9<>' in scripts
   completions                      for bash, zsh and fish
 
 See 'lockrun --help' or lockrun(1) for more.";
@@ -473,6 +500,7 @@ Other commands, each with its own --help:
   lockrun wait LOCK...           until it is free, without taking it
   lockrun break LOCK             make the holder let go
   lockrun prune                  remove lock files that nobody uses
+  lockrun path NAME              make its lock file, print the path
   lockrun completions SHELL      bash, zsh, fish
 
 Examples:
@@ -510,5 +538,6 @@ pub fn tree() -> clap::Command {
         .subcommand(named(Wait::command(), "wait"))
         .subcommand(named(Break::command(), "break"))
         .subcommand(named(Prune::command(), "prune"))
+        .subcommand(named(LockPath::command(), "path"))
         .subcommand(named(Completions::command(), "completions"))
 }

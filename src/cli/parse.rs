@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::{Acquire, Break, Check, Command, Completions, List, Prune, Release, Renew, Run, Status, Wait, fast_path};
+use super::{
+    Acquire, Break, Check, Command, Completions, List, LockPath, Prune, Release, Renew, Run, Status, Wait, fast_path,
+};
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::message;
@@ -35,6 +37,7 @@ fn parse_by_clap(words: &[OsString]) -> Result<Command, Exit> {
         Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
         Some("break") => Break::try_parse_from(rest()).map(Command::Break),
         Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
+        Some("path") => LockPath::try_parse_from(rest()).map(Command::Path),
         Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
         _ => Run::try_parse_from(words).map(|options| Command::Run(Box::new(options))),
     };

@@ -57,7 +57,7 @@ struct Row {
 
 /// Prints a table, or JSON.
 pub fn list(options: cli::List) -> Exit {
-    match text(options).and_then(|text| print(&text)) {
+    match text(options).and_then(print) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             message::tell_error(&error);

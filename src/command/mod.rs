@@ -7,6 +7,7 @@ pub mod check;
 pub mod completions;
 mod environment;
 pub mod list;
+pub mod path;
 pub mod prune;
 pub mod release;
 pub mod renew;

@@ -23,7 +23,7 @@ fn remove(options: cli::Prune) -> Result<Exit> {
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
     all(&dir, options.dry_run, |removed| match removed {
-        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(&(printable(&name) + "\n")),
+        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(printable(&name) + "\n"),
         Ok(_) => {}
         Err(error) => {
             message::tell_error(&error);

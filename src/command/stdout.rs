@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 ///
 /// # Errors
 /// stdout is closed, or full.
-pub fn print(text: &str) -> Result<()> {
+pub fn print(data: impl AsRef<[u8]>) -> Result<()> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot print to stdout")
+    stdout.write_all(data.as_ref()).and_then(|()| stdout.flush()).context("cannot print to stdout")
 }

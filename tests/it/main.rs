@@ -30,6 +30,8 @@ mod help;
 mod names;
 /// Any bytes make a name, and each name one file.
 mod odd_names;
+/// `lockrun path`.
+mod path;
 /// `--shared`.
 mod shared;
 /// `--timeout` in every form, `-n`, `LOCKRUN_TIMEOUT`.

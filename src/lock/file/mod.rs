@@ -50,7 +50,7 @@ mod taking;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fs::OFlags;
 
 use contender::Contender;
@@ -64,6 +64,7 @@ pub use queued::FileQueued;
 pub use survey::Survey;
 
 use super::{Admission, Grant, Holder, Patience, Store, Target, Terms};
+use crate::record::{self, Text};
 use crate::sys;
 
 /// Lock files in one directory: all or none of some targets.
@@ -148,6 +149,21 @@ impl Store for FileEngine {
         let survey = Survey::new(Some(&self.dir));
         self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
     }
+}
+
+/// Makes the lock file of a name if it is missing. Returns its path, from any
+/// working directory.
+///
+/// # Errors
+/// See [`open::lock_file`]; or its content is not lockrun's.
+pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
+    let file_name = LockFile::of_name(name).file_name();
+    let opened = open::lock_file(dir, &file_name)?;
+    let path = dir.path_of(&file_name);
+    if record::read(&opened.file) == Text::Foreign {
+        bail!("{}: its content is not lockrun's", path.display());
+    }
+    Ok(path)
 }
 
 /// Makes whoever holds a lock let go. Returns whether anybody was seen to
