@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::request::LockRequest;
@@ -317,8 +316,7 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
     })?;
     let process = sys::above_stdio(process)?;
     // A zombie has ended, whoever has not yet been told.
-    let mut polled = [PollFd::new(&process, PollFlags::IN)];
-    if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+    if sys::is_readable(&process, Some(Duration::ZERO))? {
         return Err(refused("has already ended"));
     }
     Ok(process)

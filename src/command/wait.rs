@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::cli;
 use crate::duration::{self, Limit};
@@ -19,6 +19,7 @@ use crate::lock::{Mode, Seen};
 use crate::lock::{Target, Terms};
 use crate::message;
 use crate::process;
+use crate::sys;
 
 use super::selection::SelectedLocks;
 
@@ -106,9 +107,5 @@ fn open(pids: &[i32]) -> Vec<OwnedFd> {
 /// Whether one of them ended meanwhile.
 fn sleep(watched: &[OwnedFd], limit: Duration) -> Result<bool> {
     let mut polled: Vec<_> = watched.iter().map(|process| PollFd::new(process, PollFlags::IN)).collect();
-    match poll(&mut polled, Some(&Timespec::try_from(limit)?)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
+    Ok(sys::wait_until_ready(&mut polled, Some(limit))? > 0)
 }

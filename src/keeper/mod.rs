@@ -13,15 +13,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::lock::Held;
 use crate::message;
 use crate::record::timestamp;
-use crate::sys::{self, SignalFd};
+use crate::sys::{self, SignalFd, Timer};
 use crate::token::Token;
 
 pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
@@ -88,7 +85,7 @@ struct Holding<H> {
     token: Token,
     lease: Option<Duration>,
     expires_at: Option<Duration>,
-    timer: Option<OwnedFd>,
+    timer: Option<Timer>,
     /// `None`: the token has been printed.
     printed: Option<UnixStream>,
     clients: VecDeque<Client>,
@@ -101,28 +98,28 @@ impl<H: Held> Holding<H> {
         if let Some(caller) = &self.printed {
             caller.set_nonblocking(true)?;
         }
-        let asked_to_end = SignalFd::new(&[sys::replace_signal(), sys::break_signal(), libc::SIGTERM])?;
+        let signals = SignalFd::new(&[sys::replace_signal(), sys::break_signal(), libc::SIGTERM, sys::timer_signal()])?;
         self.arm()?;
         loop {
             let ready = {
                 let sources = [
                     Some(listener.as_fd()),
-                    self.timer.as_ref().map(AsFd::as_fd),
                     owner.map(AsFd::as_fd),
                     self.printed.as_ref().map(AsFd::as_fd),
-                    Some(asked_to_end.as_fd()),
+                    Some(signals.as_fd()),
                 ];
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
                 let sources: Vec<_> = sources.into_iter().chain(clients).collect();
                 wait_for_any(&sources)?
             };
-            if ready[2] {
+            if ready[1] {
                 return Ok("its owner ended".into());
             }
-            if ready[1] && self.expires_at.is_some_and(|at| at <= sys::suspend_aware_now()) {
+            let signal = if ready[3] { signals.read() } else { None };
+            if self.expires_at.is_some_and(|at| at <= sys::suspend_aware_now()) {
                 return Ok("expired".into());
             }
-            if ready[3]
+            if ready[2]
                 && let Some(caller) = &mut self.printed
             {
                 match caller.read(&mut [0]) {
@@ -131,13 +128,11 @@ impl<H: Held> Holding<H> {
                     _ => return Ok("its token was never printed".into()),
                 }
             }
-            if ready[4]
-                && let Some((signal, sender)) = asked_to_end.read()
-            {
+            if let Some((signal, sender)) = signal.filter(|(signal, _)| *signal != sys::timer_signal()) {
                 let what = if signal == sys::replace_signal() { "replaced" } else { "broken" };
                 return Ok(format!("{what} by {}", message::by(sender)));
             }
-            if self.hear(&ready[5..])? {
+            if self.hear(&ready[4..])? {
                 sys::exit_now(0);
             }
             if ready[0] {
@@ -237,10 +232,8 @@ impl<H: Held> Holding<H> {
     fn arm(&mut self) -> io::Result<()> {
         self.timer = None;
         let Some(at) = self.expires_at else { return Ok(()) };
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let at = Timespec { tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: at.subsec_nanos().into() };
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value: at })?;
+        let timer = Timer::new()?;
+        timer.fire_at(at)?;
         self.timer = Some(timer);
         Ok(())
     }
@@ -287,13 +280,7 @@ impl Client {
 /// order given.
 fn wait_for_any(sources: &[Option<std::os::fd::BorrowedFd<'_>>]) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = sources.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    loop {
-        match poll(&mut polled, None) {
-            Ok(_) => break,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    sys::wait_until_ready(&mut polled, None)?;
     let mut events = polled.iter().map(|fd| !fd.revents().is_empty());
     Ok(sources.iter().map(|source| source.is_some() && events.next().unwrap_or(false)).collect())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::timer::timespec;
+use super::clock::timespec;
 
 /// By this signal a waiting process tells the one that watches it that the
 /// lock is granted. From anybody else but that child it is a signal like any
@@ -32,7 +32,7 @@ pub fn break_signal() -> i32 {
 }
 
 /// By this signal a [`Timer`](super::Timer) reports.
-pub(super) fn timer_signal() -> i32 {
+pub fn timer_signal() -> i32 {
     libc::SIGRTMAX() - 2
 }
 
@@ -259,19 +259,6 @@ pub fn stop_by(signal: i32) {
     restore(&before);
 }
 
-/// The signal that was caught by [`catch`], 0 if none was.
-static CAUGHT: AtomicI32 = AtomicI32::new(0);
-
-/// The signal that interrupted us since the last call, if one did.
-pub fn take_caught() -> Option<i32> {
-    Some(CAUGHT.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
-}
-
-/// Whether a signal has been caught that nobody has taken.
-pub fn has_caught() -> bool {
-    CAUGHT.load(Ordering::SeqCst) != 0
-}
-
 /// What a signal did before it was caught; does it again when dropped.
 pub(super) struct Caught {
     signal: i32,
@@ -283,17 +270,6 @@ impl Drop for Caught {
         // SAFETY: the action that sigaction returned for this signal.
         unsafe { libc::sigaction(self.signal, &raw const self.before, std::ptr::null_mut()) };
     }
-}
-
-/// Lets a signal interrupt system calls instead of doing what it would do by
-/// default; one that is ignored stays so.
-pub(super) fn catch(signal: i32) -> Option<Caught> {
-    extern "C" fn remember(signal: libc::c_int) {
-        CAUGHT.store(signal, Ordering::SeqCst);
-        // It may have come just before the call that it should interrupt.
-        super::timer::interrupt_from_now_on();
-    }
-    (!is_ignored(signal)).then(|| handle(signal, remember))
 }
 
 /// What would have stopped a child of ours in our memory on its way to COMMAND.
@@ -321,20 +297,7 @@ pub fn take_missed_stop() -> Option<i32> {
     Some(MISSED_STOP.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
 }
 
-/// Lets [`wake_signal`] interrupt system calls, whatever the caller blocked or
-/// ignored. To be unblocked by whoever waits: [`unblock_wake`].
-pub(super) fn catch_wake() -> Caught {
-    extern "C" fn nothing(_: libc::c_int) {}
-    handle(wake_signal(), nothing)
-}
-
-/// See [`catch_wake`]. The mask that was there before comes back with
-/// [`restore`].
-pub(super) fn unblock_wake() {
-    unblock(wake_signal());
-}
-
-fn unblock(signal: i32) {
+pub(super) fn unblock(signal: i32) {
     let mut only = MaybeUninit::uninit();
     // SAFETY: the set is initialised before it is read.
     unsafe {
@@ -344,7 +307,8 @@ fn unblock(signal: i32) {
     }
 }
 
-fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> Caught {
+/// Calls `handler` when the signal comes, until what this returns is dropped.
+pub(super) fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> Caught {
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: zeroed is an empty mask and no flags, no SA_RESTART among them:
     // the handler is there to interrupt. Our handlers store an atomic and set

@@ -24,7 +24,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("message", &["advice", "duration", "escape", "lock", "process", "sys"]),
     ("lock", &["advice", "name", "process", "record", "sys", "token", "users"]),
     ("advice", &[]),
-    ("process", &["users"]),
+    ("process", &["sys", "users"]),
     ("name", &[]),
     ("record", &[]),
     ("token", &[]),
