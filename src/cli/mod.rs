@@ -15,7 +15,7 @@ use crate::lock::file::MAX_SLOTS;
 
 pub use parse::parse;
 
-/// Run COMMAND while holding a lock, so that it never runs twice at once.
+/// Run a command under a lock, never twice at once.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun",
@@ -199,10 +199,10 @@ pub enum Hold {
     Tree,
 }
 
-/// Take a lock, print a token for it, and return.
+/// Take a lock and print a token for it.
 ///
-/// The token is one word on stdout; 'lockrun release TOKEN' gives the lock
-/// back. A small process in the background holds it meanwhile.
+/// The token is one word on stdout; 'lockrun release TOKEN' releases the lock.
+/// Until then a small background process holds it.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun acquire",
@@ -231,10 +231,10 @@ pub struct Acquire {
     pub expires: Option<Limit>,
 }
 
-/// Give the locks of tokens back.
+/// Release the locks of tokens.
 ///
-/// Returns when they are really free. Exit code 123 if a lock was lost
-/// before: what was done under it was not protected to the end.
+/// Returns when they are free. Exit code 123 if a lock had been lost: work done
+/// under it was not protected to the end.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun release", max_term_width = 80)]
 pub struct Release {
@@ -243,9 +243,9 @@ pub struct Release {
     pub token: Vec<OsString>,
 }
 
-/// Push a token's expiry out.
+/// Extend the expiry of a token's lock.
 ///
-/// Exit code 123 if the lock was lost before.
+/// Exit code 123 if the lock had been lost.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun renew", max_term_width = 80, args_override_self = true)]
 pub struct Renew {
@@ -260,7 +260,7 @@ pub struct Renew {
     pub expires: Option<Limit>,
 }
 
-/// Is the token's lock still held?
+/// Check whether a token's lock is still held.
 ///
 /// Exit code 0 if it is, 123 if it was lost.
 #[derive(Parser, Debug)]
@@ -291,10 +291,10 @@ pub struct Selection {
     pub dir: Option<PathBuf>,
 }
 
-/// Show locks: free or held, by whom, since when, how many wait.
+/// List locks, their holders and their queues.
 ///
-/// Without LOCK, all that have a file in the locks directory. Looking
-/// disturbs nobody.
+/// Without LOCK, every lock with a file in the locks directory. Listing never
+/// makes another lockrun fail or wait.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun list",
@@ -316,10 +316,10 @@ pub struct List {
     pub names: bool,
 }
 
-/// Would 'lockrun --timeout 0' get the lock now?
+/// Tell whether a lock is free.
 ///
-/// Says nothing. Exit code 0 if it would, 1 if not, 125 if that cannot be
-/// known.
+/// Free means that 'lockrun --timeout 0' would get it now. Prints nothing. Exit
+/// code 0 if it is free, 1 if not, 125 if that cannot be determined.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun status",
@@ -335,7 +335,7 @@ pub struct Status {
 
 /// Wait until locks are free, without taking them.
 ///
-/// Several: until all are free at the same time. Holds nobody up.
+/// Several: until all are free at the same time. Delays nobody.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun wait",
@@ -355,11 +355,11 @@ pub struct Wait {
     pub timeout: Option<Limit>,
 }
 
-/// Make the holder of a lock let go.
+/// Make the holder of a lock release it.
 ///
-/// A lockrun ends its command and all it started, and exits with 123; a token
-/// is let go; anybody else gets TERM and then KILL. Only processes that the
-/// kernel shows to hold the lock now are signalled.
+/// A lockrun ends its command and everything the command started, and exits
+/// with 123; a token is released; any other program gets TERM and then KILL.
+/// Only processes that the kernel shows to hold the lock now are signalled.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun break",
@@ -377,9 +377,9 @@ pub struct Break {
     pub kill_after: Option<Duration>,
 }
 
-/// Remove the lock files that nobody uses, and print their names.
+/// Remove unused lock files, and print their names.
 ///
-/// Safe at any time: who holds a lock, or waits for it, keeps it.
+/// Safe at any time: locks that are held or waited for stay.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun prune", max_term_width = 80, args_override_self = true)]
 pub struct Prune {
@@ -416,7 +416,7 @@ pub struct LockPath {
     pub dir: Option<PathBuf>,
 }
 
-/// Print the completions for a shell.
+/// Print shell completions.
 ///
 /// For bash, in ~/.bashrc: eval "$(lockrun completions bash)"
 #[derive(Parser, Debug)]
