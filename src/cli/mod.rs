@@ -464,6 +464,8 @@ pub enum Command {
     Path(LockPath),
     /// Print a shell's completions.
     Completions(Completions),
+    /// Print this text: a help, or the version.
+    Help(String),
 }
 
 const AFTER_ACQUIRE_HELP: &str = "\

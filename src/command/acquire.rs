@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::request::LockRequest;
+use super::stdout;
 use crate::child::{self, Verdict, Waited, Waiter, WaitingChild, Watch};
 use crate::cli;
 use crate::duration::{self, Limit};
@@ -41,11 +42,11 @@ const A_LOOK: Duration = Duration::from_millis(10);
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// Takes the lock and prints its token.
-pub fn acquire(options: cli::Acquire) -> Exit {
-    Acquisition::new(options).and_then(Acquisition::run).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
+///
+/// # Errors
+/// The lock cannot be asked for, or the token not be printed.
+pub fn acquire(options: cli::Acquire) -> Result<Exit> {
+    Acquisition::new(options)?.run()
 }
 
 const ENDED_EARLY: &str = "the process that holds the lock was ended before the token could be printed";
@@ -265,13 +266,7 @@ impl Acquisition {
         if let Some(why) = let_go(&mut holder) {
             return self.lost(&why);
         }
-        // Not std's stdout, which takes a closed one for a full success.
-        let mut rest = word.as_bytes();
-        while !rest.is_empty() {
-            let written = rustix::io::write(rustix::stdio::stdout(), rest)
-                .context("cannot print the token to stdout, so the lock was let go")?;
-            rest = &rest[written..];
-        }
+        stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
         match channel.write_all(b"!") {
             Ok(()) => Ok(Exit::Ok),
             Err(_) => self.lost(&let_go(&mut holder).unwrap_or_default()),

@@ -17,14 +17,10 @@ const NOBODY: &str = "held, but nobody who holds it can be seen from here; nobod
     root, or the holder's user, outside of containers, can break it";
 
 /// Returns when those who held it do so no more.
-pub fn break_lock(options: cli::Break) -> Exit {
-    make_let_go(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn make_let_go(options: cli::Break) -> Result<Exit> {
+///
+/// # Errors
+/// Not one lock, or it cannot be looked at.
+pub fn break_lock(options: cli::Break) -> Result<Exit> {
     let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {
         bail!("which lock? lockrun break LOCK (or --file PATH), one of them; see 'lockrun break --help'");

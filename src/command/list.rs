@@ -16,7 +16,7 @@ use crate::message;
 use crate::table::{Colour, Column, Look, Table};
 
 use super::selection::SelectedLocks;
-use super::stdout::print;
+use super::stdout;
 
 /// What `--json` prints of a lock. Stable: fields are only ever added.
 #[derive(Serialize)]
@@ -56,14 +56,12 @@ struct Row {
 }
 
 /// Prints a table, or JSON.
-pub fn list(options: cli::List) -> Exit {
-    match text(options).and_then(print) {
-        Ok(()) => Exit::Ok,
-        Err(error) => {
-            message::tell_error(&error);
-            Exit::Failed
-        }
-    }
+///
+/// # Errors
+/// A lock cannot be looked at, or stdout not written to.
+pub fn list(options: cli::List) -> Result<Exit> {
+    stdout::print(text(options)?)?;
+    Ok(Exit::Ok)
 }
 
 fn text(options: cli::List) -> Result<String> {

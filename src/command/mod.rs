@@ -6,6 +6,7 @@ pub mod break_lock;
 pub mod check;
 pub mod completions;
 mod environment;
+pub mod help;
 pub mod list;
 pub mod path;
 pub mod prune;

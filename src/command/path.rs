@@ -10,17 +10,12 @@ use super::stdout;
 use crate::cli;
 use crate::exit::Exit;
 use crate::lock::file::{self, Dir};
-use crate::message;
 
 /// Makes the file if it is missing and prints its absolute path.
-pub fn path(options: cli::LockPath) -> Exit {
-    make_and_print(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn make_and_print(options: cli::LockPath) -> Result<Exit> {
+///
+/// # Errors
+/// Not one name, or its file cannot be made.
+pub fn path(options: cli::LockPath) -> Result<Exit> {
     let mut names = options.lock.into_iter().chain(options.name);
     let (Some(name), None) = (names.next(), names.next()) else {
         bail!("which lock? lockrun path NAME, one of them; see 'lockrun path --help'");

@@ -11,14 +11,11 @@ use crate::message;
 use super::{selection, stdout};
 
 /// Prints the name of every lock whose file it removed.
-pub fn prune(options: cli::Prune) -> Exit {
-    remove(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn remove(options: cli::Prune) -> Result<Exit> {
+///
+/// # Errors
+/// The directory cannot be read, or stdout not written to. What is wrong with
+/// one file is told, and the others are removed.
+pub fn prune(options: cli::Prune) -> Result<Exit> {
     let Some(dir) = selection::dir(options.dir)? else { return Ok(Exit::Ok) };
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());

@@ -45,18 +45,14 @@ const CAUGHT_AS_INIT: [i32; 11] = [
 ];
 
 /// Runs the command under its lock and says how lockrun has to end.
-pub fn run(options: cli::Run) -> Exit {
-    let failed = |error| {
-        message::tell_error(&error);
-        Exit::Failed
-    };
-    let mut job = match Job::new(options) {
-        Ok(job) => job,
-        Err(error) => return failed(error),
-    };
-    let exit = job.run().unwrap_or_else(failed);
+///
+/// # Errors
+/// The lock cannot be asked for, or the command not be started or watched.
+pub fn run(options: cli::Run) -> Result<Exit> {
+    let mut job = Job::new(options)?;
+    let exit = job.run();
     if let Some(report) = job.report.take() {
-        report.finish(exit);
+        report.finish(*exit.as_ref().unwrap_or(&Exit::Failed));
     }
     // The process ends now, and the kernel takes all of it back at once.
     std::mem::forget(job);

@@ -57,15 +57,13 @@ pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
     Ok(words)
 }
 
-/// Does something with every token; the worst outcome counts.
-pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Exit {
-    let words = match words(given) {
-        Ok(words) => words,
-        Err(error) => {
-            message::tell_error(&error);
-            return Exit::Failed;
-        }
-    };
+/// Does something with every token; the worst outcome counts. What is wrong
+/// with one is told, and the others are tried.
+///
+/// # Errors
+/// See [`words`].
+pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Result<Exit> {
+    let words = words(given)?;
     let outcomes = words.iter().map(|word| match Token::parse(word) {
         Some(token) => act(&token).unwrap_or_else(|error| {
             message::tell_about(&message::shown_name(token.name.as_bytes()), &message::describe(&error));
@@ -77,7 +75,7 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Exi
             Exit::Failed
         }
     });
-    outcomes.max_by_key(|exit| exit.code()).unwrap_or(Exit::Failed)
+    Ok(outcomes.max_by_key(|exit| exit.code()).unwrap_or(Exit::Failed))
 }
 
 /// Asks the holder; with one that is gone, says since when, and that is 123.

@@ -33,14 +33,10 @@ const MOMENT: Duration = Duration::from_millis(1);
 const WATCHED: usize = 64;
 
 /// Returns when all of them are free at the same time.
-pub fn wait(options: cli::Wait) -> Exit {
-    until_free(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn until_free(options: cli::Wait) -> Result<Exit> {
+///
+/// # Errors
+/// No lock, or one that cannot be looked at.
+pub fn wait(options: cli::Wait) -> Result<Exit> {
     let limit = options.timeout.and_then(Limit::finite);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut locks = SelectedLocks::new(options.which.clone())?;
