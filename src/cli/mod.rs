@@ -33,16 +33,14 @@ pub struct Run {
     #[command(flatten)]
     pub lock: Lock,
 
-    /// Run `/bin/sh -c STRING`
-    ///
-    /// The shell that STRING needs for `&&`, pipes and variables.
+    /// Run '/bin/sh -c STRING' as COMMAND
     #[arg(short = 'c', value_name = "STRING", conflicts_with = "command", help_heading = "Run options")]
     pub shell: Option<OsString>,
 
-    /// Become COMMAND: no process of lockrun stays
+    /// Become COMMAND: no lockrun process stays
     ///
-    /// The lock then ends with COMMAND's last copy of the descriptor: a daemon
-    /// that COMMAND leaves behind keeps it.
+    /// The lock then lasts until every copy of its descriptor is closed, so a
+    /// daemon that COMMAND leaves behind keeps it.
     #[arg(
         long,
         alias = "no-fork",
@@ -52,32 +50,31 @@ pub struct Run {
     )]
     pub exec: bool,
 
-    /// End COMMAND, and all it started, after DUR
+    /// End COMMAND and everything it started after DUR
     ///
-    /// Counted from the grant, on a clock that runs through suspend. TERM
-    /// first, then KILL. Exit code 123.
+    /// DUR counts from the grant, including time in suspend. TERM first, then
+    /// KILL; exit code 123.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
         help_heading = "Run options")]
     pub expires: Option<Limit>,
 
     /// Time between TERM and KILL [default: 10]
     ///
-    /// Where the command is ended: by --expires, or by somebody's --replace or
-    /// break.
+    /// Applies whenever lockrun ends COMMAND: --expires, --replace, break.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
         help_heading = "Run options")]
     pub kill_after: Option<Duration>,
 
-    /// Hold until the `command` or its whole `tree` ends
+    /// Hold until the command or its whole tree ends
     ///
-    /// With `tree` a daemon that COMMAND leaves behind keeps the lock as long
-    /// as it lives.
+    /// With 'tree', a daemon that COMMAND leaves behind keeps the lock while it
+    /// lives.
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Run options")]
     pub hold: Option<Hold>,
 
     /// Append one line of JSON about the run to FILE
     ///
-    /// Name, command, times, how long it waited and held, exit code, fence.
+    /// Name, command, times, seconds waited and held, exit code, fence.
     #[arg(long, value_name = "FILE", help_heading = "Run options")]
     pub report: Option<PathBuf>,
 
@@ -86,38 +83,36 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// The options that mean the same wherever a lock is taken.
+/// The options that mean the same in every command that takes a lock.
 #[derive(Args, Debug, Default)]
 #[cfg_attr(test, derive(PartialEq))]
 #[command(next_help_heading = "Lock options")]
 pub struct Lock {
     /// The lock's name [default: the command line]
     ///
-    /// A lock named NAME is the file NAME.lock in the locks directory; unusual
-    /// bytes are percent-encoded. Without a name, the command line itself is
-    /// the name: the same one never runs twice. acquire has none: name it.
+    /// The lock is the file NAME.lock in the locks directory, with unusual bytes
+    /// percent-encoded. acquire has no default.
     #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
     pub name: Vec<OsString>,
 
     /// Lock exactly this file or directory
     ///
-    /// As flock(1) does: excludes scripts that use flock(1) on it, and is
-    /// excluded by them. It is made if missing, and never written to.
+    /// Excludes scripts that use flock(1) on it, and is excluded by them. The
+    /// file is created if missing and never written to.
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub file: Vec<PathBuf>,
 
     /// The locks directory [env: LOCKRUN_DIR]
     ///
-    /// Several users exclude each other by giving the same one. By default
+    /// Users who give the same directory exclude each other. Default:
     /// /run/lockrun for root, ~/.local/state/lockrun for others.
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
     /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]
     ///
-    /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 and
-    /// forever, the default, mean no limit. Exit code 124 when the time is over, 75 if it
-    /// was 0.
+    /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 or
+    /// 'forever', the default: no limit. Exit code 124, with 0 it is 75.
     #[arg(short, long, value_name = "DUR",
         short_alias = 'w', alias = "wait", value_parser = duration::parse_limit,
         allow_hyphen_values = true, overrides_with = "nonblock")]
@@ -127,9 +122,9 @@ pub struct Lock {
     #[arg(short, long, overrides_with = "timeout")]
     pub nonblock: bool,
 
-    /// Share the lock with others who share it
+    /// Take a shared (read) lock
     ///
-    /// A read lock: it only excludes, and waits for, those who do not.
+    /// Shared holders exclude only exclusive ones.
     #[arg(short, long, overrides_with = "exclusive")]
     pub shared: bool,
 
@@ -137,55 +132,52 @@ pub struct Lock {
     #[arg(short = 'x', short_alias = 'e', long, hide = true, overrides_with = "shared")]
     pub exclusive: bool,
 
-    /// Take one of N places: up to N holders at once
+    /// Take one of N slots: up to N holders at once
     ///
-    /// COMMAND finds its place, 0 to N-1, in LOCKRUN_SLOT. A call without
-    /// --slots takes the whole lock and excludes every place.
+    /// COMMAND finds its slot, 0 to N-1, in LOCKRUN_SLOT. A call without --slots
+    /// takes the whole lock and excludes every slot.
     #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with_all = ["shared", "file"],
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub slots: Option<u32>,
 
-    /// With --slots N: exactly place K modulo N
+    /// With --slots N: exactly slot K modulo N
     ///
-    /// Any whole number: -1 is place N-1.
+    /// Any integer: -1 is slot N-1.
     #[arg(long, value_name = "K", allow_hyphen_values = true, requires = "slots", value_parser = WholeNumber::parse)]
     pub slot: Option<WholeNumber>,
 
     /// Fail at once if N wait already; 0: never wait
     ///
-    /// Exit code 121. With several locks: if N wait for any of those that would
-    /// have to be waited for.
+    /// Exit code 121. With several locks, each busy one counts.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub max_waiters: Option<u32>,
 
-    /// End the holder, and take one's turn
+    /// Stop the current holder and take the lock next
     ///
-    /// With all that it started; and those who wait with --replace: the newest
-    /// wins. They exit with 123 and say by whom. Not counted by --max-waiters.
+    /// Also ends earlier waiters with --replace: the newest wins. They exit with
+    /// 123 and say who replaced them. Not counted by --max-waiters.
     #[arg(long, conflicts_with_all = ["shared", "slots"])]
     pub replace: bool,
 
-    /// Under a command that holds it, run at once
+    /// Below a command that holds it, run at once
     ///
-    /// Instead of failing with exit code 122, if it is held at least as
-    /// strongly.
+    /// Instead of failing with 122. The outer lock must be at least as strong.
     #[arg(long)]
     pub reentrant: bool,
 
     /// Exit code instead of 75, 121 and 124
     ///
-    /// For not getting the lock in time; 0 to 255.
+    /// The code for a lock that was not obtained in time: 0 to 255.
     #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true)]
     pub conflict_exit_code: Option<u8>,
 
-    /// Say nothing about waiting or not getting it
+    /// Print nothing about waiting or giving up
     ///
-    /// Everything that went wrong is still told: exit codes 122, 123, 125,
-    /// 126 and 127.
+    /// Failures are still reported: exit codes 122, 123, 125, 126 and 127.
     #[arg(short, long, overrides_with = "verbose")]
     pub quiet: bool,
 
-    /// Tell the path, waiting and holding times
+    /// Print the path, waiting and holding times
     #[arg(short, long, overrides_with = "quiet")]
     pub verbose: bool,
 }
