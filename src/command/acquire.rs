@@ -267,9 +267,11 @@ impl Acquisition {
             return self.lost(&why);
         }
         stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
-        match channel.write_all(b"!") {
-            Ok(()) => Ok(Exit::Ok),
-            Err(_) => self.lost(&let_go(&mut holder).unwrap_or_default()),
+        let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
+        match let_go(&mut holder).unwrap_or_default() {
+            // The reader was faster than we are.
+            why if why.starts_with(keeper::RELEASED) => Ok(Exit::Ok),
+            why => self.lost(&why),
         }
     }
 

@@ -146,7 +146,7 @@ fn tell_gone(token: &Token, record: Option<Record>) {
         _ => record.ended.as_ref().filter(|_| is_ours),
     };
     match ended {
-        Some(ended) if ended.starts_with("released") => {
+        Some(ended) if ended.starts_with(keeper::RELEASED) => {
             message::tell_about(&name, &format!("not held any more: {}", printable(ended.as_bytes())));
         }
         Some(ended) => tell_lost(token, ended),

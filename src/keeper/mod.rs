@@ -28,6 +28,9 @@ use protocol::{Reply, Request};
 /// own user's processes only: others are refused before they say a word.
 const CLIENTS: usize = 16;
 
+/// How the record of a released lock begins; any other end is a loss.
+pub const RELEASED: &str = "released";
+
 /// What the holder has to know.
 pub struct Keeper<H> {
     /// The lock.
@@ -66,12 +69,20 @@ impl<H: Held> Keeper<H> {
         };
         // Anything that fails here fails for want of memory or descriptors:
         // then nobody could release the lock, so it is not kept.
-        let why = holding.serve(&listener, owner.as_ref()).unwrap_or_else(|error| format!("failed: {error}"));
-        let ended = holding.let_go(&why);
-        if let Some(mut caller) = holding.printed {
-            let _ = caller.write_all((ended + "\n").as_bytes());
-        }
-        sys::exit_now(0)
+        let end = holding.serve(&listener, owner.as_ref()).unwrap_or_else(|error| format!("failed: {error}").into());
+        holding.let_go(&listener, end)
+    }
+}
+
+/// Why the lock is let go, and the client that asked for it.
+struct End {
+    why: String,
+    client: Option<Client>,
+}
+
+impl<T: Into<String>> From<T> for End {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), client: None }
     }
 }
 
@@ -92,8 +103,8 @@ struct Holding<H> {
 }
 
 impl<H: Held> Holding<H> {
-    /// Returns why to let go.
-    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>) -> io::Result<String> {
+    /// Returns when the lock is to be let go.
+    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>) -> io::Result<End> {
         listener.set_nonblocking(true)?;
         if let Some(caller) = &self.printed {
             caller.set_nonblocking(true)?;
@@ -130,10 +141,10 @@ impl<H: Held> Holding<H> {
             }
             if let Some((signal, sender)) = signal.filter(|(signal, _)| *signal != sys::timer_signal()) {
                 let what = if signal == sys::replace_signal() { "replaced" } else { "broken" };
-                return Ok(format!("{what} by {}", message::by(sender)));
+                return Ok(format!("{what} by {}", message::by(sender)).into());
             }
-            if self.hear(&ready[4..])? {
-                sys::exit_now(0);
+            if let Some(client) = self.hear(&ready[4..])? {
+                return Ok(End { why: RELEASED.into(), client: Some(client) });
             }
             if ready[0] {
                 self.accept(listener);
@@ -172,48 +183,42 @@ impl<H: Held> Holding<H> {
         self.clients.push_back(client);
     }
 
-    /// Reads what clients say. Returns whether the lock was released.
-    fn hear(&mut self, readable: &[bool]) -> io::Result<bool> {
-        let mut released = false;
-        let clients = std::mem::take(&mut self.clients);
-        for (position, mut client) in clients.into_iter().enumerate() {
+    /// Reads what clients say. Returns the first one that may release the lock
+    /// and asks for it: there is only one release.
+    fn hear(&mut self, readable: &[bool]) -> io::Result<Option<Client>> {
+        let mut clients = std::mem::take(&mut self.clients).into_iter().enumerate();
+        let mut released = None;
+        for (position, mut client) in clients.by_ref() {
             if !readable.get(position).copied().unwrap_or(false) {
                 self.clients.push_back(client);
                 continue;
             }
             match client.read_request() {
-                Ok(Some(request)) => released |= self.obey(&mut client, &request)?,
+                Ok(Some(request)) if request.secret != self.token.secret => client.answer(&Reply::WrongSecret),
+                Ok(Some(Request { ask: Ask::Release, .. })) => {
+                    released = Some(client);
+                    break;
+                }
+                Ok(Some(request)) => self.obey(&mut client, &request.ask)?,
                 Ok(None) => self.clients.push_back(client),
                 // Went away, or talks nonsense.
                 Err(_) => {}
             }
         }
+        self.clients.extend(clients.map(|(_, client)| client));
         Ok(released)
     }
 
-    fn obey(&mut self, client: &mut Client, request: &Request) -> io::Result<bool> {
-        if request.secret != self.token.secret {
-            client.answer(&Reply::WrongSecret);
-            return Ok(false);
+    fn obey(&mut self, client: &mut Client, ask: &Ask) -> io::Result<()> {
+        if let Ask::Renew { lease } = ask {
+            let lease = lease.unwrap_or(self.lease);
+            self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
+            self.arm()?;
+            let expires = self.expires();
+            self.held.amend(&|record| record.expires.clone_from(&expires));
         }
-        match &request.ask {
-            Ask::Release => {
-                let lost = self.held.lost().map(|lost| lost.how);
-                self.let_go("released");
-                client.answer(&Reply::Released { lost });
-                return Ok(true);
-            }
-            Ask::Renew { lease } => {
-                let lease = lease.unwrap_or(self.lease);
-                self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
-                self.arm()?;
-                let expires = self.expires();
-                self.held.amend(&|record| record.expires.clone_from(&expires));
-                client.answer(&Reply::State(self.state()));
-            }
-            Ask::Check => client.answer(&Reply::State(self.state())),
-        }
-        Ok(false)
+        client.answer(&Reply::State(self.state()));
+        Ok(())
     }
 
     fn state(&self) -> TokenState {
@@ -238,14 +243,25 @@ impl<H: Held> Holding<H> {
         Ok(())
     }
 
-    /// Free again; what is said about it afterwards, and returned, is only
-    /// for people.
-    fn let_go(&mut self, why: &str) -> String {
-        let ended = format!("{why} at {}", timestamp(SystemTime::now()));
+    /// Frees the lock, then says so: in the record, to `acquire` if it still
+    /// listens, and to the client that asked for it.
+    fn let_go(mut self, listener: &UnixListener, end: End) -> ! {
+        let lost = self.held.lost().map(|lost| lost.how);
+        let ended = format!("{} at {}", end.why, timestamp(SystemTime::now()));
         self.held.amend(&|record| record.ended = Some(ended.clone()));
-        // If this fails, the end of this process does it.
+        // No other process has the descriptor: if it cannot be unlocked, closing
+        // it frees the lock.
         let _ = self.held.release();
-        ended
+        drop(self.held);
+        // The other clients are hung up on. They call again, and are refused.
+        let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+        if let Some(mut caller) = self.printed {
+            let _ = caller.write_all((ended + "\n").as_bytes());
+        }
+        if let Some(mut client) = end.client {
+            client.answer(&Reply::Released { lost });
+        }
+        sys::exit_now(0)
     }
 }
 
