@@ -19,14 +19,23 @@ pub fn prune(options: cli::Prune) -> Result<Exit> {
     let Some(dir) = selection::dir(options.dir)? else { return Ok(Exit::Ok) };
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
-    all(&dir, options.dry_run, |removed| match removed {
-        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(printable(&name) + "\n"),
+    let problem = all(&dir, options.dry_run, |removed| match removed {
+        Ok(name) if unprinted.is_ok() => {
+            unprinted = stdout::print(
+                printable(&name)
+                    + "
+",
+            )
+        }
         Ok(_) => {}
         Err(error) => {
             message::tell_error(&error);
             exit = Exit::Failed;
         }
     })?;
+    if let Some(problem) = problem {
+        message::tell_error(&problem.context("cannot remember the largest fence"));
+    }
     unprinted?;
     Ok(exit)
 }

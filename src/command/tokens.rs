@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -13,6 +12,7 @@ use crate::advice::Advice;
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::keeper::{self, Answer, Ask};
+use crate::lock::file::plain_file;
 use crate::message;
 use crate::process;
 use crate::record::{self, Record};
@@ -125,12 +125,8 @@ pub fn tell_lost(token: &Token, how: &str) {
 /// place remembers its own last grant.
 fn record_of(token: &Token) -> Option<Record> {
     let path = token.dir().join(&token.grants.first()?.file);
-    // Not a FIFO, which a forged token could name.
-    let file = std::fs::File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
-        .open(path)
-        .ok()?;
+    // A forged token can name anything.
+    let file = plain_file(&path)?;
     let of_place = token.slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
     of_place.filter(|record| record.fence == token.fence()).or_else(|| record::read(&file).record())
 }

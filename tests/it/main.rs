@@ -58,6 +58,8 @@ mod default_directory;
 mod foreign_files;
 /// Disks that are full or read-only.
 mod full_disk;
+/// A locks directory where others put what they like.
+mod hostile_directory;
 /// Modes that follow the directory under any umask.
 mod modes;
 /// What stands in a lock file.

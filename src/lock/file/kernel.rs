@@ -63,6 +63,7 @@ pub struct Locker {
 pub struct Kernel {
     lockers: HashMap<FileId, Vec<Locker>>,
     queues: HashSet<FileId>,
+    shows_everybody: bool,
     complete: bool,
     devices: OnceCell<Devices>,
     processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
@@ -78,14 +79,18 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// A text of this size came in one piece: the kernel gives a page at a time,
 /// and a line has not half as much as is left.
 const ONE_PIECE: usize = 3500;
+/// So many more times the locks are read that do not come in one piece.
+const LOOKS: usize = 3;
 
 impl Kernel {
     /// Reads `/proc/locks`; without it, nothing is known and nothing certain.
     pub fn look() -> Self {
+        let is_first = fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE);
         let mut kernel = Self {
             lockers: HashMap::new(),
             queues: HashSet::new(),
-            complete: fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE),
+            shows_everybody: is_first,
+            complete: is_first,
             devices: OnceCell::new(),
             processes: RefCell::new(HashMap::new()),
         };
@@ -93,13 +98,38 @@ impl Kernel {
         // the next page to the last one. A second look tells of the rare
         // case that a single page had a successor that just went away.
         for _ in 0..2 {
-            let whole = kernel.read_locks().unwrap_or(false);
-            kernel.complete &= whole;
-            if !whole {
+            match kernel.read_locks() {
+                Ok(true) => {}
+                Ok(false) => kernel.complete = false,
+                Err(_) => {
+                    kernel.complete = false;
+                    kernel.shows_everybody = false;
+                }
+            }
+            if !kernel.complete {
                 break;
             }
         }
         kernel
+    }
+
+    /// As [`look`](Self::look). Where the locks do not come in one piece, looks
+    /// again and again: that one is missing each time takes several processes
+    /// that let go in the wrong microseconds.
+    pub fn look_thoroughly() -> Self {
+        let mut kernel = Self::look();
+        if !kernel.complete && kernel.shows_everybody {
+            for _ in 0..LOOKS {
+                let _ = kernel.read_locks();
+            }
+        }
+        kernel
+    }
+
+    /// Whether the locks of all processes are shown. See
+    /// [`look_thoroughly`](Self::look_thoroughly) on what may be missing still.
+    pub fn shows_everybody(&self) -> bool {
+        self.shows_everybody
     }
 
     /// Whether what is not in [`lockers`](Self::lockers) is not locked, on a

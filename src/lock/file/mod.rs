@@ -59,6 +59,7 @@ pub use held::FileHeld;
 use lock_file::LockFile;
 use nesting::{Marker, Nesting};
 pub use nesting::{VARIABLE as HELD_VARIABLE, renumber as renumber_held};
+pub use open::plain_file;
 pub use queue::MAX_SLOTS;
 pub use queued::FileQueued;
 pub use survey::Survey;

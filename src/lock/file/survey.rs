@@ -3,12 +3,17 @@
 //! A lock is held if the kernel shows somebody who holds it. It is free if
 //! the kernel shows all locks there are, and not this one. Where it does not
 //! (another pid namespace, network file systems, more locks than come in one
-//! piece), the lock is tried, under the door: whoever comes through the door
-//! meanwhile waits for us instead of failing.
+//! piece), the lock is tried, under the door: a lockrun that comes through the
+//! door meanwhile waits for us instead of failing. A list of all locks tries
+//! none because of the number of locks: it reads them more often instead.
+//!
+//! What a file's text names is opened only if the kernel cannot be asked, and
+//! if it is the plain file or directory that the file's name says.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, statat};
 use rustix::io::Errno;
 
-use super::dir::{self, Dir, open_at};
+use super::dir::{self, Dir};
 use super::identity::Identity;
 use super::kernel::{FileId, Kernel, Locker};
 use super::lock_file::LockFile;
@@ -36,6 +41,7 @@ const DOOR_LIMIT: Duration = Duration::from_secs(1);
 const DOOR_PAUSE: Duration = Duration::from_micros(50);
 /// So many more times a lock is tried that another look may have kept from us.
 const LOOKS: usize = 3;
+
 /// The locks of a directory at one moment.
 pub struct Survey<'a> {
     dir: Option<&'a Dir>,
@@ -60,6 +66,14 @@ struct Subject<'s> {
     /// Where it is not the file of the queue.
     open_lock: Option<&'s dyn Fn() -> rustix::io::Result<File>>,
     open_queue: &'s dyn Fn() -> rustix::io::Result<(File, bool)>,
+}
+
+/// Who says at which path to look.
+#[derive(Clone, Copy)]
+enum Named {
+    ByUser,
+    /// Perhaps another user.
+    ByText,
 }
 
 impl<'a> Survey<'a> {
@@ -87,8 +101,12 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn all(&self) -> Result<Vec<Seen>> {
+    pub fn all(mut self) -> Result<Vec<Seen>> {
         let Some(dir) = self.dir else { return Ok(Vec::new()) };
+        if !self.kernel.is_complete() {
+            self.kernel = Kernel::look_thoroughly();
+            self.certain = self.kernel.shows_everybody() && self.id.is_some();
+        }
         let names = dir.names().with_context(|| format!("cannot read the locks directory {}", dir.path().display()))?;
         let mut seen: Vec<Seen> = names.iter().filter_map(|name| self.file(dir, name.to_str()?)).collect();
         seen.sort_by(|a, b| a.name.cmp(&b.name));
@@ -131,7 +149,7 @@ impl<'a> Survey<'a> {
             Target::Path(path) => {
                 let name = path.as_os_str().as_bytes().to_vec();
                 match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-                    Ok(file) => Ok(self.at_path(name, path, &file.into())?),
+                    Ok(found) => self.at_path(name, path, &found, Named::ByUser),
                     Err(Errno::NOENT) => Ok(free(name, path.clone())),
                     Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
                 }
@@ -172,9 +190,9 @@ impl<'a> Survey<'a> {
             LockFile::Gate(locked) => {
                 let record = self.text(file_name)?.record();
                 let path = PathBuf::from(record?.name);
-                let identity = Identity::behind(&path).ok()?;
-                if identity == Some(*locked) {
-                    return self.of(&Target::Path(path)).ok();
+                if let Some(found) = open::file_named(&path, *locked) {
+                    let name = path.as_os_str().as_bytes().to_vec();
+                    return self.at_path(name, &path, &found, Named::ByText).ok();
                 }
                 // The path leads elsewhere, but whoever has locked the file
                 // that it led to has it locked still.
@@ -198,14 +216,7 @@ impl<'a> Survey<'a> {
     }
 
     fn reading(&self, file_name: &str) -> rustix::io::Result<(File, bool)> {
-        let dir = self.dir.ok_or(Errno::NOENT)?;
-        match open_at(dir, file_name, OFlags::RDWR, Mode::empty()) {
-            Ok(file) => Ok((file.into(), true)),
-            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => {
-                Ok((open_at(dir, file_name, OFlags::RDONLY, Mode::empty())?.into(), false))
-            }
-            Err(e) => Err(e),
-        }
+        open::lock_file_to_look_at(self.dir.ok_or(Errno::NOENT)?, file_name)
     }
 
     /// What the file's text calls itself, if its name does not contradict
@@ -232,21 +243,27 @@ impl<'a> Survey<'a> {
         })
     }
 
-    fn at_path(&self, name: Vec<u8>, path: &Path, file: &File) -> Result<Seen> {
-        let stat = fstat(file).with_context(|| format!("cannot look at {}", path.display()))?;
+    fn at_path(&self, name: Vec<u8>, path: &Path, found: &OwnedFd, named: Named) -> Result<Seen> {
+        let stat = fstat(found).with_context(|| format!("cannot look at {}", path.display()))?;
         let gate = LockFile::Gate(Identity::from(&stat)).file_name();
-        let lock = self.kernel.id_of(file);
+        let lock = self.kernel.id_of(found);
         let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
-        let certain = lock.is_some() && self.kernel.is_complete() && dir::network(file).is_none();
+        let shows_all = match named {
+            Named::ByUser => self.kernel.is_complete(),
+            Named::ByText => self.kernel.shows_everybody(),
+        };
         Ok(self.look(&Subject {
             name,
             path: path.to_owned(),
             lock,
             queue,
-            certain,
-            open_lock: Some(&|| {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-                Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+            certain: lock.is_some() && shows_all && dir::network(found).is_none(),
+            open_lock: Some(&|| match named {
+                Named::ByUser => {
+                    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+                }
+                Named::ByText => open::open_found(found),
             }),
             open_queue: &|| self.reading(&gate),
         }))
