@@ -13,16 +13,24 @@ const NAME: &str = "LOCKRUN_NAME";
 const FENCE: &str = "LOCKRUN_FENCE";
 const SLOT: &str = "LOCKRUN_SLOT";
 
+/// What the kernel takes for one variable, with its name and its zero
+/// (`MAX_ARG_STRLEN` of execve(2)).
+const LONGEST_VARIABLE: usize = 128 * 1024;
+
 /// What it must not inherit from a lockrun around us.
 pub const OURS: [&str; 4] = [NAME, FENCE, SLOT, HELD_VARIABLE];
 
 /// Tells COMMAND of these grants, and of no others. Those of a set stand in
-/// one variable, a line each.
+/// one variable, a line each. A variable that the kernel would refuse is left
+/// out: half a name would be another lock's.
 pub fn tell(exec: &mut Exec, engine: &FileEngine, grants: &[Grant]) -> Result<()> {
     let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
     exec.clear_variables();
     let mut add = |name: &str, value: Vec<u8>| -> Result<()> {
-        exec.add_variable(CString::new([name.as_bytes(), &value].join(&b'='))?);
+        let variable = CString::new([name.as_bytes(), &value].join(&b'='))?;
+        if variable.count_bytes() < LONGEST_VARIABLE {
+            exec.add_variable(variable);
+        }
         Ok(())
     };
     add(NAME, lines(|grant| grant.name.clone()))?;

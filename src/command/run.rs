@@ -1,7 +1,7 @@
 //! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a
 //! child meet.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -378,20 +378,24 @@ impl Job {
     }
 
     fn not_executed(&self, errno: i32) -> Exit {
-        let program = printable(self.words[0].as_bytes());
-        if errno == libc::ENOENT {
-            let is_there = std::path::Path::new(OsStr::from_bytes(self.words[0].as_bytes())).exists();
-            let text = if is_there && program.contains('/') {
-                format!("cannot execute {program}: its interpreter, behind #! or of its format, is not there")
-            } else {
-                format!("command not found: {program}")
-            };
-            message::tell_about(&self.request.name, &text);
-            return Exit::NotFound;
-        }
-        let text = format!("cannot execute {program}: {}", message::os_error(errno));
+        let program = &self.words[0];
+        let shown = printable(program.as_bytes());
+        let is_there = child::is_there(program);
+        // In PATH, a directory that is none or that we may not search has nothing.
+        let is_searched = !program.as_bytes().contains(&b'/');
+        let (exit, text) = match errno {
+            libc::ENOENT if is_there => (
+                Exit::NotFound,
+                format!("cannot execute {shown}: its interpreter, behind #! or of its format, is not there"),
+            ),
+            libc::ENOENT => (Exit::NotFound, format!("command not found: {shown}")),
+            libc::EACCES | libc::ENOTDIR if is_searched && !is_there => {
+                (Exit::NotFound, format!("command not found: {shown}"))
+            }
+            _ => (Exit::CannotExecute, format!("cannot execute {shown}: {}", message::os_error(errno))),
+        };
         message::tell_about(&self.request.name, &text);
-        Exit::CannotExecute
+        exit
     }
 }
 
