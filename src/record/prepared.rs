@@ -1,36 +1,36 @@
-//! The text of a grant that may come at any moment.
+//! A record prepared while waiting, because work done after the grant delays the
+//! whole queue.
 //!
-//! While somebody holds the lock there is time to write all of it but the
-//! number and the time. When the lock is handed over there is none: these few
-//! digits are put in, and nothing is parsed or formatted.
+//! Everything but the fencing token and the time is formatted in advance; at the
+//! grant only their digits are filled in.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{BEGINNING, Claim, Record, SIZE, latest_fence};
 
-/// A record's text, less what only its grant brings.
+/// A record's text without the values that only the grant brings.
 pub struct PreparedRecord {
     text: Vec<u8>,
-    /// The date that the text has, in days since 1970; the time of day is put in.
+    /// The date in the text, in days since 1970.
     day: u64,
     time_of_day: Range<usize>,
 }
 
-/// Behind [`BEGINNING`] stands the number.
+/// Follows [`BEGINNING`]; the fencing token is next.
 const FENCE: &[u8] = br#""fence":"#;
 const SINCE: &[u8] = br#""since":""#;
-/// What the text of a token has that was given back, whose end the next
-/// record tells. In a string its quotes would have backslashes.
+/// In the record of a released token, whose end the next record repeats. Inside a
+/// string its quotes would be escaped.
 const ENDED: &[u8] = br#""ended":"#;
-/// How the time begins.
+/// The shape of the date in a timestamp.
 const DATE: &str = "2026-11-22T";
 
 const DAY: u64 = 24 * 60 * 60;
 
 impl PreparedRecord {
-    /// The text of `record`, which was made at `now` for `claim`; `None` if
-    /// more of it would be different at another time.
+    /// Prepares `record`, made at `now` for `claim`; `None` if other values of it
+    /// depend on the time of the grant.
     pub fn new(record: &Record, claim: &Claim, now: SystemTime) -> Option<Self> {
         if claim.expires.is_some() || record.previous.is_some() {
             return None;
@@ -42,11 +42,11 @@ impl PreparedRecord {
         Some(Self { text, day, time_of_day: time..time + "00:00:00.000".len() })
     }
 
-    /// The number and the text of a grant at `now`, where the lock's file says
-    /// `before`; `None` if that takes a closer look.
+    /// The fencing token and the text of a grant at `now` after the text `before`;
+    /// `None` if `before` has to be parsed.
     pub fn fill(&mut self, before: &[u8], now: SystemTime) -> Option<(u64, &[u8])> {
         let is_whole = before.len() == SIZE;
-        // The blanks are most of it.
+        // Blanks are most of the text.
         let before = before.trim_ascii_end();
         if !is_whole || !before.ends_with(b"}") || before.windows(ENDED.len()).any(|at| at == ENDED) {
             return None;
@@ -78,22 +78,21 @@ impl PreparedRecord {
     }
 }
 
-/// Where the digits of the number are in a text of ours.
+/// The digits of the fencing token in a record's text.
 fn fence_in(text: &[u8]) -> Option<Range<usize>> {
     let start = BEGINNING.len() + FENCE.len();
     let digits = text.strip_prefix(BEGINNING)?.strip_prefix(FENCE)?;
-    // All numbers of nineteen digits fit into 64 bits.
+    // Nineteen digits always fit into 64 bits.
     let length = digits.iter().take(20).position(|digit| !digit.is_ascii_digit())?;
     (length > 0).then_some(start..start + length)
 }
 
-/// Puts a number in the place of another one; `false` if it has fewer or more
-/// digits.
+/// Overwrites the digits of a number; `false` if the new one has fewer or more.
 pub fn put_number(field: &mut [u8], number: u64) -> bool {
     put_digits(field, number) && !field.starts_with(b"0")
 }
 
-/// Fills the field with the number's digits; `false` if it has more.
+/// Writes a number into a field; `false` if it does not fit.
 fn put_digits(field: &mut [u8], mut number: u64) -> bool {
     for digit in field.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;

@@ -1,9 +1,12 @@
-//! The slots of a pool: one byte each, locked on the lock's own description,
-//! so that COMMAND inherits its slot with the lock.
+//! The slots of a pool: one byte each, locked on the lock's own description, so
+//! that COMMAND inherits its slot with the lock.
 //!
-//! Who has a slot holds the lock shared as well, so that one who wants the
-//! whole lock waits for all of them. Who shares the whole lock has all slots
-//! as a reader, and one byte behind them.
+//! A slot's holder also holds the lock shared, so that a request for the whole
+//! lock waits for all slots. A shared holder of the whole lock read-locks all
+//! slots and one more byte.
+//!
+//! Every call fails where the file system has no byte-range locks or the file is
+//! read-only; calls that sleep also with `EINTR`, when a timer or a signal came.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +21,7 @@ use super::queue::{HELD_SLOTS, MAX_SLOTS, Queue, Ticket, is_ticket};
 use crate::process;
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 
-/// Readers have this byte, so that one can wait for them alone.
+/// Locked by shared holders alone, so that a waiter can wait for them.
 const READERS: i64 = HELD_SLOTS + MAX_SLOTS as i64;
 /// All slots, and the readers' byte.
 const ALL: i64 = MAX_SLOTS as i64 + 1;
@@ -35,23 +38,17 @@ impl<'fd> Slots<'fd> {
         Self { bytes: ByteLock::on(lock.as_fd()) }
     }
 
-    /// Whether somebody has a slot of this lock.
-    ///
-    /// # Errors
-    /// The file system has no byte-range locks.
+    /// Whether any slot is held.
     pub fn any_is_held(self) -> io::Result<bool> {
         Ok(self.bytes.conflict(Kind::Read, HELD_SLOTS, MAX_SLOTS.into())?.is_some())
     }
 
-    /// The first free slot of these.
-    ///
-    /// # Errors
-    /// As [`any_is_held`](Self::any_is_held).
+    /// The first free slot in a range.
     pub fn first_free(self, among: Range<u32>) -> io::Result<Option<u32>> {
         let mut slot = at(among.start);
         while slot < at(among.end) {
             match self.bytes.conflict(Kind::Write, slot, 1)? {
-                // A reader has them all.
+                // A shared holder has locked them all.
                 Some(held) => slot = held.end(),
                 None => return Ok(u32::try_from(slot - HELD_SLOTS).ok()),
             }
@@ -60,59 +57,42 @@ impl<'fd> Slots<'fd> {
     }
 
     /// Takes a slot, if it is free.
-    ///
-    /// # Errors
-    /// As [`any_is_held`](Self::any_is_held), or the file is read-only.
     pub fn try_take(self, slot: u32) -> io::Result<bool> {
         self.bytes.try_lock(Kind::Write, at(slot), 1)
     }
 
     /// Takes a slot, asleep until it is free.
-    ///
-    /// # Errors
-    /// `EINTR`, when a timer or a signal came.
     pub fn take(self, slot: u32) -> io::Result<()> {
         self.bytes.lock(Kind::Write, at(slot), 1)
     }
 
-    /// Takes all slots as a reader, if nobody has one.
-    ///
-    /// # Errors
-    /// As [`any_is_held`](Self::any_is_held).
+    /// Read-locks all slots, if all are free.
     pub fn try_share_all(self) -> io::Result<bool> {
         self.bytes.try_lock(Kind::Read, HELD_SLOTS, ALL)
     }
 
-    /// Takes all slots as a reader, asleep until nobody has one.
-    ///
-    /// # Errors
-    /// `EINTR`, when a timer or a signal came.
+    /// Read-locks all slots, asleep until all are free.
     pub fn share_all(self) -> io::Result<()> {
         self.bytes.lock(Kind::Read, HELD_SLOTS, ALL)
     }
 
-    /// Gives back what we have of them.
-    ///
-    /// # Errors
-    /// `ENOLCK`.
+    /// Releases every slot that we have.
     pub fn give_back(self) -> io::Result<()> {
         self.bytes.unlock(HELD_SLOTS, ALL)
     }
 
-    /// Takes any of the first `count` slots, asleep until one is free for
-    /// us: not wanted, as a certain one, by somebody who came before.
+    /// Takes any of the first `count` slots, asleep until one is free that no
+    /// earlier waiter wants as a certain one.
     ///
-    /// The kernel has no call that sleeps on several locks, so a process
-    /// sleeps on each. They share our description, and so what they take; one
-    /// word decides whose slot it is, and the others' are given back. Only
-    /// the first in the queue needs them, and no more than there are others
-    /// who hold a slot or wait for a certain one.
+    /// The kernel has no call that sleeps on several locks, so one process sleeps
+    /// on each. They share our description, and so the slots that they take; an
+    /// atomic word decides which slot is kept, and the others are released. Only
+    /// the first waiter in the queue needs these processes.
     ///
     /// # Errors
-    /// `EINTR`, when a timer or a signal came; no process left of those that
-    /// are allowed.
+    /// `EINTR`; or the limit on processes is reached.
     pub fn take_any(self, count: u32, queue: &Queue, ticket: Ticket) -> io::Result<u32> {
-        // One reader has all slots. Later ones come behind us.
+        // Shared holders have all slots; later ones queue behind us.
         self.bytes.lock(Kind::Write, READERS, 1)?;
         self.bytes.unlock(READERS, 1)?;
         let mut from = 0;
@@ -146,9 +126,11 @@ impl<'fd> Slots<'fd> {
         let won = winner.load(Ordering::SeqCst);
         if won == 0 {
             self.give_back()?;
-            return Err(result.err().unwrap_or_else(|| io::Error::other("those who waited for a slot were killed")));
+            return Err(result
+                .err()
+                .unwrap_or_else(|| io::Error::other("the processes that waited for a slot were killed")));
         }
-        // Others may have got a slot each before they were ended.
+        // Other sleepers may have taken a slot before they were killed.
         let slot = won - 1;
         self.bytes.unlock(HELD_SLOTS, slot.into()).and_then(|()| {
             let above = slot + 1;
@@ -162,7 +144,7 @@ impl<'fd> Slots<'fd> {
         if let Forked::Parent(sleeper) = sys::fork()? {
             return Ok(sleeper);
         }
-        // Only our parent ends us.
+        // Only the parent ends a sleeper.
         sys::end_with(parent);
         sys::block_all();
         let taken = queue.wait_for_slot_turn(ticket, slot).and_then(|()| self.take(slot));
@@ -171,16 +153,16 @@ impl<'fd> Slots<'fd> {
     }
 }
 
-/// Sleeps until one of the sleepers has a slot; takes those that have ended
-/// out of the list. One that somebody killed gets a successor.
+/// Sleeps until one of the sleepers has a slot. A sleeper that is killed is
+/// replaced.
 fn wait_for_winner(
     winner: &Shared<AtomicU32>,
     sleepers: &mut Vec<(Pid, u32)>,
     restart: impl Fn(u32) -> io::Result<Pid>,
 ) -> io::Result<()> {
     while winner.load(Ordering::SeqCst) == 0 && !sleepers.is_empty() {
-        // Any child: there are no others but those, with --exec, of whoever
-        // executed us, whom nobody knows any more.
+        // Any child: the only others are, with --exec, children of the program
+        // that executed us.
         let Some((pid, status)) = waitpid(None, WaitOptions::empty())? else { break };
         let Some(position) = sleepers.iter().position(|(sleeper, _)| *sleeper == pid) else { continue };
         let (_, slot) = sleepers.swap_remove(position);
@@ -191,15 +173,13 @@ fn wait_for_winner(
     Ok(())
 }
 
-/// The slot that somebody holds who has these bytes of the lock's file.
+/// The slot that a lock on these bytes stands for.
 pub fn held_by(first: i64, last: i64) -> Option<u32> {
     (first == last).then_some(first - HELD_SLOTS)?.try_into().ok().filter(|slot| *slot < MAX_SLOTS)
 }
 
-/// Whether a process has the lock on this file only because it waits for a
-/// slot of the pool, or for all of them: shared with those who have one, and
-/// without one. The wrapper leaves the ticket to its child. Only files that
-/// are their own queue have slots.
+/// Whether a process has the lock on this file only because it waits for slots:
+/// it holds the lock shared, and no slot.
 pub fn only_waits(pid: i32, lock: FileId) -> bool {
     let locks_of = |pid| {
         let descriptors = kernel::descriptors_of(pid).unwrap_or_default();
