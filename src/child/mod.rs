@@ -12,7 +12,7 @@ use anyhow::{Result, anyhow};
 
 pub use supervise::{Cause, EarlySignals, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
-pub use waiter::{Verdict, Waited, Waiter, WaitingChild, Watch, is_deadly};
+pub use waiter::{GrantedChild, Waiter, WaitingChild, Watch, is_deadly};
 
 use crate::sys::{Exec, Mask};
 

@@ -20,7 +20,7 @@ use rustix::process::{
 };
 use rustix::thread::futex::{self, Timespec};
 
-use crate::lock::{Patience, Refusal};
+use crate::lock::{NotGranted, Patience, Refusal, Waited};
 use crate::message;
 use crate::process;
 use crate::sys::{self, Arrived, Cohabitant, Exec, Forked, Shared, SignalFd};
@@ -160,42 +160,13 @@ pub trait Watch {
     fn hide(&mut self);
 }
 
-/// What the child found.
-pub enum Verdict<H> {
-    /// The lock is ours.
-    Granted(H),
-    /// What was waited for is gone: ask anew.
-    Again,
-    /// It is not ours, and we do not wait.
-    Refused(Refusal),
-}
-
-/// How waiting ended.
-pub enum Waited {
-    /// The child holds the lock and is becoming COMMAND.
-    Granted {
-        /// The child.
-        child: Pid,
-        /// What arrived and let us see it, not yet dealt with.
-        arrived: Option<Arrived>,
-    },
-    /// The deadline passed.
-    TimedOut,
-    /// The child did not get it and does not wait.
-    Refused(Refusal),
-    /// The queue has to be joined anew: the lock file was replaced.
-    Again,
-    /// This signal is to stop us. To be obeyed without anything of the lock:
-    /// nobody waits for a job that is stopped. Then the queue has to be joined
-    /// anew.
-    Stopped(i32),
-    /// This signal of this sender ended the wait.
-    Ended {
-        /// Its number.
-        signal: i32,
-        /// Who sent it, 0 if that is not known.
-        sender: i32,
-    },
+/// The child holds the lock and is becoming COMMAND.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantedChild {
+    /// Its process.
+    pub child: Pid,
+    /// What arrived and let us see it, not yet dealt with.
+    pub arrived: Option<Arrived>,
 }
 
 /// The parent's side of a child that waits.
@@ -243,7 +214,7 @@ impl Waiter {
     pub fn fork<P, H>(
         place: P,
         notify: bool,
-        wait: impl FnOnce(P) -> Result<Verdict<H>>,
+        wait: impl FnOnce(P) -> Result<Waited<H>>,
         then: impl FnOnce(H, &WaitingChild),
     ) -> Result<(Self, P)> {
         let outcome = Shared::<SharedOutcome>::zeroed()?;
@@ -267,7 +238,7 @@ impl Waiter {
     /// As [`fork`](Self::fork).
     pub fn cohabit<H>(
         room: usize,
-        wait: impl FnOnce() -> Result<Verdict<H>> + 'static,
+        wait: impl FnOnce() -> Result<Waited<H>> + 'static,
         then: impl FnOnce(H, &WaitingChild) + 'static,
     ) -> Result<Self> {
         let outcome = Arc::new(SharedOutcome::default());
@@ -287,7 +258,7 @@ impl Waiter {
     ///
     /// # Errors
     /// What the child could not do, or that somebody killed it.
-    pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
+    pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
         let waited = self.watch_until_over(patience, watch);
         // Nobody waits any more when we return; if it was already waited for,
         // its id may be somebody else's.
@@ -301,7 +272,7 @@ impl Waiter {
         waited
     }
 
-    fn watch_until_over(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
+    fn watch_until_over(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
         loop {
             // Asleep until the first of: a signal, the deadline, the time to
             // show something.
@@ -330,13 +301,13 @@ impl Waiter {
                     }
                 }
                 Arrived::Signal { number: signal, sender, .. } if is_deadly(signal) => {
-                    return self.give_up(Waited::Ended { signal, sender }, Some(arrived));
+                    return self.give_up(NotGranted::Ended { signal, sender }, Some(arrived));
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
-                    return self.give_up(Waited::Stopped(number), Some(arrived));
+                    return self.give_up(NotGranted::Stopped(number), Some(arrived));
                 }
                 Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
-                    return self.give_up(Waited::TimedOut, None);
+                    return self.give_up(NotGranted::TimedOut, None);
                 }
                 // Nothing to us, but perhaps something to COMMAND.
                 Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
@@ -367,8 +338,8 @@ impl Waiter {
         Ok(waitid(WaitId::Pid(self.child), look)?.is_none())
     }
 
-    fn granted(&self, arrived: Option<Arrived>) -> Waited {
-        Waited::Granted { child: self.child, arrived }
+    fn granted(&self, arrived: Option<Arrived>) -> Waited<GrantedChild> {
+        Ok(GrantedChild { child: self.child, arrived })
     }
 
     fn over<T>(&self, result: T) -> T {
@@ -376,18 +347,18 @@ impl Waiter {
         result
     }
 
-    /// Ends the wait with `waited`, unless the child was faster: granted, or
+    /// Ends the wait for this reason, unless the child was faster: granted, or
     /// at its own end.
-    fn give_up(&self, waited: Waited, arrived: Option<Arrived>) -> Result<Waited> {
+    fn give_up(&self, why: NotGranted, arrived: Option<Arrived>) -> Result<Waited<GrantedChild>> {
         if self.outcome.change(WAITING, CANCELLED) {
             self.end_child();
-            return Ok(waited);
+            return Ok(Err(why));
         }
         if self.is_granted() {
             return Ok(self.granted(arrived));
         }
         match self.child_changed(arrived)? {
-            Some(Waited::Again) | None => Ok(waited),
+            Some(Err(NotGranted::Again)) | None => Ok(Err(why)),
             Some(refused) => Ok(refused),
         }
     }
@@ -403,18 +374,18 @@ impl Waiter {
         }
     }
 
-    fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited>> {
+    fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
         match self.outcome.state.load(Ordering::SeqCst) {
             // Its end, if it is that, is for the supervisor to see.
             GRANTED => return Ok(Some(self.granted(arrived))),
-            AGAIN => return Ok(Some(self.over(Waited::Again))),
+            AGAIN => return Ok(Some(self.over(Err(NotGranted::Again)))),
             FAILED => {
                 self.over(());
                 return Err(self.outcome.failure());
             }
             state => {
                 if let Some(refusal) = state.checked_sub(REFUSED).and_then(|i| REFUSALS.get(i as usize)) {
-                    return Ok(Some(self.over(Waited::Refused(*refusal))));
+                    return Ok(Some(self.over(Err(NotGranted::Refused(*refusal)))));
                 }
             }
         }
@@ -456,17 +427,17 @@ impl Waiter {
 }
 
 /// What the child does.
-fn live<H>(granted: WaitingChild, wait: impl FnOnce() -> Result<Verdict<H>>, then: impl FnOnce(H, &WaitingChild)) -> ! {
+fn live<H>(granted: WaitingChild, wait: impl FnOnce() -> Result<Waited<H>>, then: impl FnOnce(H, &WaitingChild)) -> ! {
     let outcome = granted.outcome;
     sys::become_waiter();
     // So that its page is there before somebody waits for us.
     outcome.granted_at.store(0, Ordering::Relaxed);
     let held = match wait() {
-        Ok(Verdict::Granted(held)) => held,
-        Ok(Verdict::Again) => outcome.end(AGAIN),
-        Ok(Verdict::Refused(refusal)) => {
+        Ok(Ok(held)) => held,
+        Ok(Err(NotGranted::Refused(refusal))) => {
             outcome.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
         }
+        Ok(Err(_)) => outcome.end(AGAIN),
         Err(error) => outcome.fail(&error),
     };
     outcome.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);

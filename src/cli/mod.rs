@@ -10,8 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
-use crate::lock::WholeNumber;
-use crate::lock::file::MAX_SLOTS;
+use crate::lock::{MAX_SLOTS, WholeNumber};
 
 pub use parse::parse;
 

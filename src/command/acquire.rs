@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::engine::AnyHeld;
 use super::request::LockRequest;
 use super::stdout;
-use crate::child::{self, Verdict, Waited, Waiter, WaitingChild, Watch};
+use crate::child::{self, GrantedChild, Waiter, WaitingChild, Watch};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::keeper::{self, Keeper};
-use crate::lock::file::FileHeld;
-use crate::lock::{Admission, Grant, Held, Patience, Place, Store, Turn};
+use crate::lock::{Admission, Engine, Grant, Held, Patience, Queued};
 use crate::message;
 use crate::process;
 use crate::record::Claim;
@@ -145,23 +145,20 @@ impl Acquisition {
         let queued = Shared::<AtomicBool>::zeroed()?;
         let mut waiting = OnceQueued { queued: &queued, waiting: self.request.waiting() };
         // The parent keeps the time.
-        let patience = Patience { deadline: None, ..self.request.patience };
+        let patience = self.request.patience.of_watched();
         let engine = &self.request.engine;
         let wait = |handover: Handover| {
-            Ok(match engine.request(&patience)? {
-                Admission::Granted(held) => Verdict::Granted((held, handover)),
-                Admission::Refused(refusal) => Verdict::Refused(refusal),
-                Admission::TimedOut => Verdict::Again,
-                Admission::Queued(mut place) => {
+            let waited = match engine.ask(&patience)? {
+                Admission::Granted(held) => Ok(held),
+                Admission::Not(not) => Err(not),
+                Admission::Queued(place) => {
                     queued.store(true, Ordering::SeqCst);
-                    match place.wait(&patience)? {
-                        Turn::Granted => Verdict::Granted((place.into_held(), handover)),
-                        Turn::Again | Turn::TimedOut => Verdict::Again,
-                    }
+                    place.wait(&patience)?
                 }
-            })
+            };
+            Ok(waited.map(|held| (held, handover)))
         };
-        let hold = |(held, handover): (FileHeld, Handover), granted: &WaitingChild| {
+        let hold = |(held, handover): (AnyHeld, Handover), granted: &WaitingChild| {
             if let Err(error) = self.become_keeper(held, handover, granted) {
                 granted.failed(&error);
             }
@@ -171,26 +168,20 @@ impl Acquisition {
         // The new process's ends stay open only there: its end is ours.
         let channel = handover.into_callers_channel();
         // One that does not wait is answered by the child, when it has looked.
-        let deadline = self.request.patience.deadline.filter(|_| self.request.patience.queue);
-        match waiter.watch(&Patience { deadline, ..self.request.patience }, &mut waiting)? {
-            Waited::Again => Ok(None),
-            // We hold nothing ourselves: whoever did has ended.
-            Waited::Stopped(signal) => {
-                sys::stop_by(signal);
-                Ok(None)
-            }
-            Waited::TimedOut => Ok(Some(self.request.timed_out())),
-            Waited::Refused(refusal) => Ok(Some(self.request.refused(refusal))),
-            Waited::Ended { signal, sender } => Ok(Some(self.request.wait_ended(signal, sender))),
+        let patience = self.request.patience;
+        let limit = if patience.waits() { patience.limit } else { Limit::Never };
+        match waiter.watch(&Patience { limit, ..patience }, &mut waiting)? {
+            // We hold nothing ourselves: the process that did has ended.
+            Err(not) => Ok(self.request.not_granted(not)),
             // The signal will find nothing to end any more but this process;
             // the holder sees that and lets go. A stop comes too late to give
             // up our place.
-            Waited::Granted { arrived: Some(Arrived::Signal { number, sender, .. }), .. }
+            Ok(GrantedChild { arrived: Some(Arrived::Signal { number, sender, .. }), .. })
                 if child::is_deadly(number) =>
             {
                 Ok(Some(self.request.wait_ended(number, sender)))
             }
-            Waited::Granted { .. } => match waiter.failure() {
+            Ok(_) => match waiter.failure() {
                 Some(failure) => Err(failure),
                 None => self.hand_out(channel).map(Some),
             },
@@ -198,12 +189,11 @@ impl Acquisition {
     }
 
     /// In the new process: from now on the holder.
-    fn become_keeper(&self, mut held: FileHeld, handover: Handover, granted: &WaitingChild) -> Result<()> {
+    fn become_keeper(&self, mut held: AnyHeld, handover: Handover, granted: &WaitingChild) -> Result<()> {
         let granted_at = sys::suspend_aware_now();
         held.settle(&self.claim)?;
         let grants = held.grants();
-        held.step_aside();
-        let dir = std::path::absolute(self.request.engine.dir().path()).context("cannot tell where we are")?;
+        let dir = self.request.engine.place()?;
         let token = Token {
             id: handover.id,
             secret: Token::random()?,

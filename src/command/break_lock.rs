@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::selection::SelectedLocks;
 use crate::cli;
 use crate::exit::Exit;
-use crate::lock::{LockState, file};
+use crate::lock::{LockState, Store};
 use crate::message;
 
 /// TERM to KILL, as for `--expires`.
@@ -31,7 +31,7 @@ pub fn break_lock(options: cli::Break) -> Result<Exit> {
             message::tell_about(&name, "not held, nothing to break");
             continue;
         }
-        let why = match file::break_lock(&seen.path, options.kill_after.unwrap_or(KILL_AFTER)) {
+        let why = match locks.store.make_let_go(&seen, options.kill_after.unwrap_or(KILL_AFTER)) {
             Ok(true) => continue,
             // Let go before we could see by whom.
             Ok(false) if locks.look()?.iter().all(|seen| seen.state == LockState::Free) => continue,

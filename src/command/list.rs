@@ -10,8 +10,7 @@ use crate::cli;
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::Survey;
-use crate::lock::{Holder, LockState, Seen};
+use crate::lock::{Holder, LockState, Seen, Store};
 use crate::message;
 use crate::table::{Colour, Column, Look, Table};
 
@@ -74,7 +73,7 @@ fn text(options: cli::List) -> Result<String> {
 }
 
 fn names(locks: &SelectedLocks) -> Result<String> {
-    let names = locks.dir.as_ref().map_or_else(|| Ok(Vec::new()), Survey::names_in)?;
+    let names = locks.store.names()?;
     let simple = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
     Ok(simple.filter(|name| !name.contains(char::is_control)).map(|name| name + "\n").collect())
 }

@@ -5,11 +5,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Result, bail};
 
-use super::request::DIR;
-use super::stdout;
+use super::{engine, stdout};
 use crate::cli;
 use crate::exit::Exit;
-use crate::lock::file::{self, Dir};
 
 /// Makes the file if it is missing and prints its absolute path.
 ///
@@ -23,11 +21,7 @@ pub fn path(options: cli::LockPath) -> Result<Exit> {
     if name.is_empty() {
         bail!("the lock's name is empty");
     }
-    let dir = match options.dir.or_else(|| std::env::var_os(DIR).map(Into::into)) {
-        Some(dir) => Dir::given(&dir)?,
-        None => Dir::default_of_user()?,
-    };
-    let path = file::make_lock_file(&dir, &name.into_vec())?;
+    let path = engine::make_lock_file(options.dir, &name.into_vec())?;
     stdout::print([path.as_os_str().as_bytes(), b"\n"].concat())?;
     Ok(Exit::Ok)
 }

@@ -5,10 +5,11 @@ use anyhow::Result;
 use crate::cli;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::prune::all;
+use crate::lock::Store;
 use crate::message;
 
-use super::{selection, stdout};
+use super::engine::AnyStore;
+use super::stdout;
 
 /// Prints the name of every lock whose file it removed.
 ///
@@ -16,17 +17,11 @@ use super::{selection, stdout};
 /// The directory cannot be read, or stdout not written to. What is wrong with
 /// one file is told, and the others are removed.
 pub fn prune(options: cli::Prune) -> Result<Exit> {
-    let Some(dir) = selection::dir(options.dir)? else { return Ok(Exit::Ok) };
+    let store = AnyStore::choose(options.dir)?;
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
-    let problem = all(&dir, options.dry_run, |removed| match removed {
-        Ok(name) if unprinted.is_ok() => {
-            unprinted = stdout::print(
-                printable(&name)
-                    + "
-",
-            )
-        }
+    let problem = store.prune(options.dry_run, &mut |removed| match removed {
+        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(printable(&name) + "\n"),
         Ok(_) => {}
         Err(error) => {
             message::tell_error(&error);

@@ -8,35 +8,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::engine::AnyEngine;
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{Dir, FileEngine};
-use crate::lock::{Holder, Mode, Patience, Refusal, Store};
-use crate::lock::{Target, Terms};
+use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
 use crate::message;
 use crate::record::Claim;
 use crate::sys::{self, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
-/// Names the locks directory where `--dir` does not.
-pub const DIR: &str = "LOCKRUN_DIR";
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
 /// A lock that is asked for.
 pub struct LockRequest {
     /// Where to ask.
-    pub engine: FileEngine,
-    /// The lock's name, as messages show it.
+    pub engine: AnyEngine,
+    /// The locks' names, as they were given.
+    pub names: Vec<Vec<u8>>,
+    /// The same, as messages show them.
     pub name: String,
     /// How long.
     pub patience: Patience,
     /// How much to say.
     pub verbosity: Verbosity,
-    started: Instant,
-    limit: Limit,
     conflict_code: Option<u8>,
 }
 
@@ -47,7 +44,6 @@ impl LockRequest {
     /// # Errors
     /// Words that mean nothing, or a locks directory that cannot be used.
     pub fn new(options: cli::Lock, default_name: impl FnOnce() -> Vec<u8>, mask: Mask) -> Result<Self> {
-        let started = Instant::now();
         let verbosity = match (options.quiet, options.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
@@ -58,34 +54,26 @@ impl LockRequest {
             (false, Some(limit)) => limit,
             (false, None) => limit_of_environment()?.unwrap_or(Limit::Never),
         };
-        let patience = Patience {
-            deadline: limit.finite().and_then(|limit| started.checked_add(limit)),
-            queue: limit != Limit::After(Duration::ZERO),
-            mask,
-        };
+        let patience = Patience { limit, since: Instant::now(), mask };
         let terms = Terms {
             mode: mode(&options),
             max_waiters: options.max_waiters,
             replace: options.replace,
             reentrant: options.reentrant,
         };
-        if terms.replace && !patience.queue {
+        if terms.replace && !patience.waits() {
             bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
         }
         let names_like_paths: Vec<_> = options.name.iter().filter(|name| looks_like_a_path(name)).cloned().collect();
         let targets = targets(options.name, options.file, default_name)?;
-        let dir = match options.dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from)) {
-            Some(dir) => Dir::given(&dir)?,
-            None => Dir::default_of_user()?,
-        };
-        let name = targets.iter().map(|target| message::shown_name(target.name())).collect::<Vec<_>>().join(", ");
+        let names: Vec<_> = targets.iter().map(|target| target.name().to_vec()).collect();
+        let name = names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", ");
         let request = Self {
-            engine: FileEngine::new(dir, targets, terms),
+            engine: AnyEngine::choose(options.dir, targets, terms)?,
+            names,
             name,
             patience,
             verbosity,
-            started,
-            limit,
             conflict_code: options.conflict_exit_code,
         };
         request.tell_what_may_surprise(&names_like_paths);
@@ -96,11 +84,8 @@ impl LockRequest {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        if let Some(kind) = self.engine.dir().network() {
-            message::tell(&format!(
-                "{} is on {kind}: locks there reach as far as its server lets them",
-                message::shown_name(self.engine.dir().path().as_os_str().as_bytes())
-            ));
+        if let Some(warning) = self.engine.warning() {
+            message::tell(&printable(warning.as_bytes()));
         }
         for name in names_like_paths {
             let text = "taken as a name; to lock the file at that path, use --file";
@@ -111,9 +96,8 @@ impl LockRequest {
     /// For `-v`: which files are locked, after how long.
     pub fn tell_granted(&self) {
         self.tell_verbose(|| {
-            let paths = self.engine.paths();
-            let paths: Vec<_> = paths.iter().map(|path| printable(path.as_os_str().as_bytes())).collect();
-            format!("locked {}, waited {}", paths.join(", "), duration::display(self.started.elapsed()))
+            let places: Vec<_> = self.engine.places().iter().map(|place| printable(place)).collect();
+            format!("locked {}, waited {}", places.join(", "), duration::display(self.patience.since.elapsed()))
         });
     }
 
@@ -124,8 +108,22 @@ impl LockRequest {
         }
     }
 
+    /// What becomes of us without the lock. `None`: ask anew.
+    pub fn not_granted(&self, not: NotGranted) -> Option<Exit> {
+        match not {
+            NotGranted::Again => None,
+            NotGranted::Stopped(signal) => {
+                sys::stop_by(signal);
+                None
+            }
+            NotGranted::TimedOut => Some(self.timed_out()),
+            NotGranted::Refused(refusal) => Some(self.refused(refusal)),
+            NotGranted::Ended { signal, sender } => Some(self.wait_ended(signal, sender)),
+        }
+    }
+
     /// It is not waited for.
-    pub fn refused(&self, refusal: Refusal) -> Exit {
+    fn refused(&self, refusal: Refusal) -> Exit {
         match refusal {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
@@ -151,8 +149,8 @@ impl LockRequest {
     }
 
     /// The time is over.
-    pub fn timed_out(&self) -> Exit {
-        let limit = self.limit.finite().unwrap_or_default();
+    fn timed_out(&self) -> Exit {
+        let limit = self.patience.limit.finite().unwrap_or_default();
         self.not_got(Exit::TimedOut, &format!("timed out after {}", duration::display(limit)))
     }
 
@@ -167,7 +165,7 @@ impl LockRequest {
     /// What people see while we wait.
     pub fn waiting(&self) -> Waiting<impl Fn() -> Vec<Holder>> {
         let holders = || self.engine.holders();
-        Waiting::new(self.name.clone(), self.verbosity, self.started, self.patience.deadline, holders)
+        Waiting::new(self.name.clone(), self.verbosity, self.patience, holders)
     }
 
     /// Who we are, for the lock's text.

@@ -1,33 +1,18 @@
 //! Which locks a command is about that takes none.
 
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::cli;
-use crate::lock::Target;
-use crate::lock::file::{Dir, Survey};
-use crate::lock::{LockState, Seen};
+use crate::lock::{LockState, Seen, Store, Target};
 
-use super::request::DIR;
+use super::engine::AnyStore;
 
-/// The locks directory: the given one, the environment's, or the user's own;
-/// `None` if there is none yet, and so no lock with a name.
-///
-/// # Errors
-/// See [`Dir::given`] and [`Dir::default_of_user`].
-pub fn dir(given: Option<PathBuf>) -> Result<Option<Dir>> {
-    match given.or_else(|| std::env::var_os(DIR).map(PathBuf::from)) {
-        Some(path) => Dir::given_if_any(&path),
-        None => Dir::default_of_user_if_any(),
-    }
-}
-
-/// Locks, and where their files are.
+/// Locks that a command is about, and where they are.
 pub struct SelectedLocks {
-    /// The directory, if there is one yet.
-    pub dir: Option<Dir>,
+    /// Where they are.
+    pub store: AnyStore,
     /// Those that were named; none: all.
     pub targets: Vec<Target>,
 }
@@ -46,7 +31,7 @@ impl SelectedLocks {
         }
         let named = which.lock.into_iter().map(|name| Target::Name(name.into_vec()));
         let targets = named.chain(which.file.into_iter().map(Target::Path)).collect();
-        Ok(Self { dir: dir(which.dir)?, targets })
+        Ok(Self { store: AnyStore::choose(which.dir)?, targets })
     }
 
     /// Looks at the ones that were named, in this order, or at all, by name.
@@ -54,11 +39,7 @@ impl SelectedLocks {
     /// # Errors
     /// One of them is no lock, or cannot be looked at.
     pub fn look(&self) -> Result<Vec<Seen>> {
-        let survey = Survey::new(self.dir.as_ref());
-        if self.targets.is_empty() {
-            return survey.all();
-        }
-        self.targets.iter().map(|target| survey.of(target)).collect()
+        self.store.look(&self.targets)
     }
 
     /// As [`look`](Self::look), for those who decide by it.
@@ -76,9 +57,8 @@ impl SelectedLocks {
     /// Whether the locks could be taken at all.
     ///
     /// # Errors
-    /// See [`Survey::require_usable`].
+    /// See [`Store::require_usable`].
     pub fn require_usable(&self) -> Result<()> {
-        let survey = Survey::new(self.dir.as_ref());
-        self.targets.iter().try_for_each(|target| survey.require_usable(target))
+        self.store.require_usable(&self.targets)
     }
 }

@@ -12,12 +12,13 @@ use crate::advice::Advice;
 use crate::escape::printable;
 use crate::exit::Exit;
 use crate::keeper::{self, Answer, Ask};
-use crate::lock::file::plain_file;
 use crate::message;
 use crate::process;
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::sys;
 use crate::token::Token;
+
+use super::engine;
 
 const VARIABLE: &str = "LOCKRUN_TOKEN";
 
@@ -85,7 +86,7 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Res
 pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
     match keeper::ask(token, question)? {
         Answer::Gone => {
-            let record = record_of(token);
+            let record = engine::record_of_grant(token);
             if let Some(record) = &record
                 && record.fence == token.fence()
                 && record.ended.is_none()
@@ -119,16 +120,6 @@ pub fn tell_lost(token: &Token, how: &str) {
     let name = message::shown_name(token.name.as_bytes());
     let how = printable(how.as_bytes());
     message::tell_about(&name, &format!("lost: {how}; what was done under it was not protected to the end"));
-}
-
-/// What the lock's file says, about this grant or a later one. Of a pool, each
-/// place remembers its own last grant.
-fn record_of(token: &Token) -> Option<Record> {
-    let path = token.dir().join(&token.grants.first()?.file);
-    // A forged token can name anything.
-    let file = plain_file(&path)?;
-    let of_place = token.slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
-    of_place.filter(|record| record.fence == token.fence()).or_else(|| record::read(&file).record())
 }
 
 fn tell_gone(token: &Token, record: Option<Record>) {

@@ -14,9 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
-use crate::lock::file::FileEngine;
-use crate::lock::{Mode, Seen};
-use crate::lock::{Target, Terms};
+use crate::lock::{Seen, Store, Target};
 use crate::message;
 use crate::process;
 use crate::sys;
@@ -39,7 +37,7 @@ const WATCHED: usize = 64;
 pub fn wait(options: cli::Wait) -> Result<Exit> {
     let limit = options.timeout.and_then(Limit::finite);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let mut locks = SelectedLocks::new(options.which.clone())?;
+    let locks = SelectedLocks::new(options.which)?;
     if locks.targets.is_empty() {
         bail!("which lock? lockrun wait LOCK... (or --file PATH); see 'lockrun wait --help'");
     }
@@ -73,20 +71,13 @@ pub fn wait(options: cli::Wait) -> Result<Exit> {
         } else {
             ended = sleep(&processes, left.min(SECOND))?;
         }
-        if locks.dir.is_none() {
-            locks = SelectedLocks::new(options.which.clone())?;
-        }
     }
 }
 
 /// One that is held for a command that we are a part of. What we may not open
 /// is another user's.
 fn held_around<'a>(locks: &SelectedLocks, seen: &'a [Seen]) -> Option<&'a Seen> {
-    let dir = locks.dir.as_ref()?;
-    let terms = Terms { mode: Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
-    let is_ours = |target: &Target| {
-        FileEngine::new(dir.clone(), vec![target.clone()], terms).would_wait_for_itself().unwrap_or(false)
-    };
+    let is_ours = |target: &Target| locks.store.would_wait_for_itself(target).unwrap_or(false);
     let pairs = locks.targets.iter().zip(seen);
     pairs.filter(|(target, seen)| !seen.is_free() && is_ours(target)).map(|(_, seen)| seen).next()
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::lock::Held;
+use crate::lock::{Held, Note};
 use crate::message;
 use crate::record::timestamp;
 use crate::sys::{self, SignalFd, Timer};
@@ -49,6 +49,9 @@ pub struct Keeper<H> {
     pub printed: UnixStream,
 }
 
+/// A client that waits for the release does not wait longer.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
 /// After accept(2) failed for want of what others have: trying at once again
 /// would keep a processor busy.
 const A_PAUSE: Duration = Duration::from_millis(100);
@@ -64,6 +67,7 @@ impl<H: Held> Keeper<H> {
             lease,
             expires_at: lease.map(|lease| granted_at.saturating_add(lease)),
             timer: None,
+            armed_for: None,
             printed: Some(printed),
             clients: VecDeque::new(),
         };
@@ -97,6 +101,7 @@ struct Holding<H> {
     lease: Option<Duration>,
     expires_at: Option<Duration>,
     timer: Option<Timer>,
+    armed_for: Option<Duration>,
     /// `None`: the token has been printed.
     printed: Option<UnixStream>,
     clients: VecDeque<Client>,
@@ -110,14 +115,15 @@ impl<H: Held> Holding<H> {
             caller.set_nonblocking(true)?;
         }
         let signals = SignalFd::new(&[sys::replace_signal(), sys::break_signal(), libc::SIGTERM, sys::timer_signal()])?;
-        self.arm()?;
         loop {
+            self.arm()?;
             let ready = {
                 let sources = [
                     Some(listener.as_fd()),
                     owner.map(AsFd::as_fd),
                     self.printed.as_ref().map(AsFd::as_fd),
                     Some(signals.as_fd()),
+                    self.held.wakes().descriptor,
                 ];
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
                 let sources: Vec<_> = sources.into_iter().chain(clients).collect();
@@ -127,8 +133,14 @@ impl<H: Held> Holding<H> {
                 return Ok("its owner ended".into());
             }
             let signal = if ready[3] { signals.read() } else { None };
-            if self.expires_at.is_some_and(|at| at <= sys::suspend_aware_now()) {
+            let now = sys::suspend_aware_now();
+            if self.expires_at.is_some_and(|at| at <= now) {
                 return Ok("expired".into());
+            }
+            if (ready[4] || self.held.wakes().at.is_some_and(|at| at <= now))
+                && let Some(loss) = self.held.tend()
+            {
+                return Ok(format!("lost: {}", loss.lost.how).into());
             }
             if ready[2]
                 && let Some(caller) = &mut self.printed
@@ -143,7 +155,7 @@ impl<H: Held> Holding<H> {
                 let what = if signal == sys::replace_signal() { "replaced" } else { "broken" };
                 return Ok(format!("{what} by {}", message::by(sender)).into());
             }
-            if let Some(client) = self.hear(&ready[4..])? {
+            if let Some(client) = self.hear(&ready[5..])? {
                 return Ok(End { why: RELEASED.into(), client: Some(client) });
             }
             if ready[0] {
@@ -213,16 +225,20 @@ impl<H: Held> Holding<H> {
         if let Ask::Renew { lease } = ask {
             let lease = lease.unwrap_or(self.lease);
             self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
-            self.arm()?;
             let expires = self.expires();
-            self.held.amend(&|record| record.expires.clone_from(&expires));
+            self.held.note(&Note::Expires(expires.as_deref()));
         }
         client.answer(&Reply::State(self.state()));
         Ok(())
     }
 
-    fn state(&self) -> TokenState {
-        TokenState { expires: self.expires(), remaining: self.remaining(), lost: self.held.lost().map(|lost| lost.how) }
+    fn state(&mut self) -> TokenState {
+        let lost = self.lost();
+        TokenState { expires: self.expires(), remaining: self.remaining(), lost }
+    }
+
+    fn lost(&mut self) -> Option<String> {
+        self.held.tend().map(|loss| loss.lost.how)
     }
 
     fn remaining(&self) -> Option<Duration> {
@@ -233,12 +249,18 @@ impl<H: Held> Holding<H> {
         self.remaining().and_then(|left| SystemTime::now().checked_add(left)).map(timestamp)
     }
 
-    /// Sets the timer, which runs through suspend, to the expiry.
+    /// Sets the timer, which runs through suspend, to what comes next: the
+    /// expiry, or something to do for the lock.
     fn arm(&mut self) -> io::Result<()> {
+        let next = [self.expires_at, self.held.wakes().at].into_iter().flatten().min();
+        if next == self.armed_for {
+            return Ok(());
+        }
+        self.armed_for = next;
         self.timer = None;
-        let Some(at) = self.expires_at else { return Ok(()) };
+        let Some(next) = next else { return Ok(()) };
         let timer = Timer::new()?;
-        timer.fire_at(at)?;
+        timer.fire_at(next)?;
         self.timer = Some(timer);
         Ok(())
     }
@@ -246,12 +268,12 @@ impl<H: Held> Holding<H> {
     /// Frees the lock, then says so: in the record, to `acquire` if it still
     /// listens, and to the client that asked for it.
     fn let_go(mut self, listener: &UnixListener, end: End) -> ! {
-        let lost = self.held.lost().map(|lost| lost.how);
+        let lost = self.lost();
         let ended = format!("{} at {}", end.why, timestamp(SystemTime::now()));
-        self.held.amend(&|record| record.ended = Some(ended.clone()));
+        self.held.note(&Note::Ended(&ended));
         // No other process has the descriptor: if it cannot be unlocked, closing
         // it frees the lock.
-        let _ = self.held.release();
+        let _ = self.held.release(RELEASE_LIMIT);
         drop(self.held);
         // The other clients are hung up on. They call again, and are refused.
         let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);

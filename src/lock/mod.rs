@@ -1,19 +1,17 @@
-//! Locks: what can be asked of them, and what an engine that grants them has
-//! to offer.
-//!
-//! An engine never prints and knows no exit codes: busy, queued, lost are
-//! values here, and only the unexpected is an error.
+//! Locks: the values that are asked for, answered and shown. What an engine has
+//! to offer is in [`engine`].
 
+pub mod engine;
 pub mod file;
+pub mod markers;
 
-use std::os::fd::RawFd;
+pub use engine::{Engine, Held, Loss, Note, Queued, Released, Store, Wakes};
+
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
-use crate::record::{Claim, Record};
+use crate::duration::Limit;
 use crate::sys::{self, Mask};
 
 /// Who may hold a lock beside us.
@@ -31,6 +29,9 @@ pub enum Mode {
         which: Option<u32>,
     },
 }
+
+/// Size of the largest pool. Its slots and queues fit into the offsets of a file.
+pub const MAX_SLOTS: u32 = 1 << 20;
 
 /// A whole number of any length, by which one certain slot is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,19 +97,34 @@ pub struct Terms {
 /// How long to wait, and what may interrupt it.
 #[derive(Clone, Copy)]
 pub struct Patience {
-    /// When to give up; `None`: never. On the monotonic clock.
-    pub deadline: Option<Instant>,
-    /// Whether to wait in the queue at all (`--timeout 0` does not).
-    pub queue: bool,
+    /// How long, from [`since`](Self::since) on; zero: not in the queue at all.
+    pub limit: Limit,
+    /// When we began.
+    pub since: Instant,
     /// The signals that the caller had blocked: all others may end us in the
     /// short moments in which even a request has to wait.
     pub mask: Mask,
 }
 
 impl Patience {
+    /// Whether to wait in the queue (`--timeout 0` does not).
+    pub fn waits(&self) -> bool {
+        self.limit != Limit::After(Duration::ZERO)
+    }
+
+    /// The same for a process that somebody else ends when the time is over.
+    pub fn of_watched(self) -> Self {
+        Self { limit: if self.waits() { Limit::Never } else { self.limit }, ..self }
+    }
+
+    /// When to give up; `None`: never, or not while any machine stays up.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.since.checked_add(self.limit.finite()?)
+    }
+
     /// What is left until the deadline; `None`: no limit.
     pub fn left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Whether the deadline has passed, or a signal has come that ends or
@@ -119,16 +135,39 @@ impl Patience {
 }
 
 /// What an engine answers to a request.
-pub enum Admission<P, H> {
+pub enum Admission<Q, H> {
     /// Ours, from now on.
     Granted(H),
     /// Not now; but this is our place in the queue.
-    Queued(P),
-    /// Not now, and it is not waited for.
-    Refused(Refusal),
-    /// Could not even be asked until the deadline.
-    TimedOut,
+    Queued(Q),
+    /// Not ours, and there is nothing to wait in.
+    Not(NotGranted),
 }
+
+/// How a request or a wait ended without the lock. Nothing of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotGranted {
+    /// It is not waited for.
+    Refused(Refusal),
+    /// The whole timeout has passed.
+    TimedOut,
+    /// What was waited for is gone (the lock file was removed or replaced): ask
+    /// anew.
+    Again,
+    /// This signal of the terminal is to stop us. Nobody waits for a job that is
+    /// stopped, so it is obeyed without the place in the queue; then ask anew.
+    Stopped(i32),
+    /// This signal ended the wait.
+    Ended {
+        /// Its number.
+        signal: i32,
+        /// Who sent it, 0 if that is not known.
+        sender: i32,
+    },
+}
+
+/// What became of a wait.
+pub type Waited<H> = Result<H, NotGranted>;
 
 /// Why a lock is not waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,18 +178,6 @@ pub enum Refusal {
     QueueFull,
     /// It is held around us, and would never be free.
     Deadlock,
-}
-
-/// How waiting in a [`Place`] ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// The lock is ours.
-    Granted,
-    /// What we waited for is gone (the lock file was removed or replaced):
-    /// ask anew.
-    Again,
-    /// The deadline passed, or a signal was caught.
-    TimedOut,
 }
 
 /// One grant.
@@ -176,97 +203,6 @@ pub struct Lost {
     pub name: Vec<u8>,
     /// What happened, as a clause: "its file … was removed".
     pub how: String,
-}
-
-/// An engine that grants locks.
-pub trait Store {
-    /// A place in its queue.
-    type Place: Place<Held = Self::Held>;
-    /// A granted lock.
-    type Held: Held;
-
-    /// Takes the lock if nobody holds it in conflict and nobody waits for it,
-    /// and joins the queue otherwise.
-    ///
-    /// # Errors
-    /// Anything that keeps the engine from knowing that the lock is ours:
-    /// then it is not.
-    ///
-    /// # Crash
-    /// Whoever dies in here leaves nothing that blocks anyone.
-    fn request(&self, patience: &Patience) -> Result<Admission<Self::Place, Self::Held>>;
-
-    /// Who holds the lock now, as far as it can be seen from here.
-    fn holders(&self) -> Vec<Holder>;
-}
-
-/// A place in a queue, made before there is a child: the child waits in it, the
-/// parent watches the child.
-pub trait Place: Sized {
-    /// What the place turns into.
-    type Held: Held;
-
-    /// Waits for our turn, asleep. In a process of its own that is ended to give
-    /// up, or in the process itself with an interrupting timer running.
-    ///
-    /// # Errors
-    /// As [`Store::request`].
-    fn wait(&mut self, patience: &Patience) -> Result<Turn>;
-
-    /// Does what a grant will do, as far as it can be done in advance: after
-    /// it, everybody waits for every microsecond. Returns the grants, if all
-    /// but their numbers can be foretold.
-    fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>>;
-
-    /// The same place for a process that lives in our memory, whose own are
-    /// only its descriptors.
-    fn of_cohabitant(&self) -> Self;
-
-    /// Leaves the place to the other process alone: it ends with that one.
-    fn leave_to_child(&mut self);
-
-    /// After [`Turn::Granted`], in both processes.
-    fn into_held(self) -> Self::Held;
-}
-
-/// A granted lock. Dropping it without [`Held::release`] lets go as a crash
-/// would: once every process that inherited it is gone.
-pub trait Held {
-    /// Numbers the grant and records who holds the lock. To be called once,
-    /// by the holder.
-    ///
-    /// # Errors
-    /// None for a text that cannot be written (disk full, read-only): the
-    /// lock is held all the same.
-    fn settle(&mut self, claim: &Claim) -> Result<()>;
-
-    /// What was granted, once that is settled.
-    fn grants(&self) -> Vec<Grant>;
-
-    /// The numbers of the [`grants`](Self::grants), in their order.
-    fn fences(&self) -> Vec<u64>;
-
-    /// Lets the next in the queue come forward. Executing COMMAND does it
-    /// too, a little later for us and not at all at our expense.
-    fn step_aside(&mut self);
-
-    /// Descriptors that COMMAND inherits, so that the lock stays while
-    /// COMMAND lives even if we are killed.
-    fn descriptors(&self) -> Vec<RawFd>;
-
-    /// Changes what is recorded about the grant that [`settle`](Self::settle)
-    /// made, as long as nobody else has written there since. A text that
-    /// cannot be written changes nothing.
-    fn amend(&self, change: &dyn Fn(&mut Record));
-
-    /// Whether the lock has been lost meanwhile.
-    fn lost(&self) -> Option<Lost>;
-
-    /// Gives the lock back, also from processes that still have it open.
-    ///
-    /// # Errors
-    /// Where the lock could not be given back.
-    fn release(&mut self) -> Result<()>;
 }
 
 /// Somebody who holds a lock, for messages. Nothing is decided by it.

@@ -22,7 +22,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("keeper", &["lock", "message", "record", "sys", "token"]),
     ("child", &["lock", "message", "process", "sys"]),
     ("message", &["advice", "duration", "escape", "lock", "process", "sys"]),
-    ("lock", &["advice", "name", "process", "record", "sys", "token", "users"]),
+    ("lock", &["advice", "duration", "name", "process", "record", "sys", "token", "users"]),
     ("advice", &[]),
     ("process", &["sys", "users"]),
     ("name", &[]),

@@ -38,35 +38,32 @@ mod ledger;
 mod lock_file;
 mod nesting;
 mod open;
-pub mod prune;
+mod prune;
 mod queue;
 mod queued;
 mod request;
 mod rivals;
 mod slots;
+mod store;
 mod survey;
 mod taking;
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rustix::fs::OFlags;
+use anyhow::{Result, bail};
 
 use contender::Contender;
 pub use dir::Dir;
 pub use held::FileHeld;
 use lock_file::LockFile;
-use nesting::{Marker, Nesting};
-pub use nesting::{VARIABLE as HELD_VARIABLE, renumber as renumber_held};
-pub use open::plain_file;
-pub use queue::MAX_SLOTS;
+use nesting::Marker;
 pub use queued::FileQueued;
-pub use survey::Survey;
+pub use store::FileStore;
+use survey::Survey;
 
-use super::{Admission, Grant, Holder, Patience, Store, Target, Terms};
-use crate::record::{self, Text};
-use crate::sys;
+use super::{Admission, Engine, Holder, Patience, Target, Terms};
+use crate::record::{self, Record, Text};
 
 /// Lock files in one directory: all or none of some targets.
 #[derive(Clone)]
@@ -81,12 +78,7 @@ pub struct FileEngine {
 impl FileEngine {
     /// A request for all of `targets`.
     pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
-        Self { dir, targets, terms, around: nesting::markers() }
-    }
-
-    /// The value of [`HELD_VARIABLE`] for a command under these grants.
-    pub fn held_variable(&self, grants: &[Grant]) -> String {
-        nesting::for_command(&self.around, grants.iter().map(|grant| grant.marker.clone()))
+        Self { dir, targets, terms, around: nesting::markers_around() }
     }
 
     /// The locks directory.
@@ -97,30 +89,6 @@ impl FileEngine {
     /// Which locks, in the order given.
     pub fn targets(&self) -> &[Target] {
         &self.targets
-    }
-
-    /// The files that are locked.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        let path = |target: &Target| match target {
-            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
-            Target::Path(path) => path.clone(),
-        };
-        self.targets.iter().map(path).collect()
-    }
-
-    /// Whether a lockrun or a token around us holds one of them, so that it is
-    /// not free before we end.
-    ///
-    /// # Errors
-    /// A file cannot be opened.
-    pub fn would_wait_for_itself(&self) -> Result<bool> {
-        for mut contender in self.contenders(&self.dir)? {
-            let nestings = [contender.judge_markers(&self.around, false), contender.judge_tokens(false)?];
-            if nestings.contains(&Nesting::Deadlock) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Opens every target, in the one order in which everybody takes them:
@@ -138,17 +106,30 @@ impl FileEngine {
     }
 }
 
-impl Store for FileEngine {
-    type Place = FileQueued;
+impl Engine for FileEngine {
+    type Queued = FileQueued;
     type Held = FileHeld;
 
-    fn request(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
+    fn ask(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
         request::ask(self, patience)
     }
 
     fn holders(&self) -> Vec<Holder> {
         let survey = Survey::new(Some(&self.dir));
         self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
+    }
+
+    fn places(&self) -> Vec<Vec<u8>> {
+        let path = |target: &Target| match target {
+            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
+            Target::Path(path) => path.clone(),
+        };
+        self.targets.iter().map(|target| path(target).into_os_string().into_vec()).collect()
+    }
+
+    fn warning(&self) -> Option<String> {
+        let kind = self.dir.network()?;
+        Some(format!("{} is on {kind}: locks there reach as far as its server lets them", self.dir.path().display()))
     }
 }
 
@@ -167,14 +148,11 @@ pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes whoever holds a lock let go. Returns whether anybody was seen to
-/// hold it.
-///
-/// # Errors
-/// See `rivals::break_lock`; or the lock's file cannot be opened.
-pub fn break_lock(path: &Path, kill_after: Duration) -> Result<bool> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let lock = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(sys::above_stdio);
-    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-    rivals::break_lock(&lock.into(), kill_after)
+/// What a lock file says about a token's grant, or about a later one. Of a
+/// pool, each slot remembers its own last grant.
+pub fn record_of_grant(dir: &Path, file_name: &str, fence: u64, slot: Option<u32>) -> Option<Record> {
+    // A forged token can name anything.
+    let file = open::plain_file(&dir.join(file_name))?;
+    let of_slot = slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
+    of_slot.filter(|record| record.fence == fence).or_else(|| record::read(&file).record())
 }

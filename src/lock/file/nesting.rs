@@ -19,16 +19,10 @@ use super::identity::Identity;
 use super::kernel::{self, Descriptor, Kernel, KernelLock, Locker};
 use super::queue::{self, OwnedToken, Queue};
 use super::slots;
-use crate::lock::Mode;
+use crate::lock::{Mode, markers};
 use crate::process;
-use crate::record::put_number;
 use crate::sys;
 use crate::token::Token;
-
-/// Where COMMAND finds them: one word for each lock.
-pub const VARIABLE: &str = "LOCKRUN_HELD";
-/// Deeper nesting forgets the outermost ones.
-const MOST: usize = 1024;
 
 /// One lock, held around a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,27 +139,9 @@ impl FromStr for Marker {
     }
 }
 
-/// The markers of our environment.
-pub fn markers() -> Vec<Marker> {
-    let Some(words) = std::env::var_os(VARIABLE) else { return Vec::new() };
-    words.to_string_lossy().split(' ').filter_map(|word| word.parse().ok()).collect()
-}
-
-/// The variable for COMMAND: those around us, and ours.
-pub fn for_command(around: &[Marker], ours: impl Iterator<Item = String>) -> String {
-    let around = around.iter().map(Marker::to_string);
-    let words: Vec<String> = around.chain(ours).collect();
-    words[words.len().saturating_sub(MOST)..].join(" ")
-}
-
-/// Puts the numbers of grants into a variable that [`for_command`] made for
-/// them with other numbers. `false` if they have fewer or more digits.
-pub fn renumber(variable: &mut [u8], fences: &[u64]) -> bool {
-    let ours = variable.rsplit_mut(|byte| *byte == b' ').zip(fences.iter().rev());
-    ours.into_iter().all(|(marker, fence)| {
-        let number = marker.split_mut(|byte| *byte == b':').nth(2);
-        number.is_some_and(|number| put_number(number, *fence))
-    })
+/// The markers of our environment that are about lock files.
+pub fn markers_around() -> Vec<Marker> {
+    markers::around().iter().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Judges a request for a lock of which this is held for us. With
@@ -272,22 +248,6 @@ mod tests {
         }
         assert!("".parse::<Marker>().is_err());
         assert!("1:2:3".parse::<Marker>().is_err());
-    }
-
-    #[test]
-    fn a_variable_with_other_numbers_is_what_it_would_have_been() {
-        let marker =
-            |inode, fence| Marker { identity: Identity { device: 7, inode }, fence, strength: Strength::Shared };
-        let around = [marker(1, 11), marker(2, 22)];
-        let variable = |fences: [u64; 2]| {
-            for_command(&around, [marker(3, fences[0]), marker(4, fences[1])].iter().map(Marker::to_string))
-                .into_bytes()
-        };
-        let mut text = variable([33, 44]);
-        assert!(renumber(&mut text, &[55, 66]));
-        assert_eq!(text, variable([55, 66]));
-        assert!(!renumber(&mut text, &[55, 100]));
-        assert!(!renumber(&mut text, &[5, 66]));
     }
 
     #[test]

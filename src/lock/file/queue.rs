@@ -28,7 +28,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail};
 
-use crate::lock::Mode;
+use crate::lock::{MAX_SLOTS, Mode};
 use crate::sys::{ByteLock, Found, Kind};
 
 /// The 2^63 offsets of a file are divided into sixteen areas. The first is for
@@ -63,8 +63,8 @@ const STRIDE: i64 = 1 << 24;
 const NUMBERS: i64 = AREA / STRIDE;
 /// Bytes in the lane of a slot.
 const LANE: i64 = NUMBERS;
-/// Largest pool: the lanes of all sizes fit into an area.
-pub const MAX_SLOTS: u32 = 1 << 20;
+/// The lanes of all slots fit into an area.
+const _: () = assert!((MAX_SLOTS as i64 + 1) * LANE <= AREA);
 
 /// A place in the queue. Lower numbers go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

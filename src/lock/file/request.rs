@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::contender::Contender;
 use super::nesting::{Marker, Nesting};
 use super::{Dir, FileEngine, FileHeld, FileQueued};
-use crate::lock::{Admission, Mode, Patience, Refusal};
+use crate::lock::{Admission, Mode, NotGranted, Patience, Refusal};
 
 /// Asks for all locks of `engine`; see [`Engine::ask`](crate::lock::Engine::ask).
 pub fn ask(engine: &FileEngine, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
@@ -32,12 +32,12 @@ impl Request<'_> {
     fn ask_once(&mut self, patience: &Patience) -> Try<Admission<FileQueued, FileHeld>> {
         let Some(mut contenders) = self.open()? else { return Ok(None) };
         if self.judge_markers(&mut contenders) == Nesting::Deadlock {
-            return Ok(Some(Admission::Refused(Refusal::Deadlock)));
+            return Ok(Some(refused(Refusal::Deadlock)));
         }
         for contender in &mut contenders {
             if !contender.enter_door(patience)? {
-                let busy = Admission::Refused(Refusal::Busy);
-                return Ok(Some(if patience.queue { Admission::TimedOut } else { busy }));
+                let busy = refused(Refusal::Busy);
+                return Ok(Some(if patience.waits() { Admission::Not(NotGranted::TimedOut) } else { busy }));
             }
         }
         // Every door is ours: whatever is decided now, nobody sees half of it.
@@ -54,7 +54,7 @@ impl Request<'_> {
                 self.covered_by_tokens.push(marker);
                 return Ok(None);
             }
-            Nesting::Deadlock => return Ok(Some(Admission::Refused(Refusal::Deadlock))),
+            Nesting::Deadlock => return Ok(Some(refused(Refusal::Deadlock))),
         }
         Ok(Some(match blocked {
             None => Admission::Granted(FileHeld::new(self.dir.clone(), contenders)),
@@ -115,13 +115,13 @@ impl Request<'_> {
         patience: &Patience,
     ) -> Result<Admission<FileQueued, FileHeld>> {
         let terms = self.engine.terms;
-        if !patience.queue {
-            return Ok(Admission::Refused(Refusal::Busy));
+        if !patience.waits() {
+            return Ok(refused(Refusal::Busy));
         }
         if let Some(most) = terms.max_waiters.filter(|_| !terms.replace) {
             for contender in &mut contenders[blocked..] {
                 if contender.would_wait_with(most as usize)? {
-                    return Ok(Admission::Refused(Refusal::QueueFull));
+                    return Ok(refused(Refusal::QueueFull));
                 }
             }
         }
@@ -146,4 +146,8 @@ fn take_all(contenders: &mut [Contender]) -> Result<Option<usize>> {
         }
     }
     Ok(None)
+}
+
+fn refused(refusal: Refusal) -> Admission<FileQueued, FileHeld> {
+    Admission::Not(NotGranted::Refused(refusal))
 }

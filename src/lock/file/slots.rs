@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
 use super::kernel::{self, FileId, KernelLock};
-use super::queue::{HELD_SLOTS, MAX_SLOTS, Queue, Ticket, is_ticket};
+use super::queue::{HELD_SLOTS, Queue, Ticket, is_ticket};
+use crate::lock::MAX_SLOTS;
 use crate::process;
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 

@@ -66,7 +66,7 @@ impl Taking {
         if !queue.try_enter_door().with_context(|| files.cannot_lock())? {
             // Somebody is in there for some microseconds, or was stopped in
             // there by SIGSTOP.
-            let limit = if patience.queue { patience.left() } else { Some(DOOR_LIMIT) };
+            let limit = if patience.waits() { patience.left() } else { Some(DOOR_LIMIT) };
             if !interruptibly(patience, limit, || queue.enter_door()).with_context(|| files.cannot_lock())? {
                 return Ok(false);
             }
