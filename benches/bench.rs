@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench bench [-- [--quick] [SECTION]...]
 //!
-//! `--quick` takes few samples, for work on the bench itself. SECTIONs choose
+//! `LOCKRUN_BENCH_BEFORE=PROGRAM` compares with another lockrun, such as the one of
+//! the commit before. `--quick` takes few samples, for work on the bench itself. SECTIONs choose
 //! among those of [`SECTIONS`]. Without cargo's `--bench`, as in
 //! `cargo test --all-targets`, the run is a quick one.
 //!

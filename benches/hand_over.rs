@@ -7,10 +7,11 @@ use crate::report::{Goals, Section, Table, share_cell, spread};
 use crate::samples::Samples;
 use crate::stamps::{self, Stamps};
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 9] = [
     Way::LockExec,
     Way::LockSpawn,
     Way::Lockrun,
+    Way::LockrunBefore,
     Way::LockrunExec,
     Way::Flock,
     Way::FlockNoFork,
@@ -48,7 +49,9 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     }
 
     let mut goals = Goals::default();
-    for (theirs, at_most) in [(Way::Flock, 0.75), (Way::LockExec, 1.25)] {
+    let mut peers = vec![(Way::Flock, 0.75), (Way::Setlock, 1.03)];
+    peers.extend(of(Way::LockrunBefore).map(|_| (Way::LockrunBefore, 1.12)));
+    for (theirs, at_most) in peers {
         goals.ratio(format!("hand-over, lockrun ÷ {}", theirs.name()), of(Way::Lockrun), of(theirs), at_most);
     }
     Ok(Section {

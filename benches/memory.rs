@@ -30,9 +30,9 @@ impl Footprint {
         [
             self.processes.to_string(),
             format!("{:.0}", self.private.median()),
-            share_cell(Some(&self.private), peer.map(|peer| &peer.private)),
             format!("{:.0}", self.dirty.median()),
             format!("{:.0}", self.anonymous.median()),
+            share_cell(Some(&self.anonymous), peer.map(|peer| &peer.anonymous)),
         ]
     }
 }
@@ -67,7 +67,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     };
     let (ours, flock) = (of(Way::Lockrun), of(Way::Flock));
 
-    const FIGURES: [&str; 5] = ["processes", "private kB", "÷ flock(1)", "dirty of these", "anonymous Pss, kB"];
+    const FIGURES: [&str; 5] = ["processes", "private kB", "dirty of these", "anonymous Pss, kB", "÷ flock(1)"];
     let mut tables = Vec::new();
     for (title, state) in STATES {
         let mut table = Table::new(&[&[title], &FIGURES[..]].concat());
@@ -81,9 +81,9 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     let mut goals = Goals::default();
     for (what, state) in [STATES[0], STATES[2]] {
         goals.ratio(
-            format!("private memory, {what}, lockrun ÷ flock(1)"),
-            ours.map(|each| &state(each).private),
-            flock.map(|each| &state(each).private),
+            format!("anonymous memory, {what}, lockrun ÷ flock(1)"),
+            ours.map(|each| &state(each).anonymous),
+            flock.map(|each| &state(each).anonymous),
             1.0,
         );
     }
@@ -92,8 +92,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
         method: "Private_Clean + Private_Dirty of all processes of the tool, not of COMMAND. \
                  Pages of a program's file are private as long as only one process runs it: so a \
                  holder with a waiter has less of its own than one alone, and a pair that forked \
-                 less than a single process. The last column is free of that: pages of no file, \
-                 shared ones divided by their users. Two processes that live in one memory \
+                 less than a single process. The goal is about the column that is free of that: pages of \
+                 no file, shared ones divided by their users. Two processes that live in one memory \
                  (lockrun's, when it waits) count once."
             .into(),
         tables,

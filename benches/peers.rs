@@ -17,14 +17,20 @@ use crate::yardstick::Yardstick;
 /// The lockrun that this bench was built with.
 const LOCKRUN: &str = env!("CARGO_BIN_EXE_lockrun");
 
-/// Copies it, as `make install` does, and as the peers were installed. A
-/// linker leaves a program in dirty and scattered pages, which are counted as
-/// memory that it wrote to, and take longer to map.
-fn install(scratch: &Scratch) -> anyhow::Result<PathBuf> {
-    let installed = scratch.path().join("lockrun");
-    fs::copy(LOCKRUN, &installed).with_context(|| format!("copying {LOCKRUN}"))?;
-    File::open(&installed)?.sync_all()?;
-    Ok(installed)
+/// Names another lockrun to compare with, such as the one of the commit before.
+const BEFORE: &str = "LOCKRUN_BENCH_BEFORE";
+
+/// Copies a program, as an installation does. The pages of a program that the
+/// linker wrote, or that was read from disk piece by piece, are scattered, and
+/// take 3 to 15 % longer to map than those of a fresh copy. So every program
+/// is measured as a fresh copy.
+fn fresh_copy(program: &Path, way: Way, scratch: &Scratch) -> anyhow::Result<PathBuf> {
+    let directory = scratch.path().join(format!("{way:?}"));
+    fs::create_dir(&directory)?;
+    let copy = directory.join(program.file_name().context("a program has a name")?);
+    fs::copy(program, &copy).with_context(|| format!("copying {}", program.display()))?;
+    File::open(&copy)?.sync_all()?;
+    Ok(copy)
 }
 
 /// One way to run a command under a lock.
@@ -32,8 +38,10 @@ fn install(scratch: &Scratch) -> anyhow::Result<PathBuf> {
 pub enum Way {
     Lockrun,
     LockrunExec,
-    /// One of four places instead of the whole lock.
+    /// One of four slots instead of the whole lock.
     LockrunSlots,
+    /// The lockrun that [`BEFORE`] names.
+    LockrunBefore,
     Flock,
     FlockNoFork,
     Setlock,
@@ -44,14 +52,15 @@ pub enum Way {
     LockExec,
 }
 
-/// Places of [`Way::LockrunSlots`].
+/// Slots of [`Way::LockrunSlots`].
 pub const SLOTS: usize = 4;
 
 impl Way {
-    const ALL: [Way; 9] = [
+    const ALL: [Way; 10] = [
         Way::Lockrun,
         Way::LockrunExec,
         Way::LockrunSlots,
+        Way::LockrunBefore,
         Way::Flock,
         Way::FlockNoFork,
         Way::Setlock,
@@ -66,6 +75,7 @@ impl Way {
             Way::Lockrun => "lockrun",
             Way::LockrunExec => "lockrun --exec",
             Way::LockrunSlots => "lockrun --slots 4",
+            Way::LockrunBefore => "lockrun before",
             Way::Flock => "flock(1)",
             Way::FlockNoFork => "flock --no-fork",
             Way::Setlock => "setlock",
@@ -85,7 +95,7 @@ impl Way {
     }
 
     fn locks_by_name(self) -> bool {
-        matches!(self, Way::Lockrun | Way::LockrunExec | Way::LockrunSlots)
+        matches!(self, Way::Lockrun | Way::LockrunExec | Way::LockrunSlots | Way::LockrunBefore)
     }
 
     /// A word of `PROGRAM --help` without which the tool is too old for this.
@@ -175,13 +185,16 @@ pub struct Peers {
 impl Peers {
     /// Looks for every tool and tries each once.
     pub fn find(yardstick: &Yardstick, scratch: &Scratch) -> anyhow::Result<Self> {
-        let lockrun = install(scratch)?;
         let directory = scratch.locks_directory()?;
         let lock = Lock { directory: &directory };
         let mut peers = Peers { tools: Vec::new(), remarks: Vec::new() };
         for way in Way::ALL {
             let program = match way {
-                Way::Lockrun | Way::LockrunExec | Way::LockrunSlots => Some(lockrun.clone()),
+                Way::Lockrun | Way::LockrunExec | Way::LockrunSlots => Some(LOCKRUN.into()),
+                Way::LockrunBefore => match env::var_os(BEFORE) {
+                    Some(before) => Some(before.into()),
+                    None => continue,
+                },
                 Way::LockSpawn => Some(yardstick.lock_spawn.clone()),
                 Way::LockExec => Some(yardstick.lock_exec.clone()),
                 Way::Flock | Way::FlockNoFork => in_path("flock"),
@@ -194,7 +207,7 @@ impl Peers {
                 peers.remarks.push(format!("No {name} here: apt install {package}"));
                 continue;
             };
-            let tool = Tool { way, program };
+            let tool = Tool { way, program: fresh_copy(&program, way, scratch)? };
             match tool.try_once(&lock, yardstick)? {
                 Ok(()) => peers.tools.push(tool),
                 Err(reason) => peers.remarks.push(reason),

@@ -11,10 +11,11 @@ use crate::peers::{Lock, Tool, Way};
 use crate::report::{Goals, Section, Table, share_cell, spread};
 use crate::samples::Samples;
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 9] = [
     Way::LockSpawn,
     Way::LockExec,
     Way::Lockrun,
+    Way::LockrunBefore,
     Way::LockrunExec,
     Way::Flock,
     Way::FlockNoFork,
@@ -48,12 +49,9 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Section> {
     }
 
     let mut goals = Goals::default();
-    for (ours, theirs, at_most) in [
-        (Way::Lockrun, Way::Flock, 0.70),
-        (Way::Lockrun, Way::LockSpawn, 1.20),
-        (Way::LockrunExec, Way::S6Setlock, 0.85),
-        (Way::LockrunExec, Way::Setlock, 1.00),
-    ] {
+    for (ours, theirs, at_most) in
+        [(Way::Lockrun, Way::Flock, 0.75), (Way::Lockrun, Way::LockSpawn, 1.06), (Way::LockrunExec, Way::Setlock, 0.97)]
+    {
         goals.ratio(format!("{} ÷ {}", ours.name(), theirs.name()), time(ours), time(theirs), at_most);
     }
     Ok(Section {

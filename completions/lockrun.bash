@@ -34,6 +34,9 @@ _lockrun() {
             lockrun,list)
                 cmd="lockrun__subcmd__list"
                 ;;
+            lockrun,path)
+                cmd="lockrun__subcmd__path"
+                ;;
             lockrun,prune)
                 cmd="lockrun__subcmd__prune"
                 ;;
@@ -56,7 +59,7 @@ _lockrun() {
 
     case "${cmd}" in
         lockrun)
-            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --report --help acquire release renew check list status wait break prune completions"
+            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --report --help acquire release renew check list status wait break prune path completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -364,6 +367,48 @@ _lockrun() {
             case "${prev}" in
                 --file)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                -d)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lockrun__subcmd__path)
+            opts="-l -d -h --name --dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --name)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                -l)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --dir)

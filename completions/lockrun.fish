@@ -30,50 +30,51 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -a '(__fish_l
 complete -c lockrun -n "__fish_lockrun_needs_command" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
-complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N places: up to N holders at once' -r -f
-complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly place K modulo N' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
-complete -c lockrun -n "__fish_lockrun_needs_command" -s c -d 'Run `/bin/sh -c STRING`' -r -f -a "(__fish_complete_command)"
-complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND, and all it started, after DUR' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -s c -d 'Run \'/bin/sh -c STRING\' as COMMAND' -r -f -a "(__fish_complete_command)"
+complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND and everything it started after DUR' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
-complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the `command` or its whole `tree` ends' -r -f -a "command\t'Until COMMAND ends'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the command or its whole tree ends' -r -f -a "command\t'Until COMMAND ends'
 tree\t'Until everything that it started has ended'"
 complete -c lockrun -n "__fish_lockrun_needs_command" -l report -d 'Append one line of JSON about the run to FILE' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s n -l nonblock -d 'Do not wait: --timeout 0'
-complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Share the lock with others who share it'
-complete -c lockrun -n "__fish_lockrun_needs_command" -l replace -d 'End the holder, and take one\'s turn'
-complete -c lockrun -n "__fish_lockrun_needs_command" -l reentrant -d 'Under a command that holds it, run at once'
-complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Say nothing about waiting or not getting it'
-complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Tell the path, waiting and holding times'
-complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no process of lockrun stays'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Take a shared (read) lock'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l replace -d 'Stop the current holder and take the lock next'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l reentrant -d 'Below a command that holds it, run at once'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Print nothing about waiting or giving up'
+complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Print the path, waiting and holding times'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no lockrun process stays'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock, print a token for it, and return'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Give the locks of tokens back'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Push a token\'s expiry out'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Is the token\'s lock still held?'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'Show locks: free or held, by whom, since when, how many wait'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Would \'lockrun --timeout 0\' get the lock now?'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock and print a token for it'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Release the locks of tokens'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Extend the expiry of a token\'s lock'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Check whether a token\'s lock is still held'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'List locks, their holders and their queues'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Tell whether a lock is free'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock let go'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove the lock files that nobody uses, and print their names'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print the completions for a shell'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock release it'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove unused lock files, and print their names'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "path" -d 'Make the lock file of NAME safely, and print its path'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print shell completions'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N places: up to N holders at once' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly place K modulo N' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Let go when the process PID has ended' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Let go after DUR, or never: forever' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s n -l nonblock -d 'Do not wait: --timeout 0'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s s -l shared -d 'Share the lock with others who share it'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l replace -d 'End the holder, and take one\'s turn'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d 'Under a command that holds it, run at once'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -d 'Say nothing about waiting or not getting it'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Tell the path, waiting and holding times'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s s -l shared -d 'Take a shared (read) lock'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l replace -d 'Stop the current holder and take the lock next'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d 'Below a command that holds it, run at once'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -d 'Print nothing about waiting or giving up'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Print the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire after DUR from now, or never: forever' -r -f
@@ -98,6 +99,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d '
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand completions" -s h -l help -d 'Print help'
 
 # The names of the locks in the directory that the line is about.

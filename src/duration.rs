@@ -1,8 +1,8 @@
-//! What a DUR on the command line may be.
+//! DUR values on the command line, and durations in messages.
 
 use std::time::Duration;
 
-/// A bounded or unbounded time.
+/// A duration, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// At most this long; zero means not at all.
@@ -21,7 +21,7 @@ impl Limit {
     }
 }
 
-/// Reads a DUR: a bare number of seconds (`10`, `0.5`, `.007`) or the form of
+/// Parses a DUR: a bare number of seconds (`10`, `0.5`, `.007`) or the form of
 /// humantime (`90s`, `1m 30s`, `500ms`).
 ///
 /// # Errors
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     parsed.ok_or_else(|| "not a time; write seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms)".into())
 }
 
-/// A DUR, or `forever` or `-1`.
+/// Parses a DUR, `forever` or `-1`.
 ///
 /// # Errors
 /// As [`parse`].
@@ -49,7 +49,7 @@ pub fn parse_limit(text: &str) -> Result<Limit, String> {
     }
 }
 
-/// A DUR that is more than nothing, or `forever`.
+/// Parses a DUR above zero, or `forever`.
 ///
 /// # Errors
 /// As [`parse`].
@@ -60,8 +60,7 @@ pub fn parse_expiry(text: &str) -> Result<Limit, String> {
     }
 }
 
-/// `None` if this is not a bare number at all; `Some(None)` if it is one that
-/// is too large.
+/// `None` if the text is not a bare number; `Some(None)` if it is too large.
 fn seconds(text: &str) -> Option<Option<Duration>> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
@@ -73,7 +72,7 @@ fn seconds(text: &str) -> Option<Option<Duration>> {
     Some(whole.map(|whole| Duration::new(whole, nanoseconds)))
 }
 
-/// For people: two units at most, `3m12s`, `1d4h`, `10s`, `500ms`.
+/// For people, with at most two units: `3m12s`, `1d4h`, `10s`, `500ms`.
 pub fn display(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds == 0 {

@@ -1,8 +1,8 @@
 //! Text from files, names and command lines, made safe to print.
 
-/// Replaces whatever could move the cursor, ring, hide or reorder text on a
-/// terminal: control characters, direction marks and bytes that are not
-/// UTF-8 become `\n`, `\x1b`, `\u{202e}`, `\xff`.
+/// Escapes everything that could move the cursor, ring the bell, or hide or
+/// reorder text on a terminal: control characters, direction marks and bytes
+/// that are not UTF-8 become `\n`, `\x1b`, `\u{202e}`, `\xff`.
 pub fn printable(text: &[u8]) -> String {
     let mut shown = String::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
@@ -21,7 +21,7 @@ pub fn printable(text: &[u8]) -> String {
     shown
 }
 
-/// At most `most` characters, with an ellipsis where something was cut.
+/// Cuts a text to `most` characters, with an ellipsis.
 pub fn shorten(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
@@ -29,8 +29,8 @@ pub fn shorten(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Bidirectional controls, line separators and zero-width characters: they
-/// make a text look like another one.
+/// Bidirectional controls, line separators and zero-width characters, which make
+/// a text look like a different one.
 fn reorders(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}')
 }

@@ -6,10 +6,10 @@
 //! - [`command`]: what it means, one file per subcommand
 //! - [`lock`]: engines that grant locks
 //! - [`child`]: COMMAND, from waiting for its turn to its end
-//! - [`holder`]: the process behind a token, and how it is spoken to
+//! - [`keeper`]: the process behind a token, and how it is spoken to
 //! - `net`: connections to servers, names and TLS (with the feature `net`)
 //! - [`waiting`], [`message`], [`table`]: what people see
-//! - [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
+//! - [`advice`], [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
 //!   values and their text forms
 //! - [`sys`]: the system calls that need `unsafe`
 //!
@@ -18,13 +18,14 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod advice;
 pub mod child;
 pub mod cli;
 pub mod command;
 pub mod duration;
 pub mod escape;
 pub mod exit;
-pub mod holder;
+pub mod keeper;
 pub mod lock;
 pub mod message;
 pub mod name;
@@ -38,34 +39,41 @@ pub mod token;
 pub mod users;
 pub mod waiting;
 
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use cli::Command;
+use exit::Exit;
+
 /// Does what the command line says. Returns the exit code, unless the process
 /// ends by a signal.
 pub fn main() -> u8 {
-    let exit = match cli::parse(sys::arguments()) {
-        Ok(cli::Command::Run(options)) => command::run::run(*options),
-        Ok(subcommand) => do_subcommand(subcommand),
-        Err(exit) => exit,
-    };
+    let exit = run(sys::arguments()).unwrap_or_else(|error| {
+        message::tell_error(&error);
+        Exit::Failed
+    });
     exit.finish()
 }
 
-/// In a place of its own, so that no page of a usual run has a part of it.
-#[cold]
-fn do_subcommand(command: cli::Command) -> exit::Exit {
-    if !matches!(command, cli::Command::Run(_) | cli::Command::Acquire(_)) {
+fn run(words: Vec<OsString>) -> Result<Exit> {
+    let command = cli::parse(words)?;
+    if !matches!(command, Command::Run(_) | Command::Acquire(_)) {
         sys::ignore_requests();
     }
     match command {
-        cli::Command::Run(options) => command::run::run(*options),
-        cli::Command::Acquire(options) => command::acquire::acquire(*options),
-        cli::Command::Release(options) => command::release::release(&options),
-        cli::Command::Renew(options) => command::renew::renew(&options),
-        cli::Command::Check(options) => command::check::check(&options),
-        cli::Command::List(options) => command::list::list(options),
-        cli::Command::Status(options) => command::status::status(options),
-        cli::Command::Wait(options) => command::wait::wait(options),
-        cli::Command::Break(options) => command::break_lock::break_lock(options),
-        cli::Command::Prune(options) => command::prune::prune(options),
-        cli::Command::Completions(options) => command::completions::completions(&options),
+        Command::Run(options) => command::run::run(*options),
+        Command::Acquire(options) => command::acquire::acquire(*options),
+        Command::Release(options) => command::release::release(&options),
+        Command::Renew(options) => command::renew::renew(&options),
+        Command::Check(options) => command::check::check(&options),
+        Command::List(options) => command::list::list(options),
+        Command::Status(options) => command::status::status(options),
+        Command::Wait(options) => command::wait::wait(options),
+        Command::Break(options) => command::break_lock::break_lock(options),
+        Command::Prune(options) => command::prune::prune(options),
+        Command::Path(options) => command::path::path(options),
+        Command::Completions(options) => command::completions::completions(&options),
+        Command::Help(text) => command::help::help(&text),
     }
 }

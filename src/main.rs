@@ -9,9 +9,6 @@
 
 use std::ffi::{c_char, c_int};
 
-#[global_allocator]
-static MEMORY: lockrun::sys::Arena = lockrun::sys::Arena::new();
-
 /// Called by the C runtime.
 #[allow(unsafe_code)]
 // SAFETY: `main` is defined nowhere else in this program, and has the type

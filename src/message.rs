@@ -1,14 +1,15 @@
 //! What lockrun says on stderr, in one voice: `lockrun: LOCK: what happened`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use crate::advice::Advice;
 use crate::duration;
 use crate::escape::{printable, shorten};
 use crate::lock::Holder;
-use crate::lock::file::Advice;
 use crate::process;
 use crate::sys;
 
@@ -29,8 +30,8 @@ pub fn draw(text: &str) {
     write(text, NO_TIME);
 }
 
-const A_SECOND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+const A_SECOND: Duration = Duration::from_secs(1);
+const NO_TIME: Duration = Duration::ZERO;
 
 /// Whether stderr has taken nothing for a second: it gets no second one.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
@@ -39,13 +40,13 @@ static IS_STUCK: AtomicBool = AtomicBool::new(false);
 const PIECE: usize = 4096;
 
 /// Whoever waits for the lock beside us is not held up meanwhile.
-fn write(text: &str, limit: Timespec) {
+fn write(text: &str, limit: Duration) {
     let stderr = rustix::stdio::stderr();
     let limit = if IS_STUCK.load(Ordering::Relaxed) { NO_TIME } else { limit };
     let mut rest = text.as_bytes();
     let failed = sys::asleep(|| {
         while !rest.is_empty() {
-            if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&limit)) != Ok(1) {
+            if sys::wait_until_ready(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(limit)) != Ok(1) {
                 IS_STUCK.fetch_or(limit != NO_TIME, Ordering::Relaxed);
                 return false;
             }
@@ -83,7 +84,7 @@ pub fn tell_error(error: &anyhow::Error) {
 
 /// The line for an error, without its `lockrun:`.
 pub fn describe(error: &anyhow::Error) -> String {
-    let advice = error.downcast_ref::<Advice>().map(|advice| advice.0);
+    let advice = error.downcast_ref::<Advice>().map(|advice| advice.0.as_ref());
     let causes = error.chain().map(|cause| plain(&cause.to_string())).filter(|cause| Some(cause.as_str()) != advice);
     let mut text = printable(causes.collect::<Vec<_>>().join(": ").as_bytes());
     if let Some(advice) = advice {
@@ -161,8 +162,6 @@ pub fn held_by(holders: &[Holder]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -183,7 +182,7 @@ mod tests {
     fn an_error_ends_with_what_to_do() {
         let error = anyhow::Error::from(std::io::Error::from_raw_os_error(13))
             .context("cannot open \x1b")
-            .context(Advice("try another"));
+            .context(Advice::new("try another"));
         assert_eq!(describe(&error), "cannot open \\x1b: Permission denied; try another");
     }
 }

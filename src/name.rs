@@ -8,22 +8,22 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-/// What may follow the stem: `.lock`, `.gate`.
+/// Length of `.lock` and `.gate`.
 const LONGEST_SUFFIX: usize = 5;
 /// NAME_MAX of Linux.
 const LONGEST_FILE_NAME: usize = 255;
 const LONGEST_STEM: usize = LONGEST_FILE_NAME - LONGEST_SUFFIX;
-/// 160 bits: nobody finds two names with the same one.
+/// 160 bits: no two names collide.
 const HASH_DIGITS: usize = 40;
-/// `%` is followed by two hexadecimal digits everywhere else, so this cannot
-/// be part of an encoded name.
+/// Never part of an encoded name: there, `%` is followed by two hexadecimal
+/// digits.
 const MARK: &str = "%-";
 
 /// The file name of a lock without its suffix.
 ///
-/// Bytes other than `A-Z a-z 0-9 . _ + = @ , : -` are percent-encoded, so are
-/// a leading dot (hidden) and a leading dash (an option to other programs).
-/// What gets too long keeps its beginning and ends in a hash of the name.
+/// Bytes other than `A-Z a-z 0-9 . _ + = @ , : -` are percent-encoded, and so
+/// are a leading dot (hidden) and a leading dash (an option to other programs).
+/// A stem that would be too long ends in a hash of the name.
 pub fn stem(name: &[u8]) -> String {
     let mut stem = String::with_capacity(name.len() + LONGEST_SUFFIX);
     for (position, &byte) in name.iter().enumerate() {
@@ -46,7 +46,7 @@ pub fn stem(name: &[u8]) -> String {
 
 fn hashed(encoded: &str, name: &[u8]) -> String {
     let mut cut = LONGEST_STEM - MARK.len() - HASH_DIGITS;
-    // Never through the middle of an encoded byte.
+    // Do not cut through an encoded byte.
     if let Some(percent) = encoded[..cut].rfind('%').filter(|percent| cut - percent < 3) {
         cut = percent;
     }
@@ -58,7 +58,7 @@ fn hashed(encoded: &str, name: &[u8]) -> String {
     stem
 }
 
-/// The name behind a stem, if the stem is one of ours and not a hash.
+/// Decodes a stem; `None` if `stem` did not make it or it ends in a hash.
 pub fn of_stem(text: &str) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -70,12 +70,12 @@ pub fn of_stem(text: &str) -> Option<Vec<u8>> {
             name.push(byte);
         }
     }
-    // There are other files in the world that end in `.lock`.
+    // Other programs' files end in `.lock`, too.
     (!name.is_empty() && stem(&name) == text).then_some(name)
 }
 
-/// Whether a name that is known only up to its end may be the one behind a
-/// stem that ends in a hash; `None` if that does not end in a hash.
+/// Whether a name with this beginning may have a stem that ends in a hash;
+/// `None` if the stem does not end in one.
 pub fn may_begin(stem_with_hash: &str, beginning: &[u8]) -> Option<bool> {
     let (kept, hash) = stem_with_hash.rsplit_once(MARK)?;
     let is_hash = hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit()) && !kept.is_empty();
@@ -86,23 +86,22 @@ pub fn may_begin(stem_with_hash: &str, beginning: &[u8]) -> Option<bool> {
     })
 }
 
-/// The stem under which lockrun keeps what belongs to a file locked by path:
-/// its identity, so that two spellings of one file share it.
+/// The stem of the queue file of a `--file` lock, made of the file's identity,
+/// so that all spellings of its path share one queue.
 pub fn path_stem(device: u64, inode: u64) -> String {
     format!("{MARK}{device:x}-{inode:x}")
 }
 
-/// The device and inode in such a stem.
+/// The device and inode in a stem of [`path_stem`].
 pub fn of_path_stem(stem: &str) -> Option<(u64, u64)> {
     let (device, inode) = stem.strip_prefix(MARK)?.split_once('-')?;
     let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
     Some((number(device)?, number(inode)?))
 }
 
-/// One word of a command line as a POSIX shell would need it.
+/// Quotes one word for a POSIX shell.
 ///
-/// The default name of a lock is made of these, so this must not change
-/// either.
+/// Default lock names are made of these, so this must not change either.
 pub fn shell_quote(word: &[u8]) -> Vec<u8> {
     let safe = |b: &u8| b.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(b);
     if !word.is_empty() && word.iter().all(safe) {
@@ -119,7 +118,7 @@ pub fn shell_quote(word: &[u8]) -> Vec<u8> {
     quoted
 }
 
-/// A command line, shell-quoted: the name of a lock that was given none.
+/// A command line, shell-quoted: the default name of a lock.
 pub fn of_command<W: AsRef<[u8]>>(words: &[W]) -> Vec<u8> {
     words.iter().map(|word| shell_quote(word.as_ref())).collect::<Vec<_>>().join(&b' ')
 }

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::sys;
 use crate::users;
 
 /// A process id from a text, if it can be one.
@@ -84,9 +84,7 @@ pub fn open(pid: i32) -> Option<OwnedFd> {
 /// Sleeps until an [`open`] process has ended, and let go of all it had; not
 /// longer than `limit`. Returns whether it has.
 pub fn wait_for_end(process: &OwnedFd, limit: Duration) -> bool {
-    let limit = Timespec::try_from(limit).ok();
-    // Only a signal's handler could interrupt it, and we have none.
-    poll(&mut [PollFd::new(process, PollFlags::IN)], limit.as_ref()).is_ok_and(|ended| ended > 0)
+    sys::is_readable(process, Some(limit)).unwrap_or(false)
 }
 
 /// Whether it has ended without being waited for; `false` for one that is

@@ -2,80 +2,79 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
 
-/// A colour of a row's state: the terminal's own, whatever its palette.
+/// Colour of a row's state, from the terminal's palette.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
-    /// As everything else.
+    /// The default.
     Plain,
-    /// For what is as it should be.
+    /// Normal.
     Green,
-    /// For what is worth a look.
+    /// Needs attention.
     Yellow,
 }
 
-/// What the table is shown on.
+/// The terminal that the table is shown on.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Its width in columns; `None`: no limit.
+    /// Width in columns; `None`: unlimited.
     pub width: Option<usize>,
-    /// Whether it has colours.
+    /// Whether to use colours.
     pub coloured: bool,
 }
 
-/// One column, and what may be done to it if there is no room.
+/// One column, and how it gives way when the table is too wide.
 pub struct Column {
     title: &'static str,
     right: bool,
-    /// Not below this width, in this order.
+    /// Smallest width, and the order in which columns shrink.
     shrinks: Option<(usize, u32)>,
-    /// Left out altogether, the highest first.
+    /// Order in which columns are dropped, highest first.
     goes: Option<u32>,
 }
 
 impl Column {
-    /// A column that keeps its width.
+    /// A column of fixed width.
     pub fn new(title: &'static str) -> Self {
         Self { title, right: false, shrinks: None, goes: None }
     }
 
-    /// Its texts end at one edge, as numbers do.
+    /// Aligns the texts to the right, for numbers.
     pub fn right(self) -> Self {
         Self { right: true, ..self }
     }
 
-    /// It may be made narrower, down to `width`; the one with the lowest
-    /// `order` first.
+    /// Lets the column shrink down to `width`, lowest `order` first.
     pub fn shrinks_to(self, width: usize, order: u32) -> Self {
         Self { shrinks: Some((width, order)), ..self }
     }
 
-    /// It may be left out; the one with the highest `order` first.
+    /// Lets the column be dropped, highest `order` first.
     pub fn may_go(self, order: u32) -> Self {
         Self { goes: Some(order), ..self }
     }
 }
 
-/// Rows of texts that are safe to print. The second column has the colour.
+/// Rows of printable texts. The second column is coloured.
 pub struct Table {
     columns: Vec<Column>,
     rows: Vec<(Vec<String>, Colour)>,
 }
 
 impl Table {
-    /// An empty one.
+    /// An empty table.
     pub fn new(columns: Vec<Column>) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
-    /// Adds a row: a text for every column.
+    /// Adds a row with one text per column.
     pub fn row(&mut self, texts: Vec<String>, colour: Colour) {
         self.rows.push((texts, colour));
     }
 
-    /// The lines. Columns in which nothing stands are left out.
+    /// The table as text. Optional columns without content are left out.
     pub fn render(&self, look: Look) -> String {
         let mut widths = self.natural_widths();
         if let Some(width) = look.width {
@@ -96,14 +95,14 @@ impl Table {
         text
     }
 
-    /// As much as the longest text needs; `None`: not shown.
+    /// Width of the longest text of each column; `None`: hidden.
     fn natural_widths(&self) -> Vec<Option<usize>> {
         let width = |(position, column): (usize, &Column)| {
             let widest = self.rows.iter().map(|(texts, _)| texts[position].width()).max().unwrap_or(0);
             (widest > 0 || column.goes.is_none()).then(|| widest.max(column.title.width()))
         };
         let mut widths: Vec<_> = self.columns.iter().enumerate().map(width).collect();
-        // The last one has nothing behind it that it could be told from.
+        // An empty last column would only leave a title.
         if let Some(last) = widths.last_mut()
             && self.rows.iter().all(|(texts, _)| texts.last().is_none_or(String::is_empty))
         {
@@ -160,7 +159,7 @@ fn total(widths: &[Option<usize>]) -> usize {
     (shown.clone().sum::<usize>() + GAP * shown.count()).saturating_sub(GAP)
 }
 
-/// At most so many columns, with an ellipsis where something was cut.
+/// Cuts a text to `width` columns, with an ellipsis.
 pub fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();

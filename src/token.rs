@@ -1,9 +1,9 @@
-//! The token: one opaque word that finds a holder process and proves that it
-//! may be asked to let go.
+//! The token: one opaque word that locates the process that holds the lock, and
+//! proves the right to release it.
 //!
 //! It carries everything that its commands need, so that it works from any
-//! directory and environment: where the holder listens, the secret, and what
-//! to say about the lock when the holder is gone.
+//! directory and environment: the keeper's address, the secret, and what
+//! messages say about the lock when the keeper is gone.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -13,30 +13,30 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Tells a token from other words, and its form from later ones.
+/// Marks a token and its format version.
 const PREFIX: &str = "lr1.";
-/// Bytes of a hash over the rest: a word with a typing error is no token,
-/// rather than a token that holds nothing.
+/// Bytes of a hash over the rest, so that a mistyped token is an error (125)
+/// and not a lost lock (123).
 const CHECK: usize = 6;
 
-/// What a token says.
+/// The content of a token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// Where the holder listens: not secret.
+    /// The keeper's address; not secret.
     #[serde(rename = "i")]
     pub id: String,
-    /// Known to the holder and to whoever has the token.
+    /// Shared by the keeper and the token.
     #[serde(rename = "s")]
     pub secret: String,
-    /// The user that the holder runs as: nobody else is believed.
+    /// The keeper's user; an answer of any other user is ignored.
     #[serde(rename = "u")]
     pub uid: u32,
     /// Names of the locks.
     #[serde(rename = "n")]
     pub name: String,
-    /// The grants, of one lock or of a set.
+    /// One grant per lock.
     #[serde(rename = "g")]
-    pub grants: Vec<Granted>,
+    pub grants: Vec<TokenGrant>,
     /// Its place in a pool.
     #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
@@ -47,20 +47,20 @@ pub struct Token {
 
 /// One grant.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Granted {
-    /// Its number.
+pub struct TokenGrant {
+    /// Its fencing token.
     #[serde(rename = "f")]
     pub fence: u64,
-    /// The file in the locks directory that remembers it.
+    /// The file in the locks directory with its record.
     #[serde(rename = "r")]
     pub file: String,
-    /// By which a lockrun under the token recognises it.
+    /// Recognised by a lockrun that runs under the token.
     #[serde(rename = "m")]
     pub marker: String,
 }
 
 impl Token {
-    /// The number of the grant; of a set, that of its first lock.
+    /// The fencing token; for several locks, that of the first.
     pub fn fence(&self) -> u64 {
         self.grants.first().map_or(0, |grant| grant.fence)
     }
@@ -70,7 +70,7 @@ impl Token {
         Path::new(std::ffi::OsStr::from_bytes(&self.dir))
     }
 
-    /// The word.
+    /// Encodes the token.
     pub fn to_word(&self) -> String {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         let check = Sha256::digest(&bytes);
@@ -78,7 +78,7 @@ impl Token {
         PREFIX.to_owned() + &BASE64URL_NOPAD.encode(&bytes)
     }
 
-    /// Reads a word; `None` if it is no token.
+    /// Decodes a token; `None` if `word` is not one.
     pub fn parse(word: &[u8]) -> Option<Self> {
         let bytes = BASE64URL_NOPAD.decode(word.strip_prefix(PREFIX.as_bytes())?).ok()?;
         let (bytes, check) = bytes.split_at_checked(bytes.len().checked_sub(CHECK)?)?;
@@ -96,7 +96,7 @@ impl Token {
     }
 }
 
-/// Bytes of a path, which need not be UTF-8, as text.
+/// A path as text, because it need not be UTF-8.
 mod base64 {
     use data_encoding::BASE64URL_NOPAD;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -111,7 +111,7 @@ mod base64 {
     }
 }
 
-/// Never the secret: what is printed for debugging may end up in a log.
+/// Leaves out the secret, because debug output may end up in a log.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({}, fence {})", self.name, self.fence())
@@ -130,7 +130,7 @@ mod tests {
             name: "de ploy".into(),
             slot: Some(3),
             dir: b"/run/lock\xff run".to_vec(),
-            grants: vec![Granted { fence: u64::MAX, file: "de%20ploy.lock".into(), marker: "1:2:3:x".into() }],
+            grants: vec![TokenGrant { fence: u64::MAX, file: "de%20ploy.lock".into(), marker: "1:2:3:x".into() }],
         }
     }
 

@@ -1,7 +1,7 @@
-//! Users, as /etc/passwd and then `getent` know them.
+//! User names and homes, from /etc/passwd and then `getent`.
 //!
-//! Not by libc's getpw*: in a static program it loads name-service libraries
-//! at run time, and crashes where they do not fit.
+//! libc's getpw* loads name-service libraries at run time, even in a static
+//! program, and crashes where they do not fit.
 
 use std::ffi::OsString;
 use std::fs;

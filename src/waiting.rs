@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::Watch;
 use crate::duration;
-use crate::lock::Holder;
+use crate::lock::{Holder, Patience};
 use crate::message;
 use crate::table;
 
@@ -46,9 +46,10 @@ pub struct Waiting<F> {
 }
 
 impl<F: Fn() -> Vec<Holder>> Waiting<F> {
-    /// For a wait that began at `started`; `holders` is asked when there is
+    /// For a wait; `holders` is asked when there is
     /// something to show, and not before.
-    pub fn new(name: String, verbosity: Verbosity, started: Instant, deadline: Option<Instant>, holders: F) -> Self {
+    pub fn new(name: String, verbosity: Verbosity, patience: Patience, holders: F) -> Self {
+        let started = patience.since;
         let living = verbosity != Verbosity::Quiet && stderr().is_terminal() && !is_dumb() && in_foreground();
         let next = match verbosity {
             Verbosity::Quiet => None,
@@ -56,7 +57,7 @@ impl<F: Fn() -> Vec<Holder>> Waiting<F> {
             Verbosity::Normal => Some(started + A_MINUTE),
             Verbosity::Verbose => Some(started),
         };
-        Self { name, started, deadline, next, living, shown: false, holders }
+        Self { name, started, deadline: patience.deadline(), next, living, shown: false, holders }
     }
 
     fn text(&self, now: Instant) -> String {

@@ -4,14 +4,15 @@ mod supervise;
 mod tree;
 mod waiter;
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Result, anyhow};
 
-pub use supervise::{Cause, Early, Outcome, Supervision, reap, supervise};
+pub use supervise::{Cause, EarlySignals, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
-pub use waiter::{Granted, Verdict, Waited, Waiter, Watch, is_deadly};
+pub use waiter::{GrantedChild, Waiter, WaitingChild, Watch, is_deadly};
 
 use crate::sys::{Exec, Mask};
 
@@ -32,4 +33,17 @@ pub fn prepare(words: &[OsString], unset: &[&str], mask: Mask, ignore_child_deat
     let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| anyhow!("a NUL byte in the command's words"));
     let argv = words.iter().map(|word| text(word.as_bytes().to_vec())).collect::<Result<_>>()?;
     Ok(Exec::new(argv, unset, mask, ignore_child_death))
+}
+
+/// Where execvp(3) looks without a PATH.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Whether there is a file that execvp(3) would try for this word: at the
+/// path, or in a directory of PATH.
+pub fn is_there(program: &OsStr) -> bool {
+    if program.as_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }

@@ -1,13 +1,17 @@
 //! From the start of COMMAND to its end: one loop that reads signals.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, getsid, wait};
 
 use super::Ended;
 use super::tree::{Signalled, Tree};
+use crate::lock::{Held, Loss, Lost, Wakes};
 use crate::message;
-use crate::sys::{self, Arrived, Mask, Timer};
+use crate::sys::{self, Arrived, Mask, SignalFd, Timer};
 
 /// What to do with COMMAND besides waiting for it.
 pub struct Supervision<'a> {
@@ -15,9 +19,11 @@ pub struct Supervision<'a> {
     pub command: Pid,
     /// Everything that it starts.
     pub tree: Tree,
-    /// When it has to end, on the clock of [`sys::suspend_aware_now`], and what
-    /// will tell us.
-    pub expires: Option<(&'a Timer, Duration)>,
+    /// When it has to end, on the clock of [`sys::suspend_aware_now`].
+    pub expires: Option<Duration>,
+    /// What wakes us for that, and for the lock, also after a suspend. Made
+    /// before COMMAND is started.
+    pub timer: Option<&'a Timer>,
     /// From TERM to KILL.
     pub kill_after: Duration,
     /// Whether to wait for everything that it started, too.
@@ -25,12 +31,12 @@ pub struct Supervision<'a> {
     /// The lock's name, for messages.
     pub name: &'a str,
     /// What has come already.
-    pub early: Early,
+    pub early: EarlySignals,
 }
 
 /// Signals from before the supervision.
 #[derive(Clone, Copy)]
-pub enum Early {
+pub enum EarlySignals {
     /// COMMAND was started a moment ago. What was pending just before came,
     /// also from the terminal, when there was no COMMAND to get it.
     Pending(Mask),
@@ -39,14 +45,14 @@ pub enum Early {
     Read(Option<Arrived>),
 }
 
-impl Early {
+impl EarlySignals {
     fn arrived(self) -> Option<Arrived> {
-        if let Early::Read(arrived) = self { arrived } else { None }
+        if let EarlySignals::Read(arrived) = self { arrived } else { None }
     }
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// COMMAND's own end.
     pub ended: Ended,
@@ -55,7 +61,7 @@ pub struct Outcome {
 }
 
 /// Why COMMAND is ended before it wants to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Its time was over.
     Expired,
@@ -63,6 +69,8 @@ pub enum Cause {
     Replaced(i32),
     /// This process said so.
     Broken(i32),
+    /// The lock is not ours any more, or soon will not be.
+    Lost(Lost),
 }
 
 /// After KILL, a process that forks all the time may have left a child; so
@@ -71,33 +79,75 @@ const KILL_ROUND: Duration = Duration::from_millis(20);
 /// How often to look again for those that we may not kill.
 const REFUSED_ROUND: Duration = Duration::from_secs(1);
 
-/// Supervises COMMAND until it has ended (or its whole tree). Every signal
-/// must be blocked.
+/// Supervises COMMAND until it has ended (or its whole tree), and tends the lock
+/// meanwhile. Every signal must be blocked.
 ///
 /// # Errors
 /// The timer cannot be set.
-pub fn supervise(mut plan: Supervision) -> std::io::Result<Outcome> {
+pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outcome> {
     if let Some(signal) = sys::take_missed_stop() {
         let _ = sys::send(plan.command, signal);
     }
-    if let Some((timer, at)) = plan.expires {
-        timer.fire_at(at)?;
-    }
-    let mut state = State::new();
+    let mut supervisor = Supervisor::new();
+    let mut sleep = Sleep::default();
     let mut arrived = plan.early.arrived();
     loop {
-        if let Some(outcome) = arrived.and_then(|arrived| state.take(&mut plan, arrived)) {
+        if let Some(outcome) = arrived.and_then(|arrived| supervisor.take(&mut plan, arrived)) {
             return Ok(outcome);
         }
-        state.reap(&mut plan);
-        if let Some(outcome) = state.outcome(&plan) {
+        supervisor.reap(&mut plan);
+        if let Some(outcome) = supervisor.outcome(&plan) {
             return Ok(outcome);
         }
-        if std::mem::take(&mut state.has_to_stop) && state.stopped {
+        if std::mem::take(&mut supervisor.has_to_stop) && supervisor.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
-        sys::give_code_back();
-        arrived = Some(sys::next_signal(state.pause()));
+        let Wakes { descriptor, at } = held.wakes();
+        // Once it is lost, COMMAND is ended, and only worse news matters.
+        let at = at.filter(|_| !supervisor.is_lost());
+        sleep.arm(&plan, supervisor.next_time(&plan, at))?;
+        let until_at = at.map(|at| at.saturating_sub(sys::suspend_aware_now()));
+        let limit = [supervisor.pause(), until_at].into_iter().flatten().min();
+        let (signal, is_readable) = sleep.until(descriptor, limit)?;
+        arrived = Some(signal);
+        if (is_readable || at.is_some_and(|at| at <= sys::suspend_aware_now()))
+            && let Some(loss) = held.tend()
+        {
+            supervisor.lose(&plan, loss);
+        }
+    }
+}
+
+/// Where the supervisor sleeps.
+#[derive(Default)]
+struct Sleep {
+    /// Only where there is something beside signals to sleep on.
+    signals: Option<SignalFd>,
+    armed_for: Option<Duration>,
+}
+
+impl Sleep {
+    fn arm(&mut self, plan: &Supervision, next: Option<Duration>) -> io::Result<()> {
+        if let (Some(timer), Some(at)) = (plan.timer, next.filter(|_| next != self.armed_for)) {
+            timer.fire_at(at)?;
+            self.armed_for = next;
+        }
+        Ok(())
+    }
+
+    /// Until a signal comes or the descriptor is readable, at most `limit`:
+    /// which signal, and whether it is.
+    fn until(&mut self, descriptor: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<(Arrived, bool)> {
+        let Some(descriptor) = descriptor else { return Ok((sys::next_signal(limit), false)) };
+        let signals = match self.signals.take() {
+            Some(signals) => signals,
+            None => SignalFd::of_all()?,
+        };
+        let signals = self.signals.insert(signals);
+        let mut polled = [PollFd::new(&descriptor, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        sys::wait_until_ready(&mut polled, limit)?;
+        let is_readable = !polled[0].revents().is_empty();
+        Ok((sys::next_signal(Some(Duration::ZERO)), is_readable))
     }
 }
 
@@ -117,7 +167,7 @@ enum Phase {
     Killed { again_at: Instant },
 }
 
-struct State {
+struct Supervisor {
     ended: Option<Ended>,
     stopped: bool,
     /// The terminal stopped COMMAND, and we have not yet stopped with it.
@@ -126,12 +176,14 @@ struct State {
     continued_with_us: bool,
     phase: Phase,
     cause: Option<Cause>,
+    /// The end of the lease, since boot: KILL not later.
+    kill_by: Option<Duration>,
     /// Early signals that have been passed on.
     early_taken: Vec<i32>,
     told_refused: bool,
 }
 
-impl State {
+impl Supervisor {
     fn new() -> Self {
         Self {
             ended: None,
@@ -140,6 +192,7 @@ impl State {
             continued_with_us: false,
             phase: Phase::Running,
             cause: None,
+            kill_by: None,
             early_taken: Vec::new(),
             told_refused: false,
         }
@@ -149,7 +202,7 @@ impl State {
     /// is to wait for.
     fn take(&mut self, plan: &mut Supervision, arrived: Arrived) -> Option<Outcome> {
         match arrived {
-            Arrived::Timer => self.end_tree(plan, Cause::Expired),
+            Arrived::Timer => self.on_timer(plan),
             Arrived::Nothing => self.kill_if_due(plan),
             Arrived::Child { ended } => {
                 // Without asking wait(2) first: somebody waits for the lock.
@@ -202,7 +255,7 @@ impl State {
     fn outcome(&self, plan: &Supervision) -> Option<Outcome> {
         let ended = self.ended?;
         let waits_for_tree = plan.hold_tree || self.cause.is_some();
-        (!waits_for_tree || plan.tree.is_empty()).then_some(Outcome { ended, cause: self.cause })
+        (!waits_for_tree || plan.tree.is_empty()).then_some(Outcome { ended, cause: self.cause.clone() })
     }
 
     /// How long to sleep at most.
@@ -215,11 +268,51 @@ impl State {
         Some(until.saturating_duration_since(Instant::now()))
     }
 
+    /// The next time at which the timer has to wake us.
+    fn next_time(&self, plan: &Supervision, lease: Option<Duration>) -> Option<Duration> {
+        let expires = plan.expires.filter(|_| self.cause.is_none());
+        [expires, lease, self.kill_by].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self, plan: &Supervision) {
+        let now = sys::suspend_aware_now();
+        if plan.expires.is_some_and(|at| at <= now) && self.cause.is_none() {
+            self.end_tree(plan, Cause::Expired);
+        }
+        if self.kill_by.is_some_and(|at| at <= now) {
+            self.kill_by = None;
+            self.kill_within(plan, Duration::ZERO);
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self.cause, Some(Cause::Lost(_))) || self.kill_by.is_some()
+    }
+
+    /// COMMAND ends before others are granted the lock, whatever it is that ends
+    /// it already.
+    fn lose(&mut self, plan: &Supervision, loss: Loss) {
+        if self.cause.is_none() {
+            self.end_tree(plan, Cause::Lost(loss.lost));
+        }
+        if let Some(at) = loss.kill_at {
+            self.kill_by = Some(self.kill_by.map_or(at, |by| by.min(at)));
+            self.kill_within(plan, at.saturating_sub(sys::suspend_aware_now()));
+        }
+    }
+
+    fn kill_within(&mut self, plan: &Supervision, limit: Duration) {
+        if let Phase::Terminated { kill_at } = &mut self.phase {
+            let now = Instant::now();
+            *kill_at = (*kill_at).min(now.checked_add(limit).unwrap_or(*kill_at));
+            self.kill_if_due(plan);
+        }
+    }
+
     fn end_tree(&mut self, plan: &Supervision, cause: Cause) {
         if self.cause.is_some() {
-            if let (Cause::Broken(_), Phase::Terminated { .. }) = (cause, self.phase) {
-                self.phase = Phase::Terminated { kill_at: Instant::now() };
-                self.kill_if_due(plan);
+            if let Cause::Broken(_) = cause {
+                self.kill_within(plan, Duration::ZERO);
             }
             return;
         }
@@ -265,8 +358,8 @@ impl State {
         // Came before COMMAND, so it has not got it from the kernel.
         let from_kernel = from_kernel && !self.take_early(plan, signal);
         match signal {
-            _ if signal == sys::REPLACE() => self.end_tree(plan, Cause::Replaced(sender)),
-            _ if signal == sys::BREAK() => self.end_tree(plan, Cause::Broken(sender)),
+            _ if signal == sys::replace_signal() => self.end_tree(plan, Cause::Replaced(sender)),
+            _ if signal == sys::break_signal() => self.end_tree(plan, Cause::Broken(sender)),
             // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
             _ if sender == us || sender == command => {}
             // COMMAND would have stopped the job; those whom it left do not.
@@ -288,7 +381,7 @@ impl State {
     }
 
     fn take_early(&mut self, plan: &Supervision, signal: i32) -> bool {
-        let Early::Pending(pending) = plan.early else { return false };
+        let EarlySignals::Pending(pending) = plan.early else { return false };
         let is_early = pending.has(signal) && !self.early_taken.contains(&signal);
         if is_early {
             self.early_taken.push(signal);

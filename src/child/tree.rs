@@ -91,7 +91,7 @@ impl Tree {
         if !process::proc_is_ours() {
             return Vec::new();
         }
-        let belongs = |pid: i32| !self.spared.contains(&pid) && !is_token_holder(pid);
+        let belongs = |pid: i32| !self.spared.contains(&pid) && !is_token_keeper(pid);
         below(self.root, belongs).filter(|(pid, _)| !process::is_zombie(*pid)).collect()
     }
 }
@@ -128,6 +128,6 @@ fn below(root: i32, goes_on: impl Fn(i32) -> bool) -> impl Iterator<Item = (i32,
 
 /// Whether this is the process behind a token: it belongs to whoever has the
 /// token, wherever it was acquired.
-fn is_token_holder(pid: i32) -> bool {
-    process::name(pid) == sys::HOLDER_NAME
+fn is_token_keeper(pid: i32) -> bool {
+    process::name(pid) == sys::KEEPER_NAME
 }

@@ -20,7 +20,7 @@ use rustix::process::{
 };
 use rustix::thread::futex::{self, Timespec};
 
-use crate::lock::{Patience, Refusal};
+use crate::lock::{NotGranted, Patience, Refusal, Waited};
 use crate::message;
 use crate::process;
 use crate::sys::{self, Arrived, Cohabitant, Exec, Forked, Shared, SignalFd};
@@ -47,7 +47,7 @@ const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 const SLEEPERS_END: Duration = Duration::from_secs(5);
 
 /// What the child tells the parent. Fits into one page.
-struct Cell {
+struct SharedOutcome {
     state: AtomicU32,
     /// `errno` of a failed exec.
     exec_errno: AtomicI32,
@@ -63,26 +63,26 @@ struct Cell {
 }
 
 /// The child's view, once the lock is granted.
-pub struct Granted<'a> {
-    cell: &'a Cell,
+pub struct WaitingChild<'a> {
+    outcome: &'a SharedOutcome,
     parent: Pid,
     notify: bool,
     lives_with_parent: bool,
 }
 
-impl Granted<'_> {
+impl WaitingChild<'_> {
     /// Remembers the grant's number for the parent.
     pub fn set_fence(&self, fence: u64) {
-        self.cell.fence.store(fence, Ordering::Relaxed);
+        self.outcome.fence.store(fence, Ordering::Relaxed);
     }
 
     /// To be called last before this process becomes something else: from
     /// now on it lives on when the parent is killed.
     pub fn let_go_of_parent(&self) {
         if self.notify {
-            let _ = sys::send(self.parent, sys::NOTIFY());
-            if self.cell.line.load(Ordering::SeqCst) == SHOWN {
-                let _ = futex::wait(&self.cell.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
+            let _ = sys::send(self.parent, sys::notify_signal());
+            if self.outcome.line.load(Ordering::SeqCst) == SHOWN {
+                let _ = futex::wait(&self.outcome.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
             }
         }
         let _ = set_parent_process_death_signal(None);
@@ -95,17 +95,17 @@ impl Granted<'_> {
 
     /// COMMAND could not be executed.
     pub fn exec_failed(&self, errno: i32) -> ! {
-        self.cell.exec_errno.store(errno, Ordering::SeqCst);
+        self.outcome.exec_errno.store(errno, Ordering::SeqCst);
         sys::exit_now(127)
     }
 
     /// Something else went wrong.
     pub fn failed(&self, error: &anyhow::Error) -> ! {
-        self.cell.fail(error)
+        self.outcome.fail(error)
     }
 }
 
-impl Default for Cell {
+impl Default for SharedOutcome {
     fn default() -> Self {
         Self {
             state: AtomicU32::new(WAITING),
@@ -119,7 +119,7 @@ impl Default for Cell {
     }
 }
 
-impl Cell {
+impl SharedOutcome {
     fn end(&self, state: u32) -> ! {
         self.change(WAITING, state);
         sys::exit_now(0)
@@ -160,67 +160,38 @@ pub trait Watch {
     fn hide(&mut self);
 }
 
-/// What the child found.
-pub enum Verdict<H> {
-    /// The lock is ours.
-    Granted(H),
-    /// What was waited for is gone: ask anew.
-    Again,
-    /// It is not ours, and we do not wait.
-    Refused(Refusal),
-}
-
-/// How waiting ended.
-pub enum Waited {
-    /// The child holds the lock and is becoming COMMAND.
-    Granted {
-        /// The child.
-        child: Pid,
-        /// What arrived and let us see it, not yet dealt with.
-        arrived: Option<Arrived>,
-    },
-    /// The deadline passed.
-    TimedOut,
-    /// The child did not get it and does not wait.
-    Refused(Refusal),
-    /// The queue has to be joined anew: the lock file was replaced.
-    Again,
-    /// This signal is to stop us. To be obeyed without anything of the lock:
-    /// nobody waits for a job that is stopped. Then the queue has to be joined
-    /// anew.
-    Stopped(i32),
-    /// This signal of this sender ended the wait.
-    Ended {
-        /// Its number.
-        signal: i32,
-        /// Who sent it, 0 if that is not known.
-        sender: i32,
-    },
+/// The child holds the lock and is becoming COMMAND.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantedChild {
+    /// Its process.
+    pub child: Pid,
+    /// What arrived and let us see it, not yet dealt with.
+    pub arrived: Option<Arrived>,
 }
 
 /// The parent's side of a child that waits.
 pub struct Waiter {
-    cell: Common,
+    outcome: OutcomeMemory,
     child: Pid,
     /// With what we sleep, where the child lives in our memory.
     beside: Option<(Cohabitant, SignalFd)>,
 }
 
-/// Where the cell is.
-enum Common {
+/// Where the outcome is.
+enum OutcomeMemory {
     /// In memory that a forked child shares with us.
-    Mapped(Shared<Cell>),
+    Mapped(Shared<SharedOutcome>),
     /// In the memory that we are in both.
-    Ours(Arc<Cell>),
+    Ours(Arc<SharedOutcome>),
 }
 
-impl Deref for Common {
-    type Target = Cell;
+impl Deref for OutcomeMemory {
+    type Target = SharedOutcome;
 
-    fn deref(&self) -> &Cell {
+    fn deref(&self) -> &SharedOutcome {
         match self {
-            Common::Mapped(cell) => cell,
-            Common::Ours(cell) => cell,
+            OutcomeMemory::Mapped(outcome) => outcome,
+            OutcomeMemory::Ours(outcome) => outcome,
         }
     }
 }
@@ -243,16 +214,16 @@ impl Waiter {
     pub fn fork<P, H>(
         place: P,
         notify: bool,
-        wait: impl FnOnce(P) -> Result<Verdict<H>>,
-        then: impl FnOnce(H, &Granted),
+        wait: impl FnOnce(P) -> Result<Waited<H>>,
+        then: impl FnOnce(H, &WaitingChild),
     ) -> Result<(Self, P)> {
-        let cell = Shared::<Cell>::zeroed()?;
+        let outcome = Shared::<SharedOutcome>::zeroed()?;
         let parent = getpid();
         if let Forked::Parent(child) = sys::fork()? {
-            return Ok((Self { cell: Common::Mapped(cell), child, beside: None }, place));
+            return Ok((Self { outcome: OutcomeMemory::Mapped(outcome), child, beside: None }, place));
         }
         sys::end_with(parent);
-        live(Granted { cell: &cell, parent, notify, lives_with_parent: false }, || wait(place), then)
+        live(WaitingChild { outcome: &outcome, parent, notify, lives_with_parent: false }, || wait(place), then)
     }
 
     /// The same in a process that lives in our memory, which makes the
@@ -267,23 +238,27 @@ impl Waiter {
     /// As [`fork`](Self::fork).
     pub fn cohabit<H>(
         room: usize,
-        wait: impl FnOnce() -> Result<Verdict<H>> + 'static,
-        then: impl FnOnce(H, &Granted) + 'static,
+        wait: impl FnOnce() -> Result<Waited<H>> + 'static,
+        then: impl FnOnce(H, &WaitingChild) + 'static,
     ) -> Result<Self> {
-        let cell = Arc::new(Cell::default());
+        let outcome = Arc::new(SharedOutcome::default());
         let parent = getpid();
-        let its_cell = Arc::clone(&cell);
+        let its_outcome = Arc::clone(&outcome);
         let child = Cohabitant::start(STACK + room, move || {
-            live(Granted { cell: &its_cell, parent, notify: false, lives_with_parent: true }, wait, then)
+            live(WaitingChild { outcome: &its_outcome, parent, notify: false, lives_with_parent: true }, wait, then)
         })?;
-        Ok(Self { cell: Common::Ours(cell), child: child.pid(), beside: Some((child, SignalFd::of_all()?)) })
+        Ok(Self {
+            outcome: OutcomeMemory::Ours(outcome),
+            child: child.pid(),
+            beside: Some((child, SignalFd::of_all()?)),
+        })
     }
 
     /// Watches the child until the wait is over, one way or another.
     ///
     /// # Errors
     /// What the child could not do, or that somebody killed it.
-    pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
+    pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
         let waited = self.watch_until_over(patience, watch);
         // Nobody waits any more when we return; if it was already waited for,
         // its id may be somebody else's.
@@ -291,19 +266,19 @@ impl Waiter {
             self.end_child();
         }
         watch.hide();
-        if self.cell.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
-            let _ = futex::wake(&self.cell.line, futex::Flags::empty(), 1);
+        if self.outcome.line.swap(CLEARED, Ordering::SeqCst) == SHOWN {
+            let _ = futex::wake(&self.outcome.line, futex::Flags::empty(), 1);
         }
         waited
     }
 
-    fn watch_until_over(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited> {
+    fn watch_until_over(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
         loop {
             // Asleep until the first of: a signal, the deadline, the time to
             // show something.
             // Said before it is done: whoever is granted the lock after that
             // waits until the line has vanished.
-            self.cell.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
+            self.outcome.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
             if self.is_granted() {
                 return Ok(self.granted(None));
             }
@@ -315,7 +290,8 @@ impl Waiter {
                 // Where no more signals may be pending (RLIMIT_SIGPENDING), the
                 // kernel does not tell whose it is.
                 Arrived::Signal { number, sender, .. }
-                    if number == sys::NOTIFY() && (sender == self.child_id() || sender == 0 && self.is_granted()) =>
+                    if number == sys::notify_signal()
+                        && (sender == self.child_id() || sender == 0 && self.is_granted()) =>
                 {
                     return Ok(self.granted(None));
                 }
@@ -325,13 +301,13 @@ impl Waiter {
                     }
                 }
                 Arrived::Signal { number: signal, sender, .. } if is_deadly(signal) => {
-                    return self.give_up(Waited::Ended { signal, sender }, Some(arrived));
+                    return self.give_up(NotGranted::Ended { signal, sender }, Some(arrived));
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
-                    return self.give_up(Waited::Stopped(number), Some(arrived));
+                    return self.give_up(NotGranted::Stopped(number), Some(arrived));
                 }
                 Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
-                    return self.give_up(Waited::TimedOut, None);
+                    return self.give_up(NotGranted::TimedOut, None);
                 }
                 // Nothing to us, but perhaps something to COMMAND.
                 Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
@@ -341,7 +317,6 @@ impl Waiter {
     }
 
     fn next_signal(&self, limit: Option<Duration>) -> Arrived {
-        sys::give_code_back();
         let Some((_, signals)) = &self.beside else { return sys::next_signal(limit) };
         sys::asleep(|| signals.wait(limit));
         sys::next_signal(Some(Duration::ZERO))
@@ -350,7 +325,7 @@ impl Waiter {
     /// In our own memory, a child that was granted the lock is COMMAND by now,
     /// or has failed.
     fn is_granted(&self) -> bool {
-        self.cell.state.load(Ordering::SeqCst) == GRANTED
+        self.outcome.state.load(Ordering::SeqCst) == GRANTED
     }
 
     fn child_id(&self) -> i32 {
@@ -363,8 +338,8 @@ impl Waiter {
         Ok(waitid(WaitId::Pid(self.child), look)?.is_none())
     }
 
-    fn granted(&self, arrived: Option<Arrived>) -> Waited {
-        Waited::Granted { child: self.child, arrived }
+    fn granted(&self, arrived: Option<Arrived>) -> Waited<GrantedChild> {
+        Ok(GrantedChild { child: self.child, arrived })
     }
 
     fn over<T>(&self, result: T) -> T {
@@ -372,18 +347,18 @@ impl Waiter {
         result
     }
 
-    /// Ends the wait with `waited`, unless the child was faster: granted, or
+    /// Ends the wait for this reason, unless the child was faster: granted, or
     /// at its own end.
-    fn give_up(&self, waited: Waited, arrived: Option<Arrived>) -> Result<Waited> {
-        if self.cell.change(WAITING, CANCELLED) {
+    fn give_up(&self, why: NotGranted, arrived: Option<Arrived>) -> Result<Waited<GrantedChild>> {
+        if self.outcome.change(WAITING, CANCELLED) {
             self.end_child();
-            return Ok(waited);
+            return Ok(Err(why));
         }
         if self.is_granted() {
             return Ok(self.granted(arrived));
         }
         match self.child_changed(arrived)? {
-            Some(Waited::Again) | None => Ok(waited),
+            Some(Err(NotGranted::Again)) | None => Ok(Err(why)),
             Some(refused) => Ok(refused),
         }
     }
@@ -399,18 +374,18 @@ impl Waiter {
         }
     }
 
-    fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited>> {
-        match self.cell.state.load(Ordering::SeqCst) {
+    fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
+        match self.outcome.state.load(Ordering::SeqCst) {
             // Its end, if it is that, is for the supervisor to see.
             GRANTED => return Ok(Some(self.granted(arrived))),
-            AGAIN => return Ok(Some(self.over(Waited::Again))),
+            AGAIN => return Ok(Some(self.over(Err(NotGranted::Again)))),
             FAILED => {
                 self.over(());
-                return Err(self.cell.failure());
+                return Err(self.outcome.failure());
             }
             state => {
                 if let Some(refusal) = state.checked_sub(REFUSED).and_then(|i| REFUSALS.get(i as usize)) {
-                    return Ok(Some(self.over(Waited::Refused(*refusal))));
+                    return Ok(Some(self.over(Err(NotGranted::Refused(*refusal)))));
                 }
             }
         }
@@ -419,7 +394,7 @@ impl Waiter {
         if self.child_lives()? {
             return Ok(None);
         }
-        if !self.cell.change(WAITING, CANCELLED) {
+        if !self.outcome.change(WAITING, CANCELLED) {
             return self.child_changed(arrived);
         }
         let status = waitpid(Some(self.child), WaitOptions::empty())?;
@@ -432,42 +407,42 @@ impl Waiter {
 
     /// When the lock was granted, since boot.
     pub fn granted_at(&self) -> Duration {
-        Duration::from_nanos(self.cell.granted_at.load(Ordering::SeqCst))
+        Duration::from_nanos(self.outcome.granted_at.load(Ordering::SeqCst))
     }
 
     /// The grant's number.
     pub fn fence(&self) -> u64 {
-        self.cell.fence.load(Ordering::SeqCst)
+        self.outcome.fence.load(Ordering::SeqCst)
     }
 
     /// Why the child could not become COMMAND: `errno`.
     pub fn exec_errno(&self) -> Option<i32> {
-        Some(self.cell.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
+        Some(self.outcome.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
     }
 
     /// What went wrong in the child after the grant, if anything did.
     pub fn failure(&self) -> Option<anyhow::Error> {
-        (self.cell.state.load(Ordering::SeqCst) == FAILED).then(|| self.cell.failure())
+        (self.outcome.state.load(Ordering::SeqCst) == FAILED).then(|| self.outcome.failure())
     }
 }
 
 /// What the child does.
-fn live<H>(granted: Granted, wait: impl FnOnce() -> Result<Verdict<H>>, then: impl FnOnce(H, &Granted)) -> ! {
-    let cell = granted.cell;
+fn live<H>(granted: WaitingChild, wait: impl FnOnce() -> Result<Waited<H>>, then: impl FnOnce(H, &WaitingChild)) -> ! {
+    let outcome = granted.outcome;
     sys::become_waiter();
     // So that its page is there before somebody waits for us.
-    cell.granted_at.store(0, Ordering::Relaxed);
+    outcome.granted_at.store(0, Ordering::Relaxed);
     let held = match wait() {
-        Ok(Verdict::Granted(held)) => held,
-        Ok(Verdict::Again) => cell.end(AGAIN),
-        Ok(Verdict::Refused(refusal)) => {
-            cell.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
+        Ok(Ok(held)) => held,
+        Ok(Err(NotGranted::Refused(refusal))) => {
+            outcome.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
         }
-        Err(error) => cell.fail(&error),
+        Ok(Err(_)) => outcome.end(AGAIN),
+        Err(error) => outcome.fail(&error),
     };
-    cell.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
+    outcome.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
     sys::keep_the_floor();
-    if !cell.change(WAITING, GRANTED) {
+    if !outcome.change(WAITING, GRANTED) {
         sys::exit_now(0);
     }
     then(held, &granted);

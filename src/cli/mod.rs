@@ -1,7 +1,7 @@
 //! What can be typed: words, their help, nothing of what they do.
 
+mod fast_path;
 mod parse;
-mod usual;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,12 +10,11 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
-use crate::lock::WholeNumber;
-use crate::lock::file::MOST_PLACES;
+use crate::lock::{MAX_SLOTS, WholeNumber};
 
 pub use parse::parse;
 
-/// Run COMMAND while holding a lock, so that it never runs twice at once.
+/// Run a command under a lock, never twice at once.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun",
@@ -33,16 +32,14 @@ pub struct Run {
     #[command(flatten)]
     pub lock: Lock,
 
-    /// Run `/bin/sh -c STRING`
-    ///
-    /// The shell that STRING needs for `&&`, pipes and variables.
+    /// Run '/bin/sh -c STRING' as COMMAND
     #[arg(short = 'c', value_name = "STRING", conflicts_with = "command", help_heading = "Run options")]
     pub shell: Option<OsString>,
 
-    /// Become COMMAND: no process of lockrun stays
+    /// Become COMMAND: no lockrun process stays
     ///
-    /// The lock then ends with COMMAND's last copy of the descriptor: a daemon
-    /// that COMMAND leaves behind keeps it.
+    /// The lock then lasts until every copy of its descriptor is closed, so a
+    /// daemon that COMMAND leaves behind keeps it.
     #[arg(
         long,
         alias = "no-fork",
@@ -52,32 +49,31 @@ pub struct Run {
     )]
     pub exec: bool,
 
-    /// End COMMAND, and all it started, after DUR
+    /// End COMMAND and everything it started after DUR
     ///
-    /// Counted from the grant, on a clock that runs through suspend. TERM
-    /// first, then KILL. Exit code 123.
+    /// DUR counts from the grant, including time in suspend. TERM first, then
+    /// KILL; exit code 123.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
         help_heading = "Run options")]
     pub expires: Option<Limit>,
 
     /// Time between TERM and KILL [default: 10]
     ///
-    /// Where the command is ended: by --expires, or by somebody's --replace or
-    /// break.
+    /// Applies whenever lockrun ends COMMAND: --expires, --replace, break.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
         help_heading = "Run options")]
     pub kill_after: Option<Duration>,
 
-    /// Hold until the `command` or its whole `tree` ends
+    /// Hold until the command or its whole tree ends
     ///
-    /// With `tree` a daemon that COMMAND leaves behind keeps the lock as long
-    /// as it lives.
+    /// With 'tree', a daemon that COMMAND leaves behind keeps the lock while it
+    /// lives.
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Run options")]
     pub hold: Option<Hold>,
 
     /// Append one line of JSON about the run to FILE
     ///
-    /// Name, command, times, how long it waited and held, exit code, fence.
+    /// Name, command, times, seconds waited and held, exit code, fence.
     #[arg(long, value_name = "FILE", help_heading = "Run options")]
     pub report: Option<PathBuf>,
 
@@ -86,38 +82,36 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// The options that mean the same wherever a lock is taken.
+/// The options that mean the same in every command that takes a lock.
 #[derive(Args, Debug, Default)]
 #[cfg_attr(test, derive(PartialEq))]
 #[command(next_help_heading = "Lock options")]
 pub struct Lock {
     /// The lock's name [default: the command line]
     ///
-    /// A lock named NAME is the file NAME.lock in the locks directory; unusual
-    /// bytes are percent-encoded. Without a name, the command line itself is
-    /// the name: the same one never runs twice. acquire has none: name it.
+    /// The lock is the file NAME.lock in the locks directory, with unusual bytes
+    /// percent-encoded. acquire has no default.
     #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
     pub name: Vec<OsString>,
 
     /// Lock exactly this file or directory
     ///
-    /// As flock(1) does: excludes scripts that use flock(1) on it, and is
-    /// excluded by them. It is made if missing, and never written to.
+    /// Excludes scripts that use flock(1) on it, and is excluded by them. The
+    /// file is created if missing and never written to.
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub file: Vec<PathBuf>,
 
     /// The locks directory [env: LOCKRUN_DIR]
     ///
-    /// Several users exclude each other by giving the same one. By default
+    /// Users who give the same directory exclude each other. Default:
     /// /run/lockrun for root, ~/.local/state/lockrun for others.
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
     /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]
     ///
-    /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 and
-    /// forever, the default, mean no limit. Exit code 124 when the time is over, 75 if it
-    /// was 0.
+    /// Seconds (10, 0.5) or a time with units (90s, 1m 30s, 500ms); -1 or
+    /// 'forever', the default: no limit. Exit code 124, with 0 it is 75.
     #[arg(short, long, value_name = "DUR",
         short_alias = 'w', alias = "wait", value_parser = duration::parse_limit,
         allow_hyphen_values = true, overrides_with = "nonblock")]
@@ -127,9 +121,9 @@ pub struct Lock {
     #[arg(short, long, overrides_with = "timeout")]
     pub nonblock: bool,
 
-    /// Share the lock with others who share it
+    /// Take a shared (read) lock
     ///
-    /// A read lock: it only excludes, and waits for, those who do not.
+    /// Shared holders exclude only exclusive ones.
     #[arg(short, long, overrides_with = "exclusive")]
     pub shared: bool,
 
@@ -137,55 +131,52 @@ pub struct Lock {
     #[arg(short = 'x', short_alias = 'e', long, hide = true, overrides_with = "shared")]
     pub exclusive: bool,
 
-    /// Take one of N places: up to N holders at once
+    /// Take one of N slots: up to N holders at once
     ///
-    /// COMMAND finds its place, 0 to N-1, in LOCKRUN_SLOT. A call without
-    /// --slots takes the whole lock and excludes every place.
+    /// COMMAND finds its slot, 0 to N-1, in LOCKRUN_SLOT. A call without --slots
+    /// takes the whole lock and excludes every slot.
     #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with_all = ["shared", "file"],
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_PLACES)))]
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub slots: Option<u32>,
 
-    /// With --slots N: exactly place K modulo N
+    /// With --slots N: exactly slot K modulo N
     ///
-    /// Any whole number: -1 is place N-1.
+    /// Any integer: -1 is slot N-1.
     #[arg(long, value_name = "K", allow_hyphen_values = true, requires = "slots", value_parser = WholeNumber::parse)]
     pub slot: Option<WholeNumber>,
 
     /// Fail at once if N wait already; 0: never wait
     ///
-    /// Exit code 121. With several locks: if N wait for any of those that would
-    /// have to be waited for.
+    /// Exit code 121. With several locks, each busy one counts.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub max_waiters: Option<u32>,
 
-    /// End the holder, and take one's turn
+    /// Stop the current holder and take the lock next
     ///
-    /// With all that it started; and those who wait with --replace: the newest
-    /// wins. They exit with 123 and say by whom. Not counted by --max-waiters.
+    /// Also ends earlier waiters with --replace: the newest wins. They exit with
+    /// 123 and say who replaced them. Not counted by --max-waiters.
     #[arg(long, conflicts_with_all = ["shared", "slots"])]
     pub replace: bool,
 
-    /// Under a command that holds it, run at once
+    /// Below a command that holds it, run at once
     ///
-    /// Instead of failing with exit code 122, if it is held at least as
-    /// strongly.
+    /// Instead of failing with 122. The outer lock must be at least as strong.
     #[arg(long)]
     pub reentrant: bool,
 
     /// Exit code instead of 75, 121 and 124
     ///
-    /// For not getting the lock in time; 0 to 255.
+    /// The code for a lock that was not obtained in time: 0 to 255.
     #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true)]
     pub conflict_exit_code: Option<u8>,
 
-    /// Say nothing about waiting or not getting it
+    /// Print nothing about waiting or giving up
     ///
-    /// Everything that went wrong is still told: exit codes 122, 123, 125,
-    /// 126 and 127.
+    /// Failures are still reported: exit codes 122, 123, 125, 126 and 127.
     #[arg(short, long, overrides_with = "verbose")]
     pub quiet: bool,
 
-    /// Tell the path, waiting and holding times
+    /// Print the path, waiting and holding times
     #[arg(short, long, overrides_with = "quiet")]
     pub verbose: bool,
 }
@@ -199,10 +190,10 @@ pub enum Hold {
     Tree,
 }
 
-/// Take a lock, print a token for it, and return.
+/// Take a lock and print a token for it.
 ///
-/// The token is one word on stdout; 'lockrun release TOKEN' gives the lock
-/// back. A small process in the background holds it meanwhile.
+/// The token is one word on stdout; 'lockrun release TOKEN' releases the lock.
+/// Until then a small background process holds it.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun acquire",
@@ -231,10 +222,10 @@ pub struct Acquire {
     pub expires: Option<Limit>,
 }
 
-/// Give the locks of tokens back.
+/// Release the locks of tokens.
 ///
-/// Returns when they are really free. Exit code 123 if a lock was lost
-/// before: what was done under it was not protected to the end.
+/// Returns when they are free. Exit code 123 if a lock had been lost: work done
+/// under it was not protected to the end.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun release", max_term_width = 80)]
 pub struct Release {
@@ -243,9 +234,9 @@ pub struct Release {
     pub token: Vec<OsString>,
 }
 
-/// Push a token's expiry out.
+/// Extend the expiry of a token's lock.
 ///
-/// Exit code 123 if the lock was lost before.
+/// Exit code 123 if the lock had been lost.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun renew", max_term_width = 80, args_override_self = true)]
 pub struct Renew {
@@ -260,7 +251,7 @@ pub struct Renew {
     pub expires: Option<Limit>,
 }
 
-/// Is the token's lock still held?
+/// Check whether a token's lock is still held.
 ///
 /// Exit code 0 if it is, 123 if it was lost.
 #[derive(Parser, Debug)]
@@ -277,7 +268,7 @@ pub struct Check {
 
 /// Which locks are meant, by those who do not take them.
 #[derive(Args, Clone, Debug)]
-pub struct Which {
+pub struct Selection {
     /// A lock's name
     #[arg(value_name = "LOCK")]
     pub lock: Vec<OsString>,
@@ -291,10 +282,10 @@ pub struct Which {
     pub dir: Option<PathBuf>,
 }
 
-/// Show locks: free or held, by whom, since when, how many wait.
+/// List locks, their holders and their queues.
 ///
-/// Without LOCK, all that have a file in the locks directory. Looking
-/// disturbs nobody.
+/// Without LOCK, every lock with a file in the locks directory. Listing never
+/// makes another lockrun fail or wait.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun list",
@@ -305,7 +296,7 @@ pub struct Which {
 pub struct List {
     /// Which ones.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 
     /// Print JSON, with every holder
     #[arg(long)]
@@ -316,10 +307,10 @@ pub struct List {
     pub names: bool,
 }
 
-/// Would 'lockrun --timeout 0' get the lock now?
+/// Tell whether a lock is free.
 ///
-/// Says nothing. Exit code 0 if it would, 1 if not, 125 if that cannot be
-/// known.
+/// Free means that 'lockrun --timeout 0' would get it now. Prints nothing. Exit
+/// code 0 if it is free, 1 if not, 125 if that cannot be determined.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun status",
@@ -330,12 +321,12 @@ pub struct List {
 pub struct Status {
     /// Which one.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 }
 
 /// Wait until locks are free, without taking them.
 ///
-/// Several: until all are free at the same time. Holds nobody up.
+/// Several: until all are free at the same time. Delays nobody.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun wait",
@@ -346,7 +337,7 @@ pub struct Status {
 pub struct Wait {
     /// Which ones.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 
     /// Longest wait [default: forever]
     ///
@@ -355,11 +346,11 @@ pub struct Wait {
     pub timeout: Option<Limit>,
 }
 
-/// Make the holder of a lock let go.
+/// Make the holder of a lock release it.
 ///
-/// A lockrun ends its command and all it started, and exits with 123; a token
-/// is let go; anybody else gets TERM and then KILL. Only processes that the
-/// kernel shows to hold the lock now are signalled.
+/// A lockrun ends its command and everything the command started, and exits
+/// with 123; a token is released; any other program gets TERM and then KILL.
+/// Only processes that the kernel shows to hold the lock now are signalled.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun break",
@@ -370,16 +361,16 @@ pub struct Wait {
 pub struct Break {
     /// Which one.
     #[command(flatten)]
-    pub which: Which,
+    pub which: Selection,
 
     /// Time until KILL [default: 10]
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true)]
     pub kill_after: Option<Duration>,
 }
 
-/// Remove the lock files that nobody uses, and print their names.
+/// Remove unused lock files, and print their names.
 ///
-/// Safe at any time: who holds a lock, or waits for it, keeps it.
+/// Safe at any time: locks that are held or waited for stay.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun prune", max_term_width = 80, args_override_self = true)]
 pub struct Prune {
@@ -392,7 +383,31 @@ pub struct Prune {
     pub dir: Option<PathBuf>,
 }
 
-/// Print the completions for a shell.
+/// Make the lock file of NAME safely, and print its path.
+///
+/// For scripts that open it themselves and lock their own descriptor.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun path",
+    override_usage = "exec 9<>\"$(lockrun path NAME)\" || exit",
+    max_term_width = 80,
+    args_override_self = true
+)]
+pub struct LockPath {
+    /// The lock's name
+    #[arg(value_name = "NAME")]
+    pub lock: Vec<OsString>,
+
+    /// The lock's name
+    #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Vec<OsString>,
+
+    /// The locks directory [env: LOCKRUN_DIR]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Print shell completions.
 ///
 /// For bash, in ~/.bashrc: eval "$(lockrun completions bash)"
 #[derive(Parser, Debug)]
@@ -436,8 +451,12 @@ pub enum Command {
     Break(Break),
     /// Remove unused lock files.
     Prune(Prune),
+    /// Print the path of a lock file.
+    Path(LockPath),
     /// Print a shell's completions.
     Completions(Completions),
+    /// Print this text: a help, or the version.
+    Help(String),
 }
 
 const AFTER_ACQUIRE_HELP: &str = "\
@@ -458,6 +477,7 @@ const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks that outlive one command, by token
   list, status, wait, break, prune  see locks, end holders, clean up
+  path                             a lock file for 'exec 9<>' in scripts
   completions                      for bash, zsh and fish
 
 See 'lockrun --help' or lockrun(1) for more.";
@@ -473,6 +493,7 @@ Other commands, each with its own --help:
   lockrun wait LOCK...           until it is free, without taking it
   lockrun break LOCK             make the holder let go
   lockrun prune                  remove lock files that nobody uses
+  lockrun path NAME              make its lock file, print the path
   lockrun completions SHELL      bash, zsh, fish
 
 Examples:
@@ -510,5 +531,6 @@ pub fn tree() -> clap::Command {
         .subcommand(named(Wait::command(), "wait"))
         .subcommand(named(Break::command(), "break"))
         .subcommand(named(Prune::command(), "prune"))
+        .subcommand(named(LockPath::command(), "path"))
         .subcommand(named(Completions::command(), "completions"))
 }

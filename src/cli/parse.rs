@@ -2,29 +2,27 @@
 
 use std::ffi::OsString;
 
+use anyhow::{Result, bail};
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::{Acquire, Break, Check, Command, Completions, List, Prune, Release, Renew, Run, Status, Wait, usual};
+use super::{
+    Acquire, Break, Check, Command, Completions, List, LockPath, Prune, Release, Renew, Run, Status, Wait, fast_path,
+};
 use crate::escape::printable;
-use crate::exit::Exit;
-use crate::message;
 
 /// Reads the command line.
 ///
 /// # Errors
-/// How to end: after `--help` and `--version` with their text on stdout, and
-/// after one line on stderr for what cannot be understood.
-pub fn parse(words: Vec<OsString>) -> Result<Command, Exit> {
-    match usual::read(&words) {
+/// It cannot be understood: what is wrong, in one line.
+pub fn parse(words: Vec<OsString>) -> Result<Command> {
+    match fast_path::read(&words) {
         Some(options) => Ok(Command::Run(Box::new(options))),
         None => parse_by_clap(&words),
     }
 }
 
-/// In a place of its own, so that no page of a usual run has a part of it.
-#[cold]
-fn parse_by_clap(words: &[OsString]) -> Result<Command, Exit> {
+fn parse_by_clap(words: &[OsString]) -> Result<Command> {
     let subcommand = words.get(1).and_then(|word| word.to_str());
     let rest = || words.iter().skip(1);
     let parsed = match subcommand {
@@ -37,24 +35,17 @@ fn parse_by_clap(words: &[OsString]) -> Result<Command, Exit> {
         Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
         Some("break") => Break::try_parse_from(rest()).map(Command::Break),
         Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
+        Some("path") => LockPath::try_parse_from(rest()).map(Command::Path),
         Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
         _ => Run::try_parse_from(words).map(|options| Command::Run(Box::new(options))),
     };
-    parsed.map_err(|error| refuse(&error, words))
+    parsed.or_else(|error| not_a_command(&error, words))
 }
 
-fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {
+fn not_a_command(error: &clap::Error, words: &[OsString]) -> Result<Command> {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // An output that is closed or full has not shown the help.
-            let Err(why) = error.print() else { return Exit::Ok };
-            message::tell(&format!("cannot print to stdout: {why}"));
-            Exit::Failed
-        }
-        _ => {
-            message::tell(&usage_error(error, words));
-            Exit::Failed
-        }
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Command::Help(error.render().to_string())),
+        _ => bail!(usage_error(error, words)),
     }
 }
 

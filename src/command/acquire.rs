@@ -9,23 +9,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::asked::Asked;
-use crate::child::{self, Granted, Verdict, Waited, Waiter, Watch};
+use super::engine::AnyHeld;
+use super::request::LockRequest;
+use super::stdout;
+use crate::child::{self, GrantedChild, Waiter, WaitingChild, Watch};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::holder::{self, Holder};
-use crate::lock::file::FileHeld;
-use crate::lock::{Answer, Grant, Held, Patience, Place, Store, Turn};
+use crate::keeper::{self, Keeper};
+use crate::lock::{Admission, Engine, Grant, Held, Patience, Queued};
 use crate::message;
 use crate::process;
 use crate::record::Claim;
 use crate::sys::{self, Arrived, Shared};
-use crate::token::{self, Token};
+use crate::token::{Token, TokenGrant};
 
 /// Nobody's lock is forgotten for longer.
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
@@ -42,17 +42,17 @@ const A_LOOK: Duration = Duration::from_millis(10);
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// Takes the lock and prints its token.
-pub fn acquire(options: cli::Acquire) -> Exit {
-    Acquisition::new(options).and_then(Acquisition::run).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
+///
+/// # Errors
+/// The lock cannot be asked for, or the token not be printed.
+pub fn acquire(options: cli::Acquire) -> Result<Exit> {
+    Acquisition::new(options)?.run()
 }
 
 const ENDED_EARLY: &str = "the process that holds the lock was ended before the token could be printed";
 
 struct Acquisition {
-    asked: Asked,
+    request: LockRequest,
     claim: Claim,
     owner: Option<OwnedFd>,
     lease: Option<Duration>,
@@ -83,20 +83,20 @@ impl<W: Watch> Watch for OnceQueued<'_, W> {
 }
 
 /// What goes to the new process.
-struct Kit {
+struct Handover {
     owner: Option<OwnedFd>,
     id: String,
     listener: UnixListener,
-    line: UnixStream,
+    channel: UnixStream,
     /// Our end of the line, for the new process to close: if it kept it, it
     /// would not see us end.
-    callers_line: UnixStream,
+    callers_channel: UnixStream,
 }
 
-impl Kit {
+impl Handover {
     /// What the caller needs of it; the rest is closed.
-    fn into_callers_line(self) -> UnixStream {
-        self.callers_line
+    fn into_callers_channel(self) -> UnixStream {
+        self.callers_channel
     }
 }
 
@@ -115,105 +115,95 @@ impl Acquisition {
         let lease = if lease_by_default { Some(DEFAULT_LEASE) } else { options.expires.and_then(Limit::finite) };
         let mask = sys::block_all();
         sys::default_on_child_death();
-        let asked = Asked::new(options.lock, Vec::new, mask)?;
+        let request = LockRequest::new(options.lock, Vec::new, mask)?;
         let for_whom = options.owner.or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
-        let mut claim = asked.claim(described(for_whom), lease);
+        let mut claim = request.claim(described(for_whom), lease);
         claim.is_token = true;
         claim.owner = options.owner;
-        Ok(Self { asked, claim, owner, lease, lease_by_default })
+        Ok(Self { request, claim, owner, lease, lease_by_default })
     }
 
     fn run(mut self) -> Result<Exit> {
         loop {
             let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
             let id = Token::random().context("no random numbers")?;
-            let kit = Kit {
-                listener: holder::listen(&id).context("cannot make a socket")?,
+            let handover = Handover {
+                listener: keeper::listen(&id).context("cannot make a socket")?,
                 owner: self.owner.as_ref().map(OwnedFd::try_clone).transpose()?,
-                line: above_stdio(theirs)?,
-                callers_line: above_stdio(ours)?,
+                channel: above_stdio(theirs)?,
+                callers_channel: above_stdio(ours)?,
                 id,
             };
-            if let Some(exit) = self.attempt(kit)? {
+            if let Some(exit) = self.attempt(handover)? {
                 return Ok(exit);
             }
         }
     }
 
     /// `None`: ask anew.
-    fn attempt(&mut self, kit: Kit) -> Result<Option<Exit>> {
+    fn attempt(&mut self, handover: Handover) -> Result<Option<Exit>> {
         let queued = Shared::<AtomicBool>::zeroed()?;
-        let mut waiting = OnceQueued { queued: &queued, waiting: self.asked.waiting() };
+        let mut waiting = OnceQueued { queued: &queued, waiting: self.request.waiting() };
         // The parent keeps the time.
-        let patience = Patience { deadline: None, ..self.asked.patience };
-        let store = &self.asked.store;
-        let wait = |kit: Kit| {
-            Ok(match store.request(&patience)? {
-                Answer::Granted(held) => Verdict::Granted((held, kit)),
-                Answer::Refused(refusal) => Verdict::Refused(refusal),
-                Answer::TimedOut => Verdict::Again,
-                Answer::Queued(mut place) => {
+        let patience = self.request.patience.of_watched();
+        let engine = &self.request.engine;
+        let wait = |handover: Handover| {
+            let waited = match engine.ask(&patience)? {
+                Admission::Granted(held) => Ok(held),
+                Admission::Not(not) => Err(not),
+                Admission::Queued(place) => {
                     queued.store(true, Ordering::SeqCst);
-                    match place.wait(&patience)? {
-                        Turn::Granted => Verdict::Granted((place.into_held(), kit)),
-                        Turn::Again | Turn::TimedOut => Verdict::Again,
-                    }
+                    place.wait(&patience)?
                 }
-            })
+            };
+            Ok(waited.map(|held| (held, handover)))
         };
-        let hold = |(held, kit): (FileHeld, Kit), granted: &Granted| {
-            if let Err(error) = self.become_holder(held, kit, granted) {
+        let hold = |(held, handover): (AnyHeld, Handover), granted: &WaitingChild| {
+            if let Err(error) = self.become_keeper(held, handover, granted) {
                 granted.failed(&error);
             }
         };
-        let (waiter, kit) =
-            Waiter::fork(kit, true, wait, hold).context("cannot start the process that holds the lock")?;
+        let (waiter, handover) =
+            Waiter::fork(handover, true, wait, hold).context("cannot start the process that holds the lock")?;
         // The new process's ends stay open only there: its end is ours.
-        let line = kit.into_callers_line();
+        let channel = handover.into_callers_channel();
         // One that does not wait is answered by the child, when it has looked.
-        let deadline = self.asked.patience.deadline.filter(|_| self.asked.patience.queue);
-        match waiter.watch(&Patience { deadline, ..self.asked.patience }, &mut waiting)? {
-            Waited::Again => Ok(None),
-            // We hold nothing ourselves: whoever did has ended.
-            Waited::Stopped(signal) => {
-                sys::stop_by(signal);
-                Ok(None)
-            }
-            Waited::TimedOut => Ok(Some(self.asked.timed_out())),
-            Waited::Refused(refusal) => Ok(Some(self.asked.refused(refusal))),
-            Waited::Ended { signal, sender } => Ok(Some(self.asked.wait_ended(signal, sender))),
+        let patience = self.request.patience;
+        let limit = if patience.waits() { patience.limit } else { Limit::Never };
+        match waiter.watch(&Patience { limit, ..patience }, &mut waiting)? {
+            // We hold nothing ourselves: the process that did has ended.
+            Err(not) => Ok(self.request.not_granted(not)),
             // The signal will find nothing to end any more but this process;
             // the holder sees that and lets go. A stop comes too late to give
             // up our place.
-            Waited::Granted { arrived: Some(Arrived::Signal { number, sender, .. }), .. }
+            Ok(GrantedChild { arrived: Some(Arrived::Signal { number, sender, .. }), .. })
                 if child::is_deadly(number) =>
             {
-                Ok(Some(self.asked.wait_ended(number, sender)))
+                Ok(Some(self.request.wait_ended(number, sender)))
             }
-            Waited::Granted { .. } => match waiter.failure() {
+            Ok(_) => match waiter.failure() {
                 Some(failure) => Err(failure),
-                None => self.hand_out(line).map(Some),
+                None => self.hand_out(channel).map(Some),
             },
         }
     }
 
     /// In the new process: from now on the holder.
-    fn become_holder(&self, mut held: FileHeld, kit: Kit, granted: &Granted) -> Result<()> {
+    fn become_keeper(&self, mut held: AnyHeld, handover: Handover, granted: &WaitingChild) -> Result<()> {
         let granted_at = sys::suspend_aware_now();
         held.settle(&self.claim)?;
         let grants = held.grants();
-        held.step_aside();
-        let dir = std::path::absolute(self.asked.store.dir().path()).context("cannot tell where we are")?;
+        let dir = self.request.engine.place()?;
         let token = Token {
-            id: kit.id,
+            id: handover.id,
             secret: Token::random()?,
             uid: rustix::process::geteuid().as_raw(),
-            name: self.asked.name.clone(),
+            name: self.request.name.clone(),
             dir: dir.as_os_str().as_bytes().to_vec(),
             slot: grants[0].slot,
             grants: grants
                 .iter()
-                .map(|Grant { fence, file, marker, .. }| token::Granted {
+                .map(|Grant { fence, file, marker, .. }| TokenGrant {
                     fence: *fence,
                     file: file.clone(),
                     marker: marker.clone(),
@@ -221,22 +211,22 @@ impl Acquisition {
                 .collect(),
         };
         sys::detach();
-        sys::retitle(format!("lockrun: holds {}", self.asked.name).as_bytes(), &KEPT_ENVIRONMENT);
-        drop(kit.callers_line);
-        holder::take_over(&kit.listener)?;
-        let mut line = kit.line;
+        sys::retitle(format!("lockrun: holds {}", self.request.name).as_bytes(), &KEPT_ENVIRONMENT);
+        drop(handover.callers_channel);
+        keeper::take_over(&handover.listener)?;
+        let mut channel = handover.channel;
         // Before the parent can end: its end must not be ours from now on. If
         // it ends too early, the line tells us.
         granted.let_go_of_parent();
-        line.write_all((token.to_word() + "\n").as_bytes())?;
-        let (owner, lease) = (kit.owner, self.lease);
-        Holder { held, token, listener: kit.listener, owner, lease, printed: line }.hold(granted_at)
+        channel.write_all((token.to_word() + "\n").as_bytes())?;
+        let (owner, lease) = (handover.owner, self.lease);
+        Keeper { held, token, listener: handover.listener, owner, lease, printed: channel }.hold(granted_at)
     }
 
     /// Prints the token, and only then lets the holder keep the lock.
-    fn hand_out(&self, mut line: UnixStream) -> Result<Exit> {
-        self.asked.patience.mask.unblock(&ENDING);
-        let mut holder = BufReader::new(line.try_clone().context("cannot hear the process that holds the lock")?);
+    fn hand_out(&self, mut channel: UnixStream) -> Result<Exit> {
+        self.request.patience.mask.unblock(&ENDING);
+        let mut holder = BufReader::new(channel.try_clone().context("cannot hear the process that holds the lock")?);
         let mut word = String::new();
         holder.read_line(&mut word).context("the process that holds the lock does not answer")?;
         if !word.ends_with('\n') {
@@ -246,34 +236,32 @@ impl Acquisition {
         loop {
             match sys::next_signal(Some(Duration::ZERO)) {
                 Arrived::Nothing => break,
-                Arrived::Signal { number, sender, .. } if [sys::REPLACE(), sys::BREAK()].contains(&number) => {
-                    return Ok(self.asked.wait_ended(number, sender));
+                Arrived::Signal { number, sender, .. }
+                    if [sys::replace_signal(), sys::break_signal()].contains(&number) =>
+                {
+                    return Ok(self.request.wait_ended(number, sender));
                 }
                 _ => {}
             }
         }
-        self.asked.tell_granted();
+        self.request.tell_granted();
         if self.lease_by_default {
             let lease = duration::display(DEFAULT_LEASE);
             message::tell_about(
-                &self.asked.name,
+                &self.request.name,
                 &format!("without --owner and --expires, the lock is let go after {lease} at the latest"),
             );
         }
-        line.set_nonblocking(true)?;
+        channel.set_nonblocking(true)?;
         if let Some(why) = let_go(&mut holder) {
             return self.lost(&why);
         }
-        // Not std's stdout, which takes a closed one for a full success.
-        let mut rest = word.as_bytes();
-        while !rest.is_empty() {
-            let written = rustix::io::write(rustix::stdio::stdout(), rest)
-                .context("cannot print the token to stdout, so the lock was let go")?;
-            rest = &rest[written..];
-        }
-        match line.write_all(b"!") {
-            Ok(()) => Ok(Exit::Ok),
-            Err(_) => self.lost(&let_go(&mut holder).unwrap_or_default()),
+        stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
+        let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
+        match let_go(&mut holder).unwrap_or_default() {
+            // The reader was faster than we are.
+            why if why.starts_with(keeper::RELEASED) => Ok(Exit::Ok),
+            why => self.lost(&why),
         }
     }
 
@@ -283,7 +271,7 @@ impl Acquisition {
             bail!("{ENDED_EARLY}");
         }
         let why = printable(why.as_bytes());
-        message::tell_about(&self.asked.name, &format!("lost before the token was printed: {why}"));
+        message::tell_about(&self.request.name, &format!("lost before the token was printed: {why}"));
         Ok(Exit::Lost)
     }
 }
@@ -315,8 +303,7 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
     })?;
     let process = sys::above_stdio(process)?;
     // A zombie has ended, whoever has not yet been told.
-    let mut polled = [PollFd::new(&process, PollFlags::IN)];
-    if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+    if sys::is_readable(&process, Some(Duration::ZERO))? {
         return Err(refused("has already ended"));
     }
     Ok(process)

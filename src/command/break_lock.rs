@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::which::Locks;
+use super::selection::SelectedLocks;
 use crate::cli;
 use crate::exit::Exit;
-use crate::lock::{State, file};
+use crate::lock::{LockState, Store};
 use crate::message;
 
 /// TERM to KILL, as for `--expires`.
@@ -17,28 +17,24 @@ const NOBODY: &str = "held, but nobody who holds it can be seen from here; nobod
     root, or the holder's user, outside of containers, can break it";
 
 /// Returns when those who held it do so no more.
-pub fn break_lock(options: cli::Break) -> Exit {
-    make_let_go(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn make_let_go(options: cli::Break) -> Result<Exit> {
-    let locks = Locks::new(options.which)?;
+///
+/// # Errors
+/// Not one lock, or it cannot be looked at.
+pub fn break_lock(options: cli::Break) -> Result<Exit> {
+    let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {
         bail!("which lock? lockrun break LOCK (or --file PATH), one of them; see 'lockrun break --help'");
     }
     for seen in locks.look()? {
         let name = message::shown_name(&seen.name);
-        if seen.state == State::Free {
+        if seen.state == LockState::Free {
             message::tell_about(&name, "not held, nothing to break");
             continue;
         }
-        let why = match file::break_lock(&seen.path, options.kill_after.unwrap_or(KILL_AFTER)) {
+        let why = match locks.store.make_let_go(&seen, options.kill_after.unwrap_or(KILL_AFTER)) {
             Ok(true) => continue,
             // Let go before we could see by whom.
-            Ok(false) if locks.look()?.iter().all(|seen| seen.state == State::Free) => continue,
+            Ok(false) if locks.look()?.iter().all(|seen| seen.state == LockState::Free) => continue,
             Ok(false) => NOBODY.to_owned(),
             Err(error) => message::describe(&error),
         };

@@ -1,16 +1,14 @@
 //! `lockrun check`: is it still mine?
 
-use std::io::Write;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli;
 use crate::exit::Exit;
-use crate::holder::{Answer, Ask, State};
+use crate::keeper::{Answer, Ask, TokenState};
 use crate::token::Token;
 
-use super::tokens;
+use super::{stdout, tokens};
 
 /// What `--json` prints. Stable: fields are only ever added.
 #[derive(Serialize)]
@@ -28,10 +26,13 @@ struct Report<'a> {
 }
 
 /// Silent if it is, unless asked for details.
-pub fn check(options: &cli::Check) -> Exit {
+///
+/// # Errors
+/// No token was given.
+pub fn check(options: &cli::Check) -> Result<Exit> {
     tokens::for_each(options.token.as_slice(), |token| {
         Ok(match tokens::ask(token, Ask::Check)? {
-            Ok(Answer::State(State { lost: Some(how), .. })) => {
+            Ok(Answer::State(TokenState { lost: Some(how), .. })) => {
                 tokens::tell_lost(token, &how);
                 Exit::Lost
             }
@@ -47,7 +48,7 @@ pub fn check(options: &cli::Check) -> Exit {
     })
 }
 
-fn print(token: &Token, state: &State) -> Result<()> {
+fn print(token: &Token, state: &TokenState) -> Result<()> {
     let report = Report {
         name: &token.name,
         slot: token.slot,
@@ -56,6 +57,5 @@ fn print(token: &Token, state: &State) -> Result<()> {
         remaining: state.remaining.map(|left| left.as_secs_f64()),
     };
     let line = serde_json::to_string(&report)? + "\n";
-    let mut stdout = std::io::stdout();
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).context("cannot print to stdout")
+    stdout::print(&line)
 }

@@ -10,13 +10,12 @@ use crate::cli;
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::Survey;
-use crate::lock::{Holder, Seen, State};
+use crate::lock::{Holder, LockState, Seen, Store};
 use crate::message;
 use crate::table::{Colour, Column, Look, Table};
 
-use super::stdout::print;
-use super::which::Locks;
+use super::selection::SelectedLocks;
+use super::stdout;
 
 /// What `--json` prints of a lock. Stable: fields are only ever added.
 #[derive(Serialize)]
@@ -27,7 +26,7 @@ struct Lock {
     path: String,
     /// `free`, `exclusive`, `shared`, `slots`, `unknown`.
     state: &'static str,
-    /// So many places the pool has, if somebody holds one.
+    /// Size of the pool, if somebody holds one.
     slots: Option<u32>,
     /// Everybody who is seen to hold it.
     holders: Vec<Row>,
@@ -56,18 +55,16 @@ struct Row {
 }
 
 /// Prints a table, or JSON.
-pub fn list(options: cli::List) -> Exit {
-    match text(options).and_then(|text| print(&text)) {
-        Ok(()) => Exit::Ok,
-        Err(error) => {
-            message::tell_error(&error);
-            Exit::Failed
-        }
-    }
+///
+/// # Errors
+/// A lock cannot be looked at, or stdout not written to.
+pub fn list(options: cli::List) -> Result<Exit> {
+    stdout::print(text(options)?)?;
+    Ok(Exit::Ok)
 }
 
 fn text(options: cli::List) -> Result<String> {
-    let locks = Locks::new(options.which)?;
+    let locks = SelectedLocks::new(options.which)?;
     if options.names {
         return names(&locks);
     }
@@ -75,8 +72,8 @@ fn text(options: cli::List) -> Result<String> {
     if options.json { json(&seen) } else { Ok(table(&seen)) }
 }
 
-fn names(locks: &Locks) -> Result<String> {
-    let names = locks.dir.as_ref().map_or_else(|| Ok(Vec::new()), Survey::names_in)?;
+fn names(locks: &SelectedLocks) -> Result<String> {
+    let names = locks.store.names()?;
     let simple = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
     Ok(simple.filter(|name| !name.contains(char::is_control)).map(|name| name + "\n").collect())
 }
@@ -106,11 +103,11 @@ fn described(seen: &Seen, now: SystemTime) -> Lock {
         name: String::from_utf8_lossy(&seen.name).into_owned(),
         path: seen.path.to_string_lossy().into_owned(),
         state: match seen.state {
-            State::Free => "free",
-            State::Exclusive => "exclusive",
-            State::Shared if places(seen) > 0 => "slots",
-            State::Shared => "shared",
-            State::Unknown => "unknown",
+            LockState::Free => "free",
+            LockState::Exclusive => "exclusive",
+            LockState::Shared if slots_held(seen) > 0 => "slots",
+            LockState::Shared => "shared",
+            LockState::Unknown => "unknown",
         },
         slots: pool(seen),
         holders: seen.holders.iter().map(row).collect(),
@@ -118,11 +115,11 @@ fn described(seen: &Seen, now: SystemTime) -> Lock {
     }
 }
 
-fn places(seen: &Seen) -> usize {
+fn slots_held(seen: &Seen) -> usize {
     seen.holders.iter().filter(|holder| holder.slot.is_some()).count()
 }
 
-/// How many places the pool has; the most, if its holders do not agree.
+/// Size of the pool; the most, if its holders do not agree.
 fn pool(seen: &Seen) -> Option<u32> {
     seen.holders.iter().filter_map(|holder| holder.slots).max()
 }
@@ -152,13 +149,13 @@ fn table(seen: &[Seen]) -> String {
     for seen in seen {
         let (state, colour) = state(seen);
         let waiting = if seen.waiting > 0 { seen.waiting.to_string() } else { String::new() };
-        let unknown = seen.state != State::Free && seen.holders.is_empty();
+        let unknown = seen.state != LockState::Free && seen.holders.is_empty();
         let nobody = Holder::default();
         let holders = if seen.holders.is_empty() { std::slice::from_ref(&nobody) } else { &seen.holders[..] };
         for (position, holder) in holders.iter().enumerate() {
             let first = |text: &str| if position == 0 { text.to_owned() } else { String::new() };
             let shown = |text: &Option<String>| printable(text.as_deref().unwrap_or_default().as_bytes());
-            let unseen = unknown || (holder.pid.is_none() && seen.state != State::Free);
+            let unseen = unknown || (holder.pid.is_none() && seen.state != LockState::Free);
             let command = match &holder.command {
                 None if unseen => "(holder unknown)".into(),
                 command => shown(command),
@@ -183,17 +180,17 @@ fn table(seen: &[Seen]) -> String {
 
 fn state(seen: &Seen) -> (String, Colour) {
     match seen.state {
-        State::Free => ("free".into(), Colour::Green),
-        State::Exclusive => ("held".into(), Colour::Yellow),
-        State::Shared => match (places(seen), seen.holders.len()) {
+        LockState::Free => ("free".into(), Colour::Green),
+        LockState::Exclusive => ("held".into(), Colour::Yellow),
+        LockState::Shared => match (slots_held(seen), seen.holders.len()) {
             (0, 0) => ("shared".into(), Colour::Yellow),
             (0, holders) => (format!("shared by {holders}"), Colour::Yellow),
-            (places, _) => match pool(seen) {
-                Some(slots) => (format!("{places} of {slots} slots"), Colour::Yellow),
-                None => (format!("{places} slots"), Colour::Yellow),
+            (slots_held, _) => match pool(seen) {
+                Some(slots) => (format!("{slots_held} of {slots} slots"), Colour::Yellow),
+                None => (format!("{slots_held} slots"), Colour::Yellow),
             },
         },
-        State::Unknown => ("unknown".into(), Colour::Plain),
+        LockState::Unknown => ("unknown".into(), Colour::Plain),
     }
 }
 

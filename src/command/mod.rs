@@ -2,19 +2,25 @@
 //! take a lock.
 
 pub mod acquire;
-mod asked;
 pub mod break_lock;
 pub mod check;
 pub mod completions;
+mod ended;
+mod engine;
 mod environment;
+mod grantee;
+pub mod help;
 pub mod list;
+pub mod path;
 pub mod prune;
 pub mod release;
 pub mod renew;
 mod report;
+mod request;
 pub mod run;
+mod selection;
 pub mod status;
 mod stdout;
 mod tokens;
 pub mod wait;
-mod which;
+mod wait_in_queue;

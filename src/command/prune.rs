@@ -5,31 +5,32 @@ use anyhow::Result;
 use crate::cli;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::prune::all;
+use crate::lock::Store;
 use crate::message;
 
-use super::{stdout, which};
+use super::engine::AnyStore;
+use super::stdout;
 
 /// Prints the name of every lock whose file it removed.
-pub fn prune(options: cli::Prune) -> Exit {
-    remove(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn remove(options: cli::Prune) -> Result<Exit> {
-    let Some(dir) = which::dir(options.dir)? else { return Ok(Exit::Ok) };
+///
+/// # Errors
+/// The directory cannot be read, or stdout not written to. What is wrong with
+/// one file is told, and the others are removed.
+pub fn prune(options: cli::Prune) -> Result<Exit> {
+    let store = AnyStore::choose(options.dir)?;
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
-    all(&dir, options.dry_run, |removed| match removed {
-        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(&(printable(&name) + "\n")),
+    let problem = store.prune(options.dry_run, &mut |removed| match removed {
+        Ok(name) if unprinted.is_ok() => unprinted = stdout::print(printable(&name) + "\n"),
         Ok(_) => {}
         Err(error) => {
             message::tell_error(&error);
             exit = Exit::Failed;
         }
     })?;
+    if let Some(problem) = problem {
+        message::tell_error(&problem.context("cannot remember the largest fence"));
+    }
     unprinted?;
     Ok(exit)
 }

@@ -1,13 +1,18 @@
 //! `lockrun renew`: push a token's expiry out.
 
+use anyhow::Result;
+
 use crate::cli;
 use crate::exit::Exit;
-use crate::holder::{Answer, Ask};
+use crate::keeper::{Answer, Ask};
 
 use super::tokens;
 
 /// Counts from now: for as long as given, or as it was taken for.
-pub fn renew(options: &cli::Renew) -> Exit {
+///
+/// # Errors
+/// No token was given.
+pub fn renew(options: &cli::Renew) -> Result<Exit> {
     tokens::for_each(options.token.as_slice(), |token| {
         let lease = options.expires.map(crate::duration::Limit::finite);
         Ok(match tokens::ask(token, Ask::Renew { lease })? {

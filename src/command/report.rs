@@ -21,10 +21,10 @@ pub struct Report {
     started_at: SystemTime,
     name: String,
     command: String,
-    granted: OnceCell<Granted>,
+    granted: OnceCell<GrantTimes>,
 }
 
-struct Granted {
+struct GrantTimes {
     at: SystemTime,
     waited: Duration,
     held: Duration,
@@ -33,7 +33,7 @@ struct Granted {
 
 /// What is appended. Stable: fields are only ever added.
 #[derive(Serialize)]
-struct Line<'a> {
+struct ReportLine<'a> {
     /// The lock's name; of several, one a line of this text.
     name: &'a str,
     command: &'a str,
@@ -82,13 +82,13 @@ impl Report {
     pub fn held(&self, held: Duration, fence: u64) {
         let waited = self.started.elapsed().saturating_sub(held);
         let at = SystemTime::now().checked_sub(held).unwrap_or(SystemTime::UNIX_EPOCH);
-        let _ = self.granted.set(Granted { at, waited, held, fence });
+        let _ = self.granted.set(GrantTimes { at, waited, held, fence });
     }
 
     /// Appends the line, in one write: nobody else's comes between.
     pub fn finish(mut self, exit: Exit) {
         let granted = self.granted.get();
-        let line = Line {
+        let line = ReportLine {
             name: &self.name,
             command: &self.command,
             started: timestamp(self.started_at),

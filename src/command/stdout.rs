@@ -1,14 +1,20 @@
 //! Data for stdout.
 
-use std::io::Write;
-
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 
-/// Prints all of it.
+/// Prints all of it. Not by std, which takes a closed stdout for success.
 ///
 /// # Errors
 /// stdout is closed, or full.
-pub fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot print to stdout")
+pub fn print(data: impl AsRef<[u8]>) -> Result<()> {
+    let mut rest = data.as_ref();
+    while !rest.is_empty() {
+        match rustix::io::write(rustix::stdio::stdout(), rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot print to stdout"),
+        }
+    }
+    Ok(())
 }

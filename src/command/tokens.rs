@@ -4,20 +4,21 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::advice::Advice;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::holder::{self, Answer, Ask};
-use crate::lock::file::Advice;
+use crate::keeper::{self, Answer, Ask};
 use crate::message;
 use crate::process;
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::sys;
 use crate::token::Token;
+
+use super::engine;
 
 const VARIABLE: &str = "LOCKRUN_TOKEN";
 
@@ -57,15 +58,13 @@ pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
     Ok(words)
 }
 
-/// Does something with every token; the worst outcome counts.
-pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Exit {
-    let words = match words(given) {
-        Ok(words) => words,
-        Err(error) => {
-            message::tell_error(&error);
-            return Exit::Failed;
-        }
-    };
+/// Does something with every token; the worst outcome counts. What is wrong
+/// with one is told, and the others are tried.
+///
+/// # Errors
+/// See [`words`].
+pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Result<Exit> {
+    let words = words(given)?;
     let outcomes = words.iter().map(|word| match Token::parse(word) {
         Some(token) => act(&token).unwrap_or_else(|error| {
             message::tell_about(&message::shown_name(token.name.as_bytes()), &message::describe(&error));
@@ -77,24 +76,24 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Exi
             Exit::Failed
         }
     });
-    outcomes.max_by_key(|exit| exit.code()).unwrap_or(Exit::Failed)
+    Ok(outcomes.max_by_key(|exit| exit.code()).unwrap_or(Exit::Failed))
 }
 
 /// Asks the holder; with one that is gone, says since when, and that is 123.
 ///
 /// # Errors
-/// See [`holder::ask`].
+/// See [`keeper::ask`].
 pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
-    match holder::ask(token, question)? {
+    match keeper::ask(token, question)? {
         Answer::Gone => {
-            let record = record_of(token);
+            let record = engine::record_of_grant(token);
             if let Some(record) = &record
                 && record.fence == token.fence()
                 && record.ended.is_none()
                 && is_out_of_reach(record.pid)
             {
                 return Err(anyhow!("its holder, pid {}, cannot be reached from here", record.pid))
-                    .context(Advice("use the token in the network namespace where the lock was acquired"));
+                    .context(Advice::new("use the token in the network namespace where the lock was acquired"));
             }
             tell_gone(token, record);
             Ok(Err(Exit::Lost))
@@ -106,7 +105,7 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
 /// Whether the holder with this pid goes on, though its socket is not there
 /// for us. One that was killed is waited for: its lock goes after its socket.
 fn is_out_of_reach(pid: i32) -> bool {
-    if process::name(pid) != sys::HOLDER_NAME {
+    if process::name(pid) != sys::KEEPER_NAME {
         return false;
     }
     let is_ending = process::is_ending(pid);
@@ -123,20 +122,6 @@ pub fn tell_lost(token: &Token, how: &str) {
     message::tell_about(&name, &format!("lost: {how}; what was done under it was not protected to the end"));
 }
 
-/// What the lock's file says, about this grant or a later one. Of a pool, each
-/// place remembers its own last grant.
-fn record_of(token: &Token) -> Option<Record> {
-    let path = token.dir().join(&token.grants.first()?.file);
-    // Not a FIFO, which a forged token could name.
-    let file = std::fs::File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
-        .open(path)
-        .ok()?;
-    let of_place = token.slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
-    of_place.filter(|record| record.fence == token.fence()).or_else(|| record::read(&file).record())
-}
-
 fn tell_gone(token: &Token, record: Option<Record>) {
     let name = message::shown_name(token.name.as_bytes());
     let Some(record) = record else {
@@ -148,7 +133,7 @@ fn tell_gone(token: &Token, record: Option<Record>) {
         _ => record.ended.as_ref().filter(|_| is_ours),
     };
     match ended {
-        Some(ended) if ended.starts_with("released") => {
+        Some(ended) if ended.starts_with(keeper::RELEASED) => {
             message::tell_about(&name, &format!("not held any more: {}", printable(ended.as_bytes())));
         }
         Some(ended) => tell_lost(token, ended),

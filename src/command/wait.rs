@@ -9,17 +9,17 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::exit::Exit;
-use crate::lock::file::{FileStore, Target, Terms};
-use crate::lock::{Mode, Seen};
+use crate::lock::{Seen, Store, Target};
 use crate::message;
 use crate::process;
+use crate::sys;
 
-use super::which::Locks;
+use super::selection::SelectedLocks;
 
 /// The longest sleep between two looks.
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,17 +31,13 @@ const MOMENT: Duration = Duration::from_millis(1);
 const WATCHED: usize = 64;
 
 /// Returns when all of them are free at the same time.
-pub fn wait(options: cli::Wait) -> Exit {
-    until_free(options).unwrap_or_else(|error| {
-        message::tell_error(&error);
-        Exit::Failed
-    })
-}
-
-fn until_free(options: cli::Wait) -> Result<Exit> {
+///
+/// # Errors
+/// No lock, or one that cannot be looked at.
+pub fn wait(options: cli::Wait) -> Result<Exit> {
     let limit = options.timeout.and_then(Limit::finite);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let mut locks = Locks::new(options.which.clone())?;
+    let locks = SelectedLocks::new(options.which)?;
     if locks.targets.is_empty() {
         bail!("which lock? lockrun wait LOCK... (or --file PATH); see 'lockrun wait --help'");
     }
@@ -75,20 +71,13 @@ fn until_free(options: cli::Wait) -> Result<Exit> {
         } else {
             ended = sleep(&processes, left.min(SECOND))?;
         }
-        if locks.dir.is_none() {
-            locks = Locks::new(options.which.clone())?;
-        }
     }
 }
 
 /// One that is held for a command that we are a part of. What we may not open
 /// is another user's.
-fn held_around<'a>(locks: &Locks, seen: &'a [Seen]) -> Option<&'a Seen> {
-    let dir = locks.dir.as_ref()?;
-    let terms = Terms { mode: Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
-    let is_ours = |target: &Target| {
-        FileStore::new(dir.clone(), vec![target.clone()], terms).would_wait_for_itself().unwrap_or(false)
-    };
+fn held_around<'a>(locks: &SelectedLocks, seen: &'a [Seen]) -> Option<&'a Seen> {
+    let is_ours = |target: &Target| locks.store.would_wait_for_itself(target).unwrap_or(false);
     let pairs = locks.targets.iter().zip(seen);
     pairs.filter(|(target, seen)| !seen.is_free() && is_ours(target)).map(|(_, seen)| seen).next()
 }
@@ -105,9 +94,5 @@ fn open(pids: &[i32]) -> Vec<OwnedFd> {
 /// Whether one of them ended meanwhile.
 fn sleep(watched: &[OwnedFd], limit: Duration) -> Result<bool> {
     let mut polled: Vec<_> = watched.iter().map(|process| PollFd::new(process, PollFlags::IN)).collect();
-    match poll(&mut polled, Some(&Timespec::try_from(limit)?)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
+    Ok(sys::wait_until_ready(&mut polled, Some(limit))? > 0)
 }

@@ -1,9 +1,9 @@
-//! What a lock file says about its holder: one line of JSON.
+//! The text of a lock file: one line of JSON about its holder.
 //!
-//! It is a hint for people and the memory of the fencing number. Nothing is
-//! decided by it: whether a lock is held, only the kernel knows.
+//! It is a hint for people, and remembers the last fencing token. Only the kernel
+//! knows whether the lock is held.
 
-mod draft;
+mod prepared;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,15 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub use draft::{Draft, put_number};
+pub use prepared::{PreparedRecord, put_number};
 
-/// Size of the text in a lock file, in bytes. Always the same, so that one
-/// write replaces all of an older text, and within a page, so that a reader
-/// sees the old one or the new one.
+/// Size of a record in bytes: constant, so that one write replaces an older text,
+/// and within a page, so that a reader sees the old one or the new one.
 pub const SIZE: usize = 1024;
 
-/// Every text of ours begins with these bytes; a file that begins otherwise
-/// belongs to somebody else and is not written to.
+/// The beginning of every record. A file that begins otherwise is foreign, and
+/// never written to.
 const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
 
 /// Who holds a lock.
@@ -27,9 +26,9 @@ const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
 pub struct Record {
     /// Version of the text, 1.
     lockrun: u8,
-    /// Number of the grant.
+    /// The fencing token of the grant.
     pub fence: u64,
-    /// The process that locked the file: the one that the kernel shows.
+    /// The process that called flock(2), as the kernel shows it.
     pub pid: i32,
     /// Login name, or the number where it has none.
     pub user: String,
@@ -40,16 +39,16 @@ pub struct Record {
     /// When it expires, RFC 3339 in UTC.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires: Option<String>,
-    /// The process on whose end a token's lock is let go.
+    /// The process whose end releases a token's lock.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub owner: Option<i32>,
-    /// The place in a pool.
+    /// The slot in a pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
-    /// So many places the pool has for this holder.
+    /// Size of the pool, as this holder sees it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slots: Option<u32>,
-    /// Whether others who share it may hold the lock, too.
+    /// Whether the lock is held shared.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub shared: bool,
     /// The grant before this one, and how and when it ended, if it was a
@@ -79,20 +78,20 @@ pub struct Claim {
     pub expires: Option<Duration>,
     /// Whether the lock is held for a token.
     pub is_token: bool,
-    /// The process on whose end a token's lock is let go.
+    /// The process whose end releases a token's lock.
     pub owner: Option<i32>,
 }
 
 /// What a lock file contains.
 #[derive(Debug, PartialEq)]
 pub enum Text {
-    /// Nothing: a new file, or one that a power cut left behind.
+    /// Nothing: a new file, or one emptied by a power cut.
     Empty,
-    /// A line of ours.
+    /// A record.
     Record(Box<Record>),
-    /// A line of ours that cannot be read to its end.
+    /// A record that cannot be parsed, or that no lockrun can have written.
     Damaged,
-    /// Somebody else's text.
+    /// Text of another program.
     Foreign,
 }
 
@@ -118,8 +117,8 @@ impl Record {
         }
     }
 
-    /// The text for the file: [`SIZE`] bytes, blanks before the newline. A
-    /// command or name that does not fit is cut.
+    /// The text: [`SIZE`] bytes, padded with blanks. Fields that do not fit are
+    /// cut.
     pub fn to_text(&self) -> Vec<u8> {
         let mut record = self.clone();
         loop {
@@ -140,45 +139,87 @@ impl Record {
         }
     }
 
-    /// How long ago the grant was, by the wall clock; zero if that was set
-    /// back.
+    /// Time since the grant, by the wall clock; zero if that was set back.
     pub fn age(&self, now: SystemTime) -> Option<Duration> {
         let since = humantime::parse_rfc3339(&self.since).ok()?;
         Some(now.duration_since(since).unwrap_or_default())
     }
 }
 
-/// Reads what a lock file contains. A file locked before us by a version or
-/// a program that wrote something else is [`Text::Foreign`].
+/// A fencing token later than this is damage: no clock is wrong by a hundred
+/// years. Believing it would make every later token useless, and the largest ones
+/// have no successor.
+const AHEAD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Whether a clock can have made this fencing token.
+pub fn is_fence(number: u64) -> bool {
+    number <= latest_fence(SystemTime::now())
+}
+
+/// The largest valid fencing token at this time.
+fn latest_fence(now: SystemTime) -> u64 {
+    let clock = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    clock.saturating_add(AHEAD).as_micros().try_into().unwrap_or(u64::MAX - 1)
+}
+
+/// Parses the content of a lock file.
 pub fn parse(text: &[u8]) -> Text {
-    // After a power cut a file may have its length but not its bytes.
+    // After a power cut a file may have its length but no content.
     if text.iter().all(|&b| b == 0) {
         return Text::Empty;
     }
     if !text.starts_with(BEGINNING) {
         return Text::Foreign;
     }
-    // The blanks are most of it, and would be read one by one.
+    // The JSON parser would read the blanks, most of the text, one by one.
     let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
-    serde_json::from_slice(line).map_or(Text::Damaged, |record| Text::Record(Box::new(record)))
+    let Ok(mut record) = serde_json::from_slice::<Record>(line) else { return Text::Damaged };
+    if !is_fence(record.fence) {
+        return Text::Damaged;
+    }
+    record.previous = record.previous.filter(|(fence, _)| is_fence(*fence));
+    Text::Record(Box::new(record))
 }
 
-/// Where the record of a place in a pool stands: behind the last grant's.
+/// Offset of the record of a slot, after the one of the last grant.
 pub fn offset_of_slot(slot: u32) -> u64 {
     SIZE as u64 * (1 + u64::from(slot))
 }
 
-/// Reads what a lock file contains; what cannot be read is [`Text::Empty`].
+/// Reads the record of the last grant; an unreadable file is [`Text::Empty`].
 pub fn read(file: &File) -> Text {
     read_at(file, 0)
 }
 
-/// Reads one of its records: see [`offset_of_slot`].
+/// Reads the record at an offset; see [`offset_of_slot`].
 pub fn read_at(file: &File, offset: u64) -> Text {
     with_text(file, offset, parse)
 }
 
-/// Does something with the bytes of a record; none if they cannot be read.
+/// Records that are read at first: most files have one.
+const FEW: usize = 2;
+/// Most records that are read: the last grant's, and one for each slot.
+const MOST: usize = 1025;
+
+/// All records of a lock file: the last grant's, and each slot's.
+pub fn all(file: &File) -> Vec<(Option<u32>, Record)> {
+    let mut text = vec![0; FEW * SIZE];
+    let mut length = file.read_at(&mut text, 0).unwrap_or(0);
+    if length == text.len() {
+        text.resize(MOST * SIZE, 0);
+        length += file.read_at(&mut text[length..], length as u64).unwrap_or(0);
+    }
+    let records = text[..length].chunks(SIZE).enumerate();
+    let slot = |position: usize| position.checked_sub(1).and_then(|slot| u32::try_from(slot).ok());
+    records.filter_map(|(position, text)| Some((slot(position), parse(text).record()?))).collect()
+}
+
+/// The highest fencing token in a lock file; 0 if there is none.
+pub fn highest_fence(file: &File) -> u64 {
+    all(file).into_iter().map(|(_, record)| record.fence).max().unwrap_or(0)
+}
+
+/// Passes the bytes of a record to `act`; none if they cannot be read.
 pub fn with_text<T>(file: &File, offset: u64, act: impl FnOnce(&[u8]) -> T) -> T {
     let mut text = [0; SIZE];
     let length = file.read_at(&mut text, offset).unwrap_or(0);
@@ -192,9 +233,9 @@ impl Text {
     }
 }
 
-/// RFC 3339 in UTC, to the millisecond.
+/// RFC 3339 in UTC, with milliseconds.
 pub fn timestamp(time: SystemTime) -> String {
-    // The last second that RFC 3339 can tell, which is far enough off.
+    // The last second that RFC 3339 can express.
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_millis(time.min(last)).to_string()
 }
@@ -233,5 +274,25 @@ mod tests {
         assert_eq!(parse(&[0; 1024]), Text::Empty);
         assert_eq!(parse(b"1234\n"), Text::Foreign);
         assert_eq!(parse(br#"{"lockrun":1,"fence":12"#), Text::Damaged);
+    }
+
+    #[test]
+    fn a_number_that_no_clock_can_have_made_is_damage() {
+        let now = SystemTime::now();
+        let parsed = |fence, previous| {
+            let mut record = Record::new(&claim(b"x".to_vec()), b"calc", fence, 42, now);
+            record.previous = previous;
+            parse(&record.to_text())
+        };
+        let year = 365 * 24 * 60 * 60 * 1_000_000_u64;
+        let clock = latest_fence(now) - 100 * year;
+        for wrong in [u64::MAX, u64::MAX - 1, clock + 101 * year] {
+            assert_eq!(parsed(wrong, None), Text::Damaged);
+            let record = parsed(7, Some((wrong, "released".into()))).record().unwrap();
+            assert_eq!((record.fence, record.previous), (7, None));
+        }
+        let previous = Some((clock, "released".into()));
+        let record = parsed(clock + 99 * year, previous.clone()).record().unwrap();
+        assert_eq!((record.fence, record.previous), (clock + 99 * year, previous));
     }
 }

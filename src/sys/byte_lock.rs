@@ -1,16 +1,16 @@
 //! Open-file-description locks on byte ranges (`F_OFD_SETLK`, fcntl(2)).
 //!
-//! Like flock(2) they belong to the open file description and vanish with
-//! it, so no crash leaves one behind; unlike flock(2) they can be looked at
-//! without being taken (`F_OFD_GETLK`). The two kinds never meet, except on
-//! network file systems.
+//! Like flock(2) locks they belong to the open file description and vanish with
+//! it, so no crash leaves one behind. Unlike those, they can be queried without
+//! being taken (`F_OFD_GETLK`). The two kinds conflict only on network file
+//! systems.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::cohabit::lightly_asleep;
+use super::cohabit::asleep;
 
-/// Whether a range is locked against readers too.
+/// Whether a lock also excludes readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Compatible with other `Read` locks on the same bytes.
@@ -19,7 +19,7 @@ pub enum Kind {
     Write,
 }
 
-/// A lock that stands in the way of an asked one.
+/// A conflicting lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// First byte.
@@ -29,7 +29,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// The first byte behind it.
+    /// The first byte after it.
     pub fn end(&self) -> i64 {
         self.start + self.len
     }
@@ -47,8 +47,8 @@ impl<'fd> ByteLock<'fd> {
         Self { fd }
     }
 
-    /// Locks `len` bytes from `start` if nobody else holds one of them in
-    /// conflict; `false` if somebody does.
+    /// Locks `len` bytes from `start`; `false` if another description has a
+    /// conflicting lock.
     ///
     /// # Errors
     /// `EBADF` (not open for writing), `ENOLCK`.
@@ -64,12 +64,11 @@ impl<'fd> ByteLock<'fd> {
     ///
     /// # Errors
     /// `EINTR` when a signal handler ran, `ENOLCK`, `EBADF`.
-    #[inline(never)]
     pub fn lock(self, kind: Kind, start: i64, len: i64) -> io::Result<()> {
-        lightly_asleep(|| self.call(libc::F_OFD_SETLKW, kind.raw(), start, len)).map(drop)
+        asleep(|| self.call(libc::F_OFD_SETLKW, kind.raw(), start, len)).map(drop)
     }
 
-    /// Gives `len` bytes from `start` back. Without effect where none is held.
+    /// Unlocks `len` bytes from `start`. No effect where none is locked.
     ///
     /// # Errors
     /// `ENOLCK`, when a range has to be split and there is no memory.
@@ -77,21 +76,20 @@ impl<'fd> ByteLock<'fd> {
         self.call(libc::F_OFD_SETLK, libc::F_UNLCK, start, len).map(drop)
     }
 
-    /// Some lock of another description that `kind` on these bytes would
-    /// conflict with. Disturbs nobody.
+    /// A lock of another description that a lock of this kind would conflict with.
     ///
     /// # Errors
     /// `EBADF`, `EINVAL`.
     pub fn conflict(self, kind: Kind, start: i64, len: i64) -> io::Result<Option<Found>> {
         let found = self.call(libc::F_OFD_GETLK, kind.raw(), start, len)?;
-        // Somebody else's lock, of another kind perhaps, may have no end.
+        // A lock of another program may have no end.
         let len = if found.l_len == 0 { i64::MAX - found.l_start } else { found.l_len };
         Ok((i32::from(found.l_type) != libc::F_UNLCK).then_some(Found { start: found.l_start, len }))
     }
 
     fn call(self, command: libc::c_int, kind: libc::c_int, start: i64, len: i64) -> io::Result<libc::flock> {
-        // To fcntl(2), a length of zero is all there is from `start` on. To
-        // whoever computed it, it is nothing, and a negative one too.
+        // fcntl(2) takes a length of zero for everything from `start` on, and a
+        // negative one for the bytes before it. Here both mean nothing.
         if len <= 0 {
             let nothing = libc::F_UNLCK as _;
             return Ok(libc::flock { l_type: nothing, l_whence: 0, l_start: start, l_len: 0, l_pid: 0 });

@@ -30,7 +30,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
 use rustix::thread::futex;
 
-use super::light_sleep::give_code_back;
 use super::process::{end_with, exit_now};
 
 /// Who is awake in our memory. The kernel writes [`FREE`] and wakes one who
@@ -66,7 +65,6 @@ fn give_the_floor() {
 /// our memory, it may be awake meanwhile: `sleep` touches nothing but what is
 /// its own, and nothing of the C library but errno where it fails: that may be
 /// the other one's then.
-#[inline]
 pub fn asleep<T>(sleep: impl FnOnce() -> T) -> T {
     if !IS_SHARED.load(Ordering::Relaxed) || IS_LEAVING.load(Ordering::Relaxed) {
         return sleep();
@@ -75,15 +73,6 @@ pub fn asleep<T>(sleep: impl FnOnce() -> T) -> T {
     let result = sleep();
     take_the_floor();
     result
-}
-
-/// As [`asleep`], also without the memory of the program's code.
-#[inline(always)]
-pub fn lightly_asleep<T>(sleep: impl FnOnce() -> T) -> T {
-    asleep(|| {
-        give_code_back();
-        sleep()
-    })
 }
 
 /// In the child: from now on the parent is not awake before we are gone.

@@ -6,34 +6,36 @@
 
 #![allow(unsafe_code)]
 
-mod arena;
 #[cfg(feature = "net")]
 mod async_sleep;
 mod byte_lock;
+mod clock;
 mod cohabit;
-mod light_sleep;
+mod interrupter;
 mod process;
+mod ready;
 mod shared;
 mod signal;
 mod signal_fd;
 mod start;
 mod timer;
 
-pub use arena::Arena;
 #[cfg(feature = "net")]
 pub use async_sleep::sleep_until;
 pub use byte_lock::{ByteLock, Found, Kind};
-pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor, lightly_asleep};
-pub use light_sleep::give_code_back;
+pub use clock::suspend_aware_now;
+pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
+pub use interrupter::{Interrupter, has_caught, take_caught};
 pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
+pub use ready::{is_readable, wait_until_ready};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, BREAK, Mask, NOTIFY, REPLACE, STOPPING, block_all, default_on_child_death, discard, end_by, has_caught,
-    ignore_requests, is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_caught,
-    take_missed_stop,
+    Arrived, Mask, STOPPING, block_all, break_signal, default_on_child_death, discard, end_by, ignore_requests,
+    is_ignored, next_signal, notify_signal, pending, replace_signal, restore, send, send_by_pidfd, stop_by,
+    take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
 pub use start::{
-    HOLDER_NAME, WAITER_NAME, above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle,
+    KEEPER_NAME, WAITER_NAME, above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle,
 };
-pub use timer::{Interrupter, Timer, suspend_aware_now};
+pub use timer::Timer;

@@ -11,38 +11,33 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::timer::timespec;
+use super::clock::timespec;
 
 /// By this signal a waiting process tells the one that watches it that the
 /// lock is granted. From anybody else but that child it is a signal like any
 /// other.
-#[allow(non_snake_case)]
-pub fn NOTIFY() -> i32 {
+pub fn notify_signal() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
 /// By this signal a lockrun is asked to let go for one that takes its place.
-#[allow(non_snake_case)]
-pub fn REPLACE() -> i32 {
+pub fn replace_signal() -> i32 {
     libc::SIGRTMAX() - 4
 }
 
 /// By this signal a lockrun is asked to let go because somebody said so; by a
 /// second one, without any more patience.
-#[allow(non_snake_case)]
-pub fn BREAK() -> i32 {
+pub fn break_signal() -> i32 {
     libc::SIGRTMAX() - 5
 }
 
 /// By this signal a [`Timer`](super::Timer) reports.
-#[allow(non_snake_case)]
-pub(super) fn TIMER() -> i32 {
+pub fn timer_signal() -> i32 {
     libc::SIGRTMAX() - 2
 }
 
 /// By this signal an [`Interrupter`](super::Interrupter) interrupts.
-#[allow(non_snake_case)]
-pub(super) fn WAKE() -> i32 {
+pub(super) fn wake_signal() -> i32 {
     libc::SIGRTMAX() - 3
 }
 
@@ -137,8 +132,8 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
             },
         },
         // Left over from an interrupter that has done its work.
-        n if n == WAKE() && code == libc::SI_TIMER => Arrived::Nothing,
-        n if n == TIMER() && code == libc::SI_TIMER => Arrived::Timer,
+        n if n == wake_signal() && code == libc::SI_TIMER => Arrived::Nothing,
+        n if n == timer_signal() && code == libc::SI_TIMER => Arrived::Timer,
         number => Arrived::Signal { number, from_kernel: code > 0, sender },
     }
 }
@@ -158,7 +153,7 @@ pub fn discard(signal: i32) {
 /// For those who only look at locks: what holders and waiters are asked by
 /// does not end them, should somebody take them for one.
 pub fn ignore_requests() {
-    for signal in [REPLACE(), BREAK()] {
+    for signal in [replace_signal(), break_signal()] {
         set_action(signal, libc::SIG_IGN);
     }
 }
@@ -264,19 +259,6 @@ pub fn stop_by(signal: i32) {
     restore(&before);
 }
 
-/// The signal that was caught by [`catch`], 0 if none was.
-static CAUGHT: AtomicI32 = AtomicI32::new(0);
-
-/// The signal that interrupted us since the last call, if one did.
-pub fn take_caught() -> Option<i32> {
-    Some(CAUGHT.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
-}
-
-/// Whether a signal has been caught that nobody has taken.
-pub fn has_caught() -> bool {
-    CAUGHT.load(Ordering::SeqCst) != 0
-}
-
 /// What a signal did before it was caught; does it again when dropped.
 pub(super) struct Caught {
     signal: i32,
@@ -288,17 +270,6 @@ impl Drop for Caught {
         // SAFETY: the action that sigaction returned for this signal.
         unsafe { libc::sigaction(self.signal, &raw const self.before, std::ptr::null_mut()) };
     }
-}
-
-/// Lets a signal interrupt system calls instead of doing what it would do by
-/// default; one that is ignored stays so.
-pub(super) fn catch(signal: i32) -> Option<Caught> {
-    extern "C" fn remember(signal: libc::c_int) {
-        CAUGHT.store(signal, Ordering::SeqCst);
-        // It may have come just before the call that it should interrupt.
-        super::timer::interrupt_from_now_on();
-    }
-    (!is_ignored(signal)).then(|| handle(signal, remember))
 }
 
 /// What would have stopped a child of ours in our memory on its way to COMMAND.
@@ -326,20 +297,7 @@ pub fn take_missed_stop() -> Option<i32> {
     Some(MISSED_STOP.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
 }
 
-/// Lets [`WAKE`] interrupt system calls, whatever the caller blocked or
-/// ignored. To be unblocked by whoever waits: [`unblock_wake`].
-pub(super) fn catch_wake() -> Caught {
-    extern "C" fn nothing(_: libc::c_int) {}
-    handle(WAKE(), nothing)
-}
-
-/// See [`catch_wake`]. The mask that was there before comes back with
-/// [`restore`].
-pub(super) fn unblock_wake() {
-    unblock(WAKE());
-}
-
-fn unblock(signal: i32) {
+pub(super) fn unblock(signal: i32) {
     let mut only = MaybeUninit::uninit();
     // SAFETY: the set is initialised before it is read.
     unsafe {
@@ -349,7 +307,8 @@ fn unblock(signal: i32) {
     }
 }
 
-fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> Caught {
+/// Calls `handler` when the signal comes, until what this returns is dropped.
+pub(super) fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> Caught {
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: zeroed is an empty mask and no flags, no SA_RESTART among them:
     // the handler is there to interrupt. Our handlers store an atomic and set

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use super::ready::is_readable;
 
 /// Becomes readable when one of some blocked signals comes (signalfd(2)).
 pub struct SignalFd {
@@ -42,9 +42,7 @@ impl SignalFd {
     /// Sleeps until one comes, at most `limit`; perhaps a little less long.
     /// Touches nothing of the C library, not even errno.
     pub fn wait(&self, limit: Option<Duration>) {
-        // What does not fit is longer than any machine stays up.
-        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], limit.as_ref());
+        let _ = is_readable(&self.fd, limit);
     }
 
     /// A signal that has come, and who sent it.

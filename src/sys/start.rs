@@ -22,7 +22,7 @@ pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
 
 /// What the process behind a token is called in the kernel's short form,
 /// which ps(1) shows without options.
-pub const HOLDER_NAME: &str = "lockrun-holder";
+pub const KEEPER_NAME: &str = "lockrun-holder";
 
 /// And the process that waits for a lock, until it is COMMAND.
 pub const WAITER_NAME: &str = "lockrun-waiter";
@@ -34,7 +34,7 @@ pub fn become_waiter() {
 
 /// Makes this process one that nobody who called it can be held up by: of a
 /// session of its own, in no directory, with none of the descriptors that it
-/// inherited, and named [`HOLDER_NAME`].
+/// inherited, and named [`KEEPER_NAME`].
 ///
 /// Ours are told from inherited ones by their close-on-exec flag.
 pub fn detach() {

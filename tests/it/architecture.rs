@@ -4,27 +4,27 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// A module, and which others it may use: only such as come later.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("main", &["lib"]),
-    ("lib", &["cli", "command"]),
+    ("lib", &["cli", "command", "exit", "message", "sys"]),
     (
         "command",
         &[
-            "child", "cli", "duration", "escape", "exit", "holder", "lock", "message", "name", "process", "record",
-            "sys", "table", "token", "users", "waiting",
+            "advice", "child", "cli", "duration", "escape", "exit", "keeper", "lock", "message", "name", "process",
+            "record", "sys", "table", "token", "users", "waiting",
         ],
     ),
     ("waiting", &["child", "duration", "lock", "message", "table"]),
     ("table", &[]),
-    ("cli", &["duration", "escape", "exit", "lock", "message"]),
-    ("holder", &["lock", "message", "record", "sys", "token"]),
+    ("cli", &["duration", "escape", "lock"]),
+    ("keeper", &["lock", "message", "record", "sys", "token"]),
     ("child", &["lock", "message", "process", "sys"]),
-    ("message", &["duration", "escape", "lock", "process", "sys"]),
-    ("lock", &["duration", "name", "net", "process", "record", "sys", "token", "users"]),
-    ("process", &["users"]),
+    ("message", &["advice", "duration", "escape", "lock", "process", "sys"]),
+    ("lock", &["advice", "duration", "name", "net", "process", "record", "sys", "token", "users"]),
+    ("advice", &[]),
+    ("process", &["sys", "users"]),
     ("net", &["sys"]),
     ("name", &[]),
     ("record", &[]),
@@ -78,65 +78,6 @@ fn unsafe_stands_in_sys_only() {
             _ => assert!(words.is_empty(), "{}: {words:?}", file.display()),
         }
     }
-}
-
-/// The linker says nothing of a pattern that finds nothing.
-#[test]
-fn what_is_linked_side_by_side_is_there() {
-    let order = fs::read_to_string(src().join("../.cargo/order.ld")).unwrap();
-    let patterns = order.lines().filter_map(|line| line.trim().strip_prefix("*(.text.*"));
-    let paths: Vec<_> = patterns.filter_map(path_in_symbol).collect();
-    assert!(paths.len() > 20, "{paths:?}");
-    let sections = Command::new("readelf").args(["--wide", "--sections"]).arg(env!("CARGO_BIN_EXE_lockrun")).output();
-    let sections = String::from_utf8(sections.expect("readelf").stdout).unwrap();
-    let usual = sections.lines().find(|line| line.contains(" .text.usual ")).expect("a section of its own");
-    let size = usual.split_whitespace().skip_while(|word| *word != "PROGBITS").nth(3).unwrap();
-    assert!(usize::from_str_radix(size, 16).unwrap() > 100_000, "{usual}");
-    for path in paths {
-        let (file, items) = resolve(&path);
-        let text = fs::read_to_string(&file).unwrap();
-        let words: BTreeSet<_> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
-        let missing: Vec<_> = items.iter().filter(|item| !words.contains(item.as_str())).collect();
-        assert!(missing.is_empty(), "{path:?}: no {missing:?} in {}", file.display());
-    }
-}
-
-/// What a pattern of mangled symbols names in this crate: of `7lockrun4name4stem*`,
-/// name and stem; of `lockrun..name*4stem*` the same.
-fn path_in_symbol(pattern: &str) -> Option<Vec<String>> {
-    let mut path = Vec::new();
-    let mut rest = match pattern.split_once("lockrun..") {
-        Some((_, modules)) => {
-            let (modules, items) = modules.split_once('*')?;
-            path.extend(modules.split("..").map(str::to_owned));
-            items
-        }
-        None => pattern.split_once("7lockrun")?.1,
-    };
-    while let Some(digits) = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0) {
-        let (length, name) = rest.split_at(digits);
-        let (name, after) = name.split_at(length.parse().unwrap());
-        path.push(name.to_owned());
-        rest = after;
-    }
-    Some(path)
-}
-
-/// The file of a path, and what of the path is in the file.
-fn resolve(path: &[String]) -> (PathBuf, &[String]) {
-    let mut directory = src();
-    for (place, name) in path.iter().enumerate() {
-        let file = directory.join(name).with_extension("rs");
-        directory.push(name);
-        if file.exists() {
-            return (file, &path[place + 1..]);
-        }
-        if !directory.is_dir() {
-            let module = directory.with_file_name(if place == 0 { "lib.rs" } else { "mod.rs" });
-            return (module, &path[place..]);
-        }
-    }
-    (directory.join("mod.rs"), &[])
 }
 
 /// The first folder or file below `src/`.

@@ -1,6 +1,6 @@
 //! Who waits sleeps: no system call, no processor time.
 
-use crate::support::{Running, Sandbox, children, eventually, status_field};
+use crate::support::{Running, Sandbox, children, status_field};
 use std::fs;
 
 const WAYS: [&[&str]; 4] = [&[], &["-t", "100"], &["--exec"], &["--exec", "-t", "100"]];
@@ -67,35 +67,4 @@ fn a_trace_of_a_waiter_shows_no_system_call() {
         holder.release();
         waiter.wait().assert_code(0);
     }
-}
-
-/// How much of the program's own code this process has mapped, in kB.
-fn mapped_code(pid: i32) -> u64 {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let mut of_code = false;
-    let mut sum = 0;
-    for line in maps.lines() {
-        if line.contains(" r-xp ") || line.contains(" r--p ") || line.contains(" rw-p ") {
-            of_code = line.contains(" r-xp ") && line.contains("lockrun");
-        }
-        if let Some(size) = line.strip_prefix("Rss:").filter(|_| of_code) {
-            sum += size.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
-        }
-    }
-    sum
-}
-
-/// The kernel maps code in windows of 64 kB. To fall asleep takes one of an
-/// optimised program, and some twenty of one that is not; to come that far,
-/// thirty.
-#[test]
-fn asleep_it_has_next_to_none_of_its_code_mapped() {
-    let sandbox = Sandbox::new();
-    let holder = sandbox.hold(&["-l", "calc"]);
-    let waiter = sandbox.lockrun(&["-l", "calc", "--", "true"]).start().until_waiting();
-    for pid in [holder.pid(), waiter.pid(), children(waiter.pid())[0]] {
-        eventually("its code is given back", || mapped_code(pid) <= 1600);
-    }
-    holder.release();
-    waiter.wait().assert_code(0);
 }

@@ -113,7 +113,7 @@ fn replaced_with_the_grant_it_does_not_become_the_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["--exec", "-l", "calc", "--", "echo", "ran"]).start().until_waiting();
-    let tracer = signalled_with_the_grant(&sandbox, waiter.pid(), &lockrun::sys::REPLACE().to_string());
+    let tracer = signalled_with_the_grant(&sandbox, waiter.pid(), &lockrun::sys::replace_signal().to_string());
     holder.release();
     waiter.wait().assert_code(123).assert_stdout("").assert_one_line(&["calc", "replaced"]);
     tracer.wait();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const DATE: &str = "2026-11-22";
 
 /// Options of cargo that a text names.
-const CARGOS: [&str; 2] = ["--locked", "--path"];
+const CARGOS: [&str; 5] = ["--git", "--locked", "--path", "--print", "--target"];
 
 #[test]
 fn pages_are_as_the_command_line() {
@@ -63,7 +63,7 @@ fn every_option_is_in_the_manual() {
 fn every_long_option_that_a_text_names_exists() {
     let all: BTreeSet<_> = commands().iter().flat_map(spellings).collect();
     let pages = files_in("man").into_iter().map(|file| format!("man/{file}"));
-    for file in pages.chain(["README.md".to_owned()]) {
+    for file in pages.chain(["README.md", "docs/recipes.md"].map(str::to_owned)) {
         for option in mentioned(&plain(&read(&file))).iter().filter(|option| option.starts_with("--")) {
             assert!(all.contains(option) || CARGOS.contains(&option.as_str()), "{file}: there is no {option}");
         }

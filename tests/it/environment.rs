@@ -30,3 +30,30 @@ fn command_gets_arguments_that_look_like_options() {
     let outcome = sandbox.lockrun(&args).run();
     outcome.assert_code(0).assert_stdout("-n.--.--exec..");
 }
+
+#[test]
+fn a_command_line_that_is_too_long_for_a_variable_runs_without_that_variable() {
+    let sandbox = Sandbox::new();
+    let script = r#"echo "${LOCKRUN_NAME-no name} $#"; test "$LOCKRUN_FENCE""#;
+    let words: Vec<String> = (0..30_000).map(|number| number.to_string()).collect();
+    let command = ["sh", "-c", script, "sh"].into_iter().chain(words.iter().map(String::as_str));
+    let args =
+        |options: &[&'static str]| options.iter().copied().chain(["--"]).chain(command.clone()).collect::<Vec<_>>();
+    for options in [&[] as &[&str], &["--exec"], &["--reentrant"]] {
+        sandbox.lockrun(&args(options)).run().assert_code(0).assert_stdout("no name 30000\n").assert_silent();
+    }
+    // The same after a wait, where the environment is written in advance.
+    let holder =
+        [&["sh", "-c", "echo holding; exec cat", "sh"], &words.iter().map(String::as_str).collect::<Vec<_>>()[..]];
+    for options in [&[] as &[&str], &["--exec"]] {
+        let lock = sandbox.hold(&["-l", "calc"]);
+        let waiting = sandbox.lockrun(&[&["-l", "calc", "-l", "other"], &args(options)[..]].concat());
+        let waiting = waiting.start().until_waiting();
+        lock.release();
+        waiting.wait().assert_code(0).assert_stdout("calc\nother 30000\n");
+    }
+    let first = sandbox.lockrun(&[&["--"], &holder.concat()[..]].concat()).input("").start().until_says("holding");
+    let second = sandbox.lockrun(&[&["--"], &holder.concat()[..]].concat()).start().until_waiting();
+    first.wait().assert_code(0);
+    second.wait().assert_code(0).assert_stdout("holding\n").assert_silent();
+}

@@ -1,4 +1,4 @@
-//! Every example of README.md and of the manual is run.
+//! Every example of README.md, docs/recipes.md and the manual is run.
 //!
 //! The comment before an example (see `support/example.rs`) has these keys, each
 //! of which may be left out and may come several times:
@@ -28,6 +28,11 @@ use std::path::Path;
 #[test]
 fn of_the_readme() {
     run_all("README.md");
+}
+
+#[test]
+fn of_the_recipes() {
+    run_all("docs/recipes.md");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The exit codes that one lock can give.
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, am_root};
 use std::fs;
 
 #[test]
@@ -163,4 +163,37 @@ fn a_signal_while_waiting_ends_us_by_it() {
     let free = sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]);
     free.run().assert_code(0);
     assert!(fs::metadata(sandbox.path("work/ran")).is_err());
+}
+
+#[test]
+fn a_path_with_entries_that_cannot_be_searched_does_not_change_what_is_found() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("work/file", "");
+    let closed = sandbox.make_dir("work/closed", 0o000);
+    let plain = sandbox.make_dir("work/plain", 0o755);
+    sandbox.write("work/plain/not-executable", "");
+    let run = |path: &str, command: &str| {
+        let invocation = sandbox.lockrun(&["-l", "calc", "--", command]).env("PATH", path);
+        if am_root() { invocation.by_user(54321, 54321) } else { invocation }.run()
+    };
+    sandbox.make_dir("locks", 0o777);
+    let [file, closed, plain] = [&file, &closed, &plain].map(|path| path.display().to_string());
+    for odd in [&file, &closed, "/no/such/directory", "relative", ""] {
+        for path in [format!("{odd}:/bin:/usr/bin"), format!("/bin:/usr/bin:{odd}"), format!("{odd}:{plain}")] {
+            run(&path, "no-such-command").assert_code(127).assert_one_line(&["command not found: no-such-command"]);
+            if path.contains("/bin") {
+                run(&path, "true").assert_code(0);
+            }
+        }
+        run(&format!("{plain}:{odd}"), "not-executable").assert_code(126).assert_one_line(&["Permission denied"]);
+        run(odd, "no-such-command").assert_code(127);
+    }
+}
+
+#[test]
+fn a_script_in_path_without_its_interpreter_is_said_to_be_one() {
+    let sandbox = Sandbox::new();
+    let script = sandbox.write("bin/odd-script", "#!/no/such/interpreter\n");
+    std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox.lockrun(&["-l", "calc", "--", "odd-script"]).run().assert_code(127).assert_one_line(&["interpreter"]);
 }

@@ -4,6 +4,9 @@ use crate::support::Sandbox;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// In microseconds.
+const YEAR: u64 = 365 * 24 * 60 * 60 * 1_000_000;
+
 /// The number of one grant, as COMMAND sees it.
 #[track_caller]
 fn grant(sandbox: &Sandbox, options: &[&str]) -> u64 {
@@ -19,12 +22,20 @@ fn microseconds_now() -> u64 {
     now.as_micros().try_into().unwrap()
 }
 
-/// Puts another number into the lock file.
-fn forge(sandbox: &Sandbox, from: u64, to: u64) {
+/// The size of a record.
+const SIZE: usize = 1024;
+
+/// Puts another number into the lock file: into its first `records`.
+fn forge(sandbox: &Sandbox, records: usize, from: u64, to: u64) {
     let file = sandbox.lock_file("calc");
-    let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains(&from.to_string()), "{text}");
-    fs::write(&file, text.replace(&from.to_string(), &to.to_string())).unwrap();
+    let mut text = fs::read(&file).unwrap();
+    for record in text.chunks_mut(SIZE).take(records) {
+        let forged = std::str::from_utf8(record).unwrap().replace(&from.to_string(), &to.to_string());
+        assert_ne!(forged.as_bytes(), record);
+        let line = forged.trim_end();
+        record.copy_from_slice(format!("{line:blanks$}\n", blanks = SIZE - 1).as_bytes());
+    }
+    fs::write(&file, text).unwrap();
 }
 
 #[test]
@@ -57,22 +68,64 @@ fn it_rises_after_the_file_was_removed() {
 #[test]
 fn it_goes_on_from_a_number_in_the_future() {
     let sandbox = Sandbox::new();
-    let future = 9_000_000_000_000_000;
+    let future = microseconds_now() + 90 * YEAR;
     let now = grant(&sandbox, &["-l", "calc"]);
-    forge(&sandbox, now, future);
+    forge(&sandbox, 1, now, future);
     assert_eq!(grant(&sandbox, &["-l", "calc"]), future + 1);
     assert_eq!(grant(&sandbox, &["-l", "calc", "--shared"]), future + 2);
     assert_eq!(grant(&sandbox, &["-l", "calc", "--exec"]), future + 3);
     assert!(grant(&sandbox, &["-l", "other"]) < future);
 }
 
+/// Numbers that no clock can have made.
+fn damage() -> [u64; 4] {
+    [u64::MAX, u64::MAX - 1, i64::MAX as u64, microseconds_now() + 101 * YEAR]
+}
+
 #[test]
-fn where_it_cannot_rise_any_more_nobody_is_let_in() {
+fn a_number_that_no_clock_can_have_made_is_damage() {
+    for form in [&[] as &[&str], &["--shared"], &["--exec"], &["--slots", "2"]] {
+        for wrong in damage() {
+            let sandbox = Sandbox::new();
+            let options = [form, &["-l", "calc"]].concat();
+            let first = grant(&sandbox, &options);
+            forge(&sandbox, 2, first, wrong);
+            let next = grant(&sandbox, &options);
+            assert!((first + 1..=microseconds_now()).contains(&next), "{wrong} made {next}");
+        }
+        let sandbox = Sandbox::new();
+        let options = [form, &["-l", "calc"]].concat();
+        let (first, ahead) = (grant(&sandbox, &options), microseconds_now() + 99 * YEAR);
+        forge(&sandbox, 2, first, ahead);
+        assert_eq!(grant(&sandbox, &options), ahead + 1);
+    }
+}
+
+/// The waiter has prepared its text by the time of the damage.
+#[test]
+fn also_for_those_who_wait() {
+    for wrong in damage() {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.lockrun(&["-l", "calc", "-c", "echo $LOCKRUN_FENCE; exec cat"]).input("");
+        let holder = holder.start().until_says("\n");
+        let waiter = sandbox.lockrun(&["-l", "calc", "-c", "echo $LOCKRUN_FENCE"]).start().until_waiting();
+        let first: u64 = holder.stdout().trim().parse().unwrap();
+        forge(&sandbox, 2, first, wrong);
+        holder.wait().assert_code(0);
+        let next: u64 = waiter.wait().assert_code(0).assert_silent().stdout.trim().parse().unwrap();
+        assert!((first + 1..=microseconds_now()).contains(&next), "{wrong} made {next}");
+    }
+}
+
+/// The slots' records remember what the last grant's record does not any more.
+#[test]
+fn where_the_text_is_damaged_the_records_of_the_slots_count() {
     let sandbox = Sandbox::new();
-    let now = grant(&sandbox, &["-l", "calc"]);
-    forge(&sandbox, now, u64::MAX);
-    let attempt = sandbox.lockrun(&["-l", "calc", "--", "echo", "ran"]);
-    attempt.run().assert_code(125).assert_stdout("").assert_one_line(&["calc"]);
+    let options = ["-l", "calc", "--slots", "2"];
+    let (first, ahead) = (grant(&sandbox, &options), microseconds_now() + YEAR);
+    forge(&sandbox, 2, first, ahead);
+    forge(&sandbox, 1, ahead, u64::MAX);
+    assert_eq!(grant(&sandbox, &options), ahead + 1);
 }
 
 #[test]

@@ -96,3 +96,26 @@ fn a_file_that_cannot_be_made_is_told_even_to_cron() {
         outcome.assert_code(125).assert_stdout("").assert_one_line(&["calc"]);
     }
 }
+
+/// The first file that goes makes room for what has to be remembered of it.
+#[test]
+fn on_a_full_disk_files_are_pruned_and_their_numbers_remembered() {
+    let script = "for name in a b c; do lockrun -l $name -c 'echo $LOCKRUN_FENCE' >>last; done
+        fill; lockrun prune; printf '%020d\\n' $(tail -n 1 last) | cmp - $LOCKRUN_DIR/.floor; ls -A $LOCKRUN_DIR";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    outcome.assert_code(0).assert_silent().assert_stdout("a\nb\nc\n.floor\nbig\n");
+}
+
+/// A number ahead of the clock is remembered before its file goes.
+#[test]
+fn on_a_full_disk_a_number_ahead_of_the_clock_is_kept() {
+    let script = "lockrun -l a -c 'echo $LOCKRUN_FENCE' >first; lockrun -l b -- true
+        sed -i \"s/$(cat first)/4$(cat first | cut -c 2-)/\" $LOCKRUN_DIR/a.lock
+        fill; lockrun prune; [ $(lockrun -l a -c 'echo $LOCKRUN_FENCE') -gt 4$(cut -c 2- first) ]";
+    let Some(outcome) = on_small_disk(script) else {
+        return;
+    };
+    outcome.assert_code(0).assert_silent().assert_stdout("b\na\n");
+}

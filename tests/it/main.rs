@@ -30,6 +30,8 @@ mod help;
 mod names;
 /// Any bytes make a name, and each name one file.
 mod odd_names;
+/// `lockrun path`.
+mod path;
 /// `--shared`.
 mod shared;
 /// `--timeout` in every form, `-n`, `LOCKRUN_TIMEOUT`.
@@ -56,6 +58,8 @@ mod default_directory;
 mod foreign_files;
 /// Disks that are full or read-only.
 mod full_disk;
+/// A locks directory where others put what they like.
+mod hostile_directory;
 /// Modes that follow the directory under any umask.
 mod modes;
 /// What stands in a lock file.

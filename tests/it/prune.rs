@@ -65,6 +65,91 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(sandbox.files_in_locks(), before);
 }
 
+/// A script has it open and has not locked it yet: it must still be the file at
+/// the path by then, or somebody else gets in too.
+#[test]
+fn a_file_that_flock_made_is_not_removed_before_it_is_locked() {
+    for lockrun_made_it in [false, true] {
+        let sandbox = Sandbox::new();
+        sandbox.make_dir("locks", 0o700);
+        if lockrun_made_it {
+            sandbox.lockrun(&["-l", "job", "--", "true"]).run().assert_code(0);
+        }
+        let script = "exec 9>$LOCKRUN_DIR/job.lock
+            lockrun prune --dry-run; lockrun prune
+            flock -n 9 || exit 9
+            flock -n $LOCKRUN_DIR/job.lock true || echo excluded";
+        sandbox.sh(script).run().assert_code(0).assert_silent().assert_stdout("excluded\n");
+    }
+}
+
+#[test]
+fn a_dry_run_locks_nothing_where_the_kernel_can_be_asked() {
+    if fs::read_link("/proc/self/ns/pid").unwrap().as_os_str() != "pid:[4026531836]" {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
+    let trace = ["-qq", "-o", "trace", "-e", "trace=flock", "lockrun", "prune", "--dry-run"];
+    // Other tests may hold so many locks that the kernel shows them in pieces.
+    crate::support::eventually("the kernel shows all locks in one piece", || {
+        sandbox.command("strace", &trace).run().assert_code(0).assert_stdout("calc\n");
+        fs::read_to_string(sandbox.path("work/trace")).unwrap().is_empty()
+    });
+}
+
+/// What stands at the place of `.floor`, and how it is called.
+const NO_FLOOR: [(&str, &str); 5] = [
+    ("ln -s ../work/target .floor", "a symbolic link"),
+    ("mkfifo .floor", "a FIFO"),
+    ("mkdir .floor", "a directory"),
+    ("echo text >.floor", "not lockrun's"),
+    ("echo >../work/target; ln ../work/target .floor", "hard links"),
+];
+
+#[test]
+fn without_a_floor_it_goes_on_where_the_clock_is_enough() {
+    for (make, kind) in NO_FLOOR {
+        let sandbox = Sandbox::new();
+        let first = fence(&sandbox, "calc");
+        fence(&sandbox, "other");
+        sandbox.sh(&format!("cd $LOCKRUN_DIR; {make}")).run().assert_code(0);
+        let outcome = sandbox.lockrun(&["prune"]).run();
+        outcome.assert_code(0).assert_stdout("calc\nother\n");
+        outcome.assert_one_line(&["cannot remember the largest fence", "/.floor: ", kind, "; remove it"]);
+        assert_eq!(sandbox.files_in_locks(), [".floor"]);
+        assert!(fence(&sandbox, "calc") > first);
+    }
+}
+
+#[test]
+fn without_a_floor_what_is_ahead_of_the_clock_stays() {
+    for (make, _) in NO_FLOOR {
+        let sandbox = Sandbox::new();
+        let first = fence(&sandbox, "calc");
+        let ahead = first + 1_000_000_000_000;
+        let text = fs::read_to_string(sandbox.lock_file("calc")).unwrap();
+        fs::write(sandbox.lock_file("calc"), text.replace(&first.to_string(), &ahead.to_string())).unwrap();
+        fence(&sandbox, "other");
+        sandbox.sh(&format!("cd $LOCKRUN_DIR; {make}")).run().assert_code(0);
+        let outcome = sandbox.lockrun(&["prune"]).run();
+        outcome.assert_code(125).assert_stdout("other\n");
+        outcome.assert_stderr_has(&["cannot remove", "calc.lock: its fence is ahead of the clock", "cannot remember"]);
+        assert_eq!(fence(&sandbox, "calc"), ahead + 1);
+    }
+}
+
+/// Another user of the directory keeps it locked.
+#[test]
+fn a_floor_that_is_locked_holds_nobody_up() {
+    let sandbox = Sandbox::new();
+    fence(&sandbox, "calc");
+    let holder = sandbox.hold_by_flock(&[], &sandbox.path("locks/.floor"));
+    let outcome = sandbox.lockrun(&["prune"]).run();
+    outcome.assert_code(0).assert_stdout("calc\n").assert_one_line(&["/.floor: cannot lock it"]);
+    holder.release();
+}
+
 #[test]
 fn another_users_file_in_a_shared_directory_is_told() {
     if !may_act_as_root("another user") {
@@ -100,6 +185,30 @@ fn fences_go_on_rising_after_the_file_is_gone() {
     assert!(fence(&sandbox, "other") > ahead + 1, "every new file begins above the floor");
     sandbox.lockrun(&["prune"]).run().assert_code(0);
     assert!(fence(&sandbox, "calc") > ahead + 2);
+}
+
+/// Numbers that no clock can have made do not spread from file to file, and a
+/// directory where they already have recovers by itself.
+#[test]
+fn a_number_that_no_clock_can_have_made_is_not_remembered() {
+    for wrong in [u64::MAX, u64::MAX - 1] {
+        for where_it_stands in ["calc.lock", ".floor"] {
+            let sandbox = Sandbox::new();
+            let first = fence(&sandbox, "calc");
+            match where_it_stands {
+                ".floor" => fs::write(sandbox.path("locks/.floor"), format!("{wrong:020}\n")).unwrap(),
+                _ => {
+                    let text = fs::read_to_string(sandbox.lock_file("calc")).unwrap();
+                    fs::write(sandbox.lock_file("calc"), text.replace(&first.to_string(), &wrong.to_string())).unwrap();
+                }
+            }
+            let other = fence(&sandbox, "other");
+            assert!(first < other && other < first + 1_000_000_000_000, "{other}");
+            sandbox.lockrun(&["prune"]).run().assert_code(0).assert_silent().assert_stdout("calc\nother\n");
+            assert_eq!(fs::read_to_string(sandbox.path("locks/.floor")).unwrap(), format!("{other:020}\n"));
+            assert!(fence(&sandbox, "calc") > other);
+        }
+    }
 }
 
 /// 8 takers, some at once, some waiting, beside a loop that prunes.

@@ -318,7 +318,7 @@ fn without_a_process_for_each_held_place_it_fails_and_says_why() {
     };
     for end in [&["-c", "touch ran"] as &[&str], &["--exec", "-c", "touch ran"]] {
         let asked = sandbox.lockrun(&[&pool[..], end].concat()).by_user(UID, UID).before_exec(few);
-        asked.run().assert_code(125).assert_one_line(&["gpu", "any of 12 places", "process for each"]);
+        asked.run().assert_code(125).assert_one_line(&["gpu", "any of 12 slots", "process for each"]);
     }
     let others = sandbox.lockrun(&[&pool[..], &["--slot", "3", "-n", "--", "true"]].concat()).umask(0);
     others.run().assert_code(75);

@@ -1,7 +1,7 @@
 //! Whoever speaks badly to a holder keeps nobody else from being heard.
 
 use crate::support::{Sandbox, eventually, holder_of, is_held, may_act_as_root, part, status_field};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 
@@ -196,4 +196,62 @@ fn many_checks_at_once_are_all_answered() {
     for check in checks {
         check.wait().assert_code(0).assert_silent();
     }
+}
+
+#[test]
+fn of_two_releases_at_the_same_time_one_is_answered() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.acquire(&["-l", "calc"]);
+    let holder = holder_of(&sandbox.lock_file("calc"));
+    let mut clients = [connect(&token), connect(&token)];
+    // The holder has accepted both when it has answered a third one.
+    sandbox.check(&token).assert_code(0);
+    // SAFETY: kill has no memory effects; the holder lives.
+    unsafe { libc::kill(holder, libc::SIGSTOP) };
+    eventually("it has stopped", || status_field(holder, "State").starts_with('T'));
+    let request = format!("{{\"secret\":\"{}\",\"ask\":\"Release\"}}\n", part(&token, "s"));
+    clients.iter_mut().for_each(|client| client.write_all(request.as_bytes()).unwrap());
+    // SAFETY: as above.
+    unsafe { libc::kill(holder, libc::SIGCONT) };
+    let answers = clients.map(|mut client| {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).map_or_else(|error| error.to_string(), |_| answer)
+    });
+    let released = answers.iter().filter(|answer| answer.contains("Released")).count();
+    assert_eq!(released, 1, "{answers:?}");
+    sandbox.release(&token).assert_code(123).assert_one_line(&["calc: not held any more: released at"]);
+}
+
+#[test]
+fn of_many_releases_at_the_same_time_one_succeeds() {
+    let sandbox = Sandbox::new();
+    for _ in 0..20 {
+        let token = sandbox.acquire(&["-l", "calc"]);
+        let releases: Vec<_> = (0..8).map(|_| sandbox.lockrun(&["release", &token]).start()).collect();
+        let outcomes: Vec<_> = releases.into_iter().map(|release| release.wait()).collect();
+        let (released, late): (Vec<_>, Vec<_>) = outcomes.iter().partition(|outcome| outcome.code == Some(0));
+        assert_eq!(released.len(), 1, "{outcomes:?}");
+        for outcome in late {
+            outcome.assert_code(123).assert_one_line(&["calc: not held any more: released at"]);
+        }
+    }
+}
+
+#[test]
+fn released_means_free_even_where_unlocking_fails() {
+    let sandbox = Sandbox::new();
+    let calls = sandbox.path("calls");
+    let lockrun = sandbox.path("bin/lockrun");
+    // In the holder: the first call locks, the second one unlocks. Its end would free the lock as well.
+    let strace = ["-f", "-qq", "-e", "trace=flock,exit_group", "-e", "inject=flock:error=EIO:when=2"];
+    let slow = ["-e", "inject=exit_group:delay_enter=600000000", "-o"];
+    let acquire = [lockrun.to_str().unwrap(), "acquire", "-l", "calc", "--expires", "1h"];
+    let words = [&strace as &[&str], &slow, &[calls.to_str().unwrap()], &acquire].concat();
+    let running = sandbox.command("strace", &words).start().until_says("\n");
+    let token = running.stdout().trim_end().to_owned();
+    assert!(is_held(&sandbox.lock_file("calc")));
+    sandbox.release(&token).assert_code(0).assert_silent();
+    assert!(!is_held(&sandbox.lock_file("calc")));
+    let calls = std::fs::read_to_string(calls).unwrap();
+    assert!(calls.contains("LOCK_UN") && calls.contains("(INJECTED)"), "{calls}");
 }

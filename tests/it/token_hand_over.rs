@@ -254,3 +254,21 @@ fn a_signal_ends_acquire_while_nobody_reads_its_token() {
     running.wait().assert_signal(libc::SIGTERM);
     eventually("the lock is free", || !is_held(&file));
 }
+
+#[test]
+fn a_token_that_is_released_before_acquire_hears_of_it_was_a_good_one() {
+    let sandbox = Sandbox::new();
+    let script = r#"lockrun acquire -l calc --expires 60 | { read -r T; lockrun release "$T"; echo release $?; }
+        echo acquire ${PIPESTATUS[0]}"#;
+    for nth in 1.. {
+        let command = sandbox.command("bash", &["-c", script]);
+        let (running, delayed) = interrupt(command, ACQUIRE, nth, Interruption::Delay, || {});
+        let outcome = running.wait();
+        assert_eq!(outcome.stdout, "release 0\nacquire 0\n", "acquire slow before its call {nth}: {outcome:?}");
+        outcome.assert_silent();
+        if !delayed {
+            assert!(nth > 20, "it made only {nth} calls");
+            return;
+        }
+    }
+}

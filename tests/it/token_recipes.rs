@@ -1,11 +1,11 @@
-//! The scripts with tokens that README.md and the manual show, each with its
+//! The scripts with tokens that docs/recipes.md and the manual show, each with its
 //! `recipe` key, as they stand there: run to their end, beside themselves, and
 //! killed.
 
 use crate::support::{Example, Invocation, Running, Sandbox, eventually, holder_of, is_alive, is_held};
 use std::collections::BTreeSet;
 
-const TEXTS: [&str; 2] = ["README.md", "man/lockrun-acquire.1"];
+const TEXTS: [&str; 2] = ["docs/recipes.md", "man/lockrun-acquire.1"];
 
 /// Those that hold the lock `nightly` until they end.
 const SCRIPTS: [&str; 5] = ["one line", "bash trap", "posix sh", "makefile", "cron"];

@@ -1,144 +1,69 @@
-//! One lock, from its files to its grant.
+//! One lock of a request, from its files to its release: [`Files`], how far
+//! we have come with [`Taking`] it, its [`Ledger`], and what is held around us.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::fd::RawFd;
 
-use anyhow::{Context, Result, anyhow};
-use rustix::fs::{CWD, FlockOperation};
-use rustix::process::getpid;
+use anyhow::{Context, Result};
 
-use super::dir::Advice;
-use super::nesting::{self, Marker, Strength, Verdict};
-use super::open::{self, Identity, Opened};
-use super::places::Places;
-use super::queue::{Queue, Ticket};
-use super::{Dir, Target, floor, rivals};
+use super::files::Files;
+use super::identity::Identity;
+use super::ledger::{self, Ledger};
+use super::nesting::{self, Marker, Nesting, Strength};
+use super::taking::Taking;
+use super::{Dir, Target};
 use crate::lock::{Grant, Mode, Patience};
-use crate::name;
-use crate::record::{self, Claim, Draft, Record, Text};
-use crate::sys;
+use crate::record::{Claim, Record};
 
-/// A lock's files, open, and how far we have come with them.
+/// One lock of a request.
 pub struct Contender {
-    target: Target,
-    mode: Mode,
-    /// Where a `--file` is, from any directory.
-    path: Option<PathBuf>,
-    /// The file that is locked.
-    lock: Opened,
-    /// Its queue; `None` on a read-only file system, where only the kernel
-    /// knows an order.
-    queue: Option<Queue>,
-    /// Name of the file in DIR that holds queue and text.
-    queue_name: String,
-    /// Where that is, from any directory.
-    queue_path: PathBuf,
-    queue_identity: Identity,
-    in_door: bool,
-    ticket: Option<Ticket>,
-    /// The place of the pool that we have.
-    place: Option<u32>,
-    /// The number of our grant.
-    fence: Option<u64>,
-    /// Its text, as far as it can be written in advance.
-    draft: Option<Draft>,
+    files: Files,
+    taking: Taking,
+    ledger: Ledger,
     /// Held by a lockrun around us, so that there is nothing to take.
     covered: bool,
     /// What lockruns around us hold of it.
     held_around: Vec<Marker>,
-    /// Our grant's signs are on the queue, which stays open for them.
-    has_signs: bool,
 }
 
 impl Contender {
     /// Opens a target's files.
     ///
     /// # Errors
-    /// See [`open::lock_file`] and [`open::user_file`].
+    /// See [`Files::open`].
     pub fn open(dir: &Dir, target: &Target, mode: Mode) -> Result<Self> {
-        let path = match target {
-            Target::Name(_) => None,
-            Target::Path(path) => Some(std::path::absolute(path).context("cannot tell where we are")?),
-        };
-        let (lock, queue_name) = match target {
-            Target::Name(name) => {
-                let file_name = name::stem(name) + ".lock";
-                let lock = open::lock_file(dir, &file_name)?;
-                if matches!(mode, Mode::Place { .. }) && !lock.writable {
-                    return Err(anyhow!(
-                        "cannot lock {file_name}: its file system is read-only, where no place is had"
-                    ))
-                    .context(Advice("use another --dir, or no --slots"));
-                }
-                (lock, file_name)
-            }
-            Target::Path(path) => {
-                let lock = open::user_file(path)?;
-                let stem = name::path_stem(lock.identity.device, lock.identity.inode);
-                (lock, stem + ".gate")
-            }
-        };
-        // A description of its own for the queue: when it is closed, as it is
-        // when COMMAND is executed, door and ticket are given back while the
-        // lock stays.
-        let queue = open::lock_file(dir, &queue_name)?;
         Ok(Self {
-            target: target.clone(),
-            mode,
-            path,
-            lock,
-            queue: queue.writable.then(|| Queue::on(queue.file)),
-            queue_path: dir.path_of(&queue_name),
-            queue_name,
-            queue_identity: queue.identity,
-            in_door: false,
-            ticket: None,
-            place: None,
-            fence: None,
-            draft: None,
+            files: Files::open(dir, target, mode)?,
+            taking: Taking::new(mode),
+            ledger: Ledger::default(),
             covered: false,
             held_around: Vec::new(),
-            has_signs: false,
         })
     }
 
-    /// See [`Place::of_cohabitant`](crate::lock::Place::of_cohabitant).
+    /// The same for a process that lives in our memory, whose own are only its
+    /// descriptors.
     pub fn of_cohabitant(&self) -> Self {
-        let file = sys::descriptor_of_cohabitant;
         Self {
-            target: self.target.clone(),
-            mode: self.mode,
-            path: self.path.clone(),
-            lock: Opened { file: file(&self.lock.file), ..self.lock },
-            queue: self.queue.as_ref().map(|queue| Queue::on(file(queue.file()))),
-            queue_name: self.queue_name.clone(),
-            queue_path: self.queue_path.clone(),
-            queue_identity: self.queue_identity,
-            in_door: self.in_door,
-            ticket: self.ticket,
-            place: self.place,
-            fence: self.fence,
-            draft: None,
+            files: self.files.of_cohabitant(),
+            taking: self.taking.of_cohabitant(),
+            ledger: self.ledger.of_cohabitant(),
             covered: self.covered,
             held_around: self.held_around.clone(),
-            has_signs: self.has_signs,
         }
     }
 
     /// Nothing has to be taken: a lockrun around us holds it, by this grant.
-    pub fn cover(&mut self, fence: u64, place: Option<u32>) {
+    pub fn cover(&mut self, fence: u64, slot: Option<u32>) {
         self.covered = true;
-        self.queue = None;
-        self.fence = Some(fence);
-        self.place = place;
+        self.files.close_queue();
+        self.taking.cover(slot);
+        self.ledger.cover(fence);
     }
 
     /// Whether nobody else is to hold it beside us.
     pub fn is_exclusive(&self) -> bool {
-        self.mode == Mode::Exclusive
+        self.taking.mode() == Mode::Exclusive
     }
 
     /// Whether nothing has to be taken.
@@ -148,417 +73,138 @@ impl Contender {
 
     /// Which file is locked, for the order in which several are taken.
     pub fn identity(&self) -> Identity {
-        self.lock.identity
+        self.files.identity()
     }
 
-    /// Enters the door, usually at once; `false` if the time is over first.
+    /// See [`Taking::enter_door`].
     pub fn enter_door(&mut self, patience: &Patience) -> Result<bool> {
-        let Some(queue) = &self.queue else { return Ok(true) };
-        if !queue.try_enter_door().with_context(|| self.cannot_lock())? {
-            // Somebody is in there for some microseconds, or was stopped in
-            // there by SIGSTOP.
-            let limit = if patience.queue { patience.left() } else { Some(DOOR_LIMIT) };
-            if !interruptibly(patience, limit, || queue.enter_door()).with_context(|| self.cannot_lock())? {
-                return Ok(false);
-            }
-        }
-        self.in_door = true;
-        Ok(true)
+        self.taking.enter_door(&self.files, patience)
     }
 
-    /// Leaves the door.
+    /// See [`Taking::leave_door`].
     pub fn leave_door(&mut self) -> Result<()> {
-        if let Some(queue) = self.queue.as_ref().filter(|_| self.in_door) {
-            queue.leave_door().with_context(|| self.cannot_lock())?;
-        }
-        self.in_door = false;
-        Ok(())
+        self.taking.leave_door(&self.files)
     }
 
-    /// Takes the lock if that passes nobody; `false` if it has to be waited
-    /// for. Only under the door.
+    /// See [`Taking::take`].
     pub fn take(&mut self) -> Result<bool> {
-        if self.covered {
-            return Ok(true);
-        }
-        self.try_take().with_context(|| self.cannot_lock())
+        if self.covered { Ok(true) } else { self.taking.take(&mut self.files) }
     }
 
-    fn try_take(&mut self) -> io::Result<bool> {
-        if let Some(queue) = &self.queue
-            && queue.somebody_waits(self.mode)?
-        {
-            return Ok(false);
-        }
-        // Places first: nobody is disturbed by a look.
-        match self.mode {
-            Mode::Shared if self.has_places() && Places::of(&self.lock.file).any_is_held()? => return Ok(false),
-            Mode::Place { .. } => {
-                self.place = self.free_place()?;
-                if self.place.is_none() {
-                    return Ok(false);
-                }
-            }
-            _ => {}
-        }
-        if !self.try_flock()? {
-            return Ok(false);
-        }
-        let places = Places::of(&self.lock.file);
-        let taken = match (self.mode, self.place) {
-            (Mode::Shared, _) if self.has_places() => places.try_share_all()?,
-            (Mode::Place { .. }, Some(place)) => places.try_take(place)?,
-            _ => true,
-        };
-        // Only where there is no door could somebody come between.
-        if !taken {
-            fs2::FileExt::unlock(&self.lock.file)?;
-        }
-        Ok(taken)
-    }
-
-    /// Only lock files of names have places, and only where they can be
-    /// locked.
-    fn has_places(&self) -> bool {
-        matches!(self.target, Target::Name(_))
-    }
-
-    fn free_place(&self) -> io::Result<Option<u32>> {
-        let places = Places::of(&self.lock.file);
-        let Mode::Place { of, which } = self.mode else { return Ok(None) };
-        match (which, &self.queue) {
-            (Some(place), _) => places.first_free(place..place + 1),
-            (None, Some(queue)) => {
-                let mut start = 0;
-                while let Some(place) = places.first_free(start..of)? {
-                    if !queue.is_place_wanted(place)? {
-                        return Ok(Some(place));
-                    }
-                    start = place + 1;
-                }
-                Ok(None)
-            }
-            (None, None) => places.first_free(0..of),
-        }
-    }
-
-    fn try_flock(&mut self) -> io::Result<bool> {
-        let try_once = |this: &Self| match this.mode {
-            Mode::Exclusive => fs2::FileExt::try_lock_exclusive(&this.lock.file),
-            Mode::Shared | Mode::Place { .. } => fs2::FileExt::try_lock_shared(&this.lock.file),
-        };
-        let mut result = try_once(self);
-        if let (Err(e), Target::Path(path)) = (&result, &self.target)
-            && e.raw_os_error() == Some(libc::EBADF)
-        {
-            self.lock.file = open::user_file_for_writing(path)?.into();
-            result = try_once(self);
-        }
-        match result {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Sleeps until the lock is ours: first behind those with lower tickets,
-    /// then on the lock itself.
-    ///
-    /// # Errors
-    /// `EINTR`, when a timer or a signal came: to be called again, or not.
+    /// See [`Taking::wait`].
     pub fn wait(&mut self) -> io::Result<()> {
-        let slept = match (&self.queue, self.ticket) {
-            (Some(queue), Some(ticket)) => queue.wait_for_turn(ticket, self.mode)?,
-            _ => false,
-        };
-        // Whoever slept behind others has no code but what it needs next.
-        match slept {
-            true => sys::asleep(|| self.flock())?,
-            false => self.flock_lightly()?,
-        }
-        let places = Places::of(&self.lock.file);
-        match (self.mode, &self.queue, self.ticket) {
-            (Mode::Shared, ..) if self.has_places() => places.share_all()?,
-            (Mode::Place { which: Some(place), .. }, ..) => {
-                places.take(place)?;
-                self.place = Some(place);
-            }
-            (Mode::Place { which: None, of }, Some(queue), Some(ticket)) => {
-                self.place = Some(places.take_any(of, queue, ticket)?);
-            }
-            _ => {}
-        }
-        Ok(())
+        self.taking.wait(&self.files)
     }
 
-    /// Not by fs2: it would write to errno, which is also that of a process that
-    /// we live with.
-    fn flock(&self) -> io::Result<()> {
-        let operation = match self.mode {
-            Mode::Exclusive => FlockOperation::LockExclusive,
-            Mode::Shared | Mode::Place { .. } => FlockOperation::LockShared,
-        };
-        Ok(rustix::fs::flock(&self.lock.file, operation)?)
-    }
-
-    /// Not inlined: it stays mapped, see `.cargo/order.ld`.
-    #[inline(never)]
-    fn flock_lightly(&self) -> io::Result<()> {
-        sys::lightly_asleep(|| self.flock())
-    }
-
-    /// Joins the queue. Only under the door.
+    /// See [`Taking::draw_ticket`].
     pub fn draw_ticket(&mut self, will_replace: bool) -> Result<()> {
-        if let Some(queue) = &self.queue {
-            let pid = getpid().as_raw_nonzero().get();
-            let ticket = queue.draw_ticket(self.mode, pid).with_context(|| self.cannot_lock())?;
-            if will_replace {
-                queue.mark_as_replacer(ticket, pid).with_context(|| self.cannot_lock())?;
-            }
-            self.ticket = Some(ticket);
-        }
-        Ok(())
+        self.taking.draw_ticket(&self.files, will_replace)
     }
 
-    /// We have the lock, and wait for another one of our set: not in this
-    /// queue any more.
+    /// See [`Taking::give_ticket_back`].
     pub fn give_ticket_back(&mut self) {
-        if let (Some(queue), Some(_)) = (&self.queue, self.ticket.take()) {
-            // If it fails, the ticket goes with us.
-            let _ = queue.give_tickets_back();
-        }
+        self.taking.give_ticket_back(&self.files);
     }
 
-    /// How many wait already, counted up to `most`; not those who end the
-    /// holder.
-    fn waiting(&self, most: usize) -> Result<usize> {
-        self.queue.as_ref().map_or(Ok(0), |queue| queue.waiting_patiently(most)).with_context(|| self.cannot_lock())
-    }
-
-    /// Whether we would have to wait, and so many wait already. Only under the
-    /// door.
+    /// See [`Taking::would_wait_with`].
     pub fn would_wait_with(&mut self, most: usize) -> Result<bool> {
-        if self.covered || self.waiting(most)? < most {
-            return Ok(false);
-        }
-        let taken = self.take()?;
-        if taken {
-            self.release()?;
-        }
-        Ok(!taken)
+        if self.covered { Ok(false) } else { self.taking.would_wait_with(&mut self.files, most) }
     }
 
-    /// Ends who holds the lock, and who waits before us to do the same.
-    ///
-    /// # Errors
-    /// They are another user's.
+    /// See [`Taking::end_rivals`].
     pub fn end_rivals(&self) -> Result<()> {
-        if let (Some(queue), Some(ticket)) = (&self.queue, self.ticket) {
-            let replacers = queue.replacers_before(ticket).with_context(|| self.cannot_lock())?;
-            rivals::end(&self.lock.file, queue.file(), &replacers).with_context(|| self.cannot_lock())?;
-        }
-        Ok(())
+        self.taking.end_rivals(&self.files)
     }
 
-    /// Whether the files that we have open are still those at their paths.
-    /// After a grant: if not, somebody else can lock what is there now.
+    /// After a grant: whether it is worth anything, see [`Files::are_current`].
     pub fn is_current(&self) -> Result<bool> {
-        if self.covered {
-            return Ok(true);
-        }
-        let queue = open::identity_at(CWD, &self.queue_path).with_context(|| self.cannot_lock())?;
-        let lock = match &self.path {
-            None => queue,
-            Some(path) => open::identity_of(path).with_context(|| self.cannot_lock())?,
-        };
-        Ok(queue == Some(self.queue_identity) && lock == Some(self.lock.identity))
+        if self.covered { Ok(true) } else { self.files.are_current() }
     }
 
-    /// What the lock's file says; nobody else's file is made ours.
-    ///
-    /// # Errors
-    /// It says something that lockrun did not write.
-    pub fn read_own_text(&self) -> Result<Text> {
-        let text = self.read_text();
-        if text == Text::Foreign {
-            return Err(anyhow!("{}: its content is not lockrun's, and would be overwritten", self.queue_name))
-                .context(Advice("use another --name, or --file to lock it as it is"));
-        }
-        Ok(text)
-    }
-
-    fn read_text(&self) -> Text {
-        match &self.queue {
-            Some(queue) => record::read(queue.file()),
-            None if matches!(self.target, Target::Name(_)) => record::read(&self.lock.file),
-            None => Text::Empty,
-        }
+    /// See [`ledger::read_own_text`].
+    pub fn require_own_text(&self) -> Result<()> {
+        ledger::read_own_text(&self.files).map(drop)
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
     pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<()> {
-        if self.covered {
-            return Ok(());
-        }
-        // Two who share the lock might read the same last number.
-        if self.mode != Mode::Exclusive
-            && !self.in_door
-            && let Some(queue) = &self.queue
-        {
-            queue.enter_door().with_context(|| self.cannot_lock())?;
-        }
-        let fence = match self.write_draft() {
-            Some(fence) => fence,
-            None => {
-                let record = self.next_record(dir, claim, SystemTime::now())?;
-                self.write(&record.to_text());
-                record.fence
-            }
-        };
-        self.fence = Some(fence);
-        if let (true, Some(queue)) = (claim.is_token, &self.queue) {
-            let us = getpid().as_raw_nonzero().get();
-            queue.put_signs_up(fence, claim.owner, us).with_context(|| self.cannot_lock())?;
-            self.has_signs = true;
-        }
-        Ok(())
+        if self.covered { Ok(()) } else { self.ledger.settle(&self.files, &self.taking, dir, claim) }
     }
 
-    fn write(&self, text: &[u8]) {
-        let Some(queue) = &self.queue else { return };
-        // A full disk must not keep anybody from locking: the text is a hint,
-        // and the clock goes on without it.
-        let mut written = queue.file().write_all_at(text, 0);
-        if let Some(place) = self.place {
-            written = written.and(queue.file().write_all_at(text, record::offset_of_slot(place)));
-        }
-        if written.is_err() {
-            // A limit on the size of files (RLIMIT_FSIZE) must not end COMMAND.
-            sys::discard(libc::SIGXFSZ);
-        }
-    }
-
-    /// The number of the grant, if the text for it was ready.
-    fn write_draft(&mut self) -> Option<u64> {
-        let mut draft = self.draft.take()?;
-        // In a pool, the place was not known.
-        let queue = self.queue.as_ref().filter(|_| self.place.is_none())?;
-        let (fence, text) = record::with_text(queue.file(), 0, |before| draft.fill(before, SystemTime::now()))?;
-        self.write(text);
-        Some(fence)
-    }
-
-    /// The record of a grant to us now.
-    fn next_record(&self, dir: &Dir, claim: &Claim, now: SystemTime) -> Result<Record> {
-        let text = self.read_own_text()?;
-        let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        // Without a record, the file is new: perhaps an older one was pruned.
-        let last = text.record();
-        let highest = last.as_ref().map_or_else(|| floor::read(dir), |record| record.fence);
-        let next =
-            highest.checked_add(1).ok_or_else(|| anyhow!("{}: damaged: its fence is used up", self.queue_name))?;
-        let fence = clock.max(next);
-        let pid = getpid().as_raw_nonzero().get();
-        let mut record = Record::new(claim, self.target.name(), fence, pid, now);
-        record.slot = self.place;
-        record.shared = self.mode == Mode::Shared;
-        record.previous = last.and_then(|last| Some((last.fence, last.ended?)));
-        record.slots = match self.mode {
-            Mode::Place { of, .. } => Some(of),
-            Mode::Exclusive | Mode::Shared => None,
-        };
-        Ok(record)
-    }
-
-    /// See [`Place::prepare`](crate::lock::Place::prepare).
+    /// See [`Ledger::prepare`]. Returns the grant, if all but its number is
+    /// known now.
     pub fn prepare(&mut self, dir: &Dir, claim: &Claim) -> Option<Grant> {
         if !self.covered {
-            let now = SystemTime::now();
-            let record = self.next_record(dir, claim, now).ok()?;
-            self.fence = Some(record.fence);
-            self.draft = Draft::new(&record, claim, now);
+            self.ledger.prepare(&self.files, &self.taking, dir, claim);
         }
-        // Which place of a pool it will be is not known.
-        let is_foretold = self.place.is_some() || !matches!(self.mode, Mode::Place { .. });
+        // Which slot of a pool it will be is not known.
+        let is_foretold = self.taking.slot().is_some() || !matches!(self.taking.mode(), Mode::Slot { .. });
         self.grant().filter(|_| is_foretold)
     }
 
     /// The number of our grant.
     pub fn fence(&self) -> Option<u64> {
-        self.fence
+        self.ledger.fence()
     }
 
     /// What was granted to us.
     pub fn grant(&self) -> Option<Grant> {
-        let fence = self.fence?;
-        let strength = Strength::of(self.mode, self.place);
+        let fence = self.ledger.fence()?;
+        let slot = self.taking.slot();
+        let strength = Strength::of(self.taking.mode(), slot);
         Some(Grant {
-            name: self.target.name().to_vec(),
-            file: self.queue_name.clone(),
+            name: self.files.name().to_vec(),
+            file: self.files.queue_name().to_owned(),
             fence,
-            slot: self.place,
-            marker: Marker { identity: self.lock.identity, fence, strength }.to_string(),
+            slot,
+            marker: Marker { identity: self.files.identity(), fence, strength }.to_string(),
         })
     }
 
     /// What a request of this mode comes to, under these markers.
-    pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Verdict {
-        self.held_around = nesting::held_around(around, &self.lock.file, self.lock.identity);
-        nesting::judge(&self.held_around, self.mode, reentrant)
+    pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Nesting {
+        self.held_around = nesting::held_around(around, self.files.lock(), self.files.identity());
+        nesting::judge(&self.held_around, self.taking.mode(), reentrant)
     }
 
     /// And under tokens. To be asked only of what could not be taken, or is
     /// shared: anything else that is taken was nobody's.
-    pub fn judge_tokens(&self, reentrant: bool) -> Result<Verdict> {
-        let Some(queue) = &self.queue else { return Ok(Verdict::Ask) };
-        let held = nesting::held_by_tokens(self.lock.identity, queue, self.queue_identity);
-        let held = held.with_context(|| self.cannot_lock())?;
-        let nothing_new = held.is_empty();
+    pub fn judge_tokens(&self, reentrant: bool) -> Result<Nesting> {
+        let Some(queue) = self.files.queue() else { return Ok(Nesting::Outside) };
+        let held = nesting::held_by_tokens(self.files.identity(), queue, self.files.queue_identity());
+        let held = held.with_context(|| self.files.cannot_lock())?;
+        if held.is_empty() {
+            return Ok(Nesting::Outside);
+        }
         let all = [&self.held_around[..], &held].concat();
-        Ok(if nothing_new { Verdict::Ask } else { nesting::judge(&all, self.mode, reentrant) })
+        Ok(nesting::judge(&all, self.taking.mode(), reentrant))
     }
 
     /// Lets the next in the queue come forward.
     pub fn close_queue(&mut self) {
-        match &self.queue {
+        match self.files.queue() {
             // If it fails, they go with us.
-            Some(queue) if self.has_signs => {
+            Some(queue) if self.ledger.is_token_announced() => {
                 let _ = queue.leave_door().and_then(|()| queue.give_tickets_back());
             }
-            _ => self.queue = None,
+            _ => self.files.close_queue(),
         }
-        self.in_door = false;
-        self.ticket = None;
+        self.taking.queue_closed();
     }
 
     /// What COMMAND inherits.
     pub fn descriptor(&self) -> Option<RawFd> {
-        (!self.covered).then(|| self.lock.file.as_raw_fd())
+        (!self.covered).then(|| self.files.descriptor())
     }
 
     /// The lock's name, as it was given.
     pub fn name(&self) -> &[u8] {
-        self.target.name()
+        self.files.name()
     }
 
-    /// Whether the file at the lock's place is another one by now.
-    pub fn is_lost(&self) -> bool {
-        let now = match &self.path {
-            _ if self.covered => return false,
-            None => open::identity_at(CWD, &self.queue_path),
-            Some(path) => open::identity_of(path),
-        };
-        // Where we cannot look, we do not know that it is gone.
-        now.is_ok_and(|now| now != Some(self.lock.identity))
-    }
-
-    /// How it was lost, as a clause.
-    pub fn how_lost(&self) -> String {
-        let file = match &self.target {
-            Target::Name(_) => format!("its file {}", self.queue_name),
-            Target::Path(_) => "the file".into(),
-        };
-        format!("{file} was removed or replaced while it was held, so others could take it")
+    /// How it was lost, as a clause; `None`: it was not.
+    pub fn lost(&self) -> Option<String> {
+        (!self.covered && self.files.is_replaced()).then(|| self.files.how_replaced())
     }
 
     /// Gives the lock back, also from processes that still have it open.
@@ -566,71 +212,17 @@ impl Contender {
         if self.covered {
             return Ok(());
         }
-        if let (true, Some(queue)) = (self.has_signs, &self.queue) {
-            queue.take_signs_away().with_context(|| self.cannot_unlock())?;
-        }
-        if self.place.is_some() || self.mode != Mode::Exclusive && self.has_places() {
-            Places::of(&self.lock.file).give_back().with_context(|| self.cannot_unlock())?;
-        }
-        fs2::FileExt::unlock(&self.lock.file).with_context(|| self.cannot_unlock())
+        self.ledger.withdraw_token(&self.files)?;
+        self.taking.release(&self.files)
     }
 
-    fn cannot_unlock(&self) -> String {
-        format!("cannot unlock {}", printable_path(&self.target, &self.queue_name))
-    }
-
-    /// Changes the record of our grant where it is still there: as the last
-    /// one, and as that of its place.
+    /// See [`Ledger::amend`].
     pub fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
-        let Ok(Some(opened)) = open::existing_lock_file(dir, &self.queue_name) else { return };
-        if opened.identity != self.queue_identity {
-            return;
-        }
-        for offset in [Some(0), self.place.map(record::offset_of_slot)].into_iter().flatten() {
-            let record = record::read_at(&opened.file, offset).record();
-            if let Some(mut record) = record.filter(|record| Some(record.fence) == self.fence) {
-                change(&mut record);
-                let _ = opened.file.write_all_at(&record.to_text(), offset);
-            }
-        }
+        self.ledger.amend(&self.files, self.taking.slot(), dir, change);
     }
 
     /// What was tried when something fails.
     pub fn cannot_lock(&self) -> String {
-        format!("cannot lock {}", printable_path(&self.target, &self.queue_name))
-    }
-}
-
-fn printable_path(target: &Target, queue_name: &str) -> String {
-    match target {
-        Target::Name(_) => queue_name.to_owned(),
-        Target::Path(path) => path.display().to_string(),
-    }
-}
-
-/// How long `--timeout 0` waits for somebody who is in the door; nobody is
-/// there that long who was not stopped.
-const DOOR_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Repeats a call that sleeps in the kernel until it succeeds or the time is
-/// over (`false`). The signals that the caller had not blocked end us, as
-/// they would end any program that has nothing to clean up; those that stop
-/// wait: others might be waiting at a door of ours.
-fn interruptibly(
-    patience: &Patience,
-    limit: Option<std::time::Duration>,
-    mut call: impl FnMut() -> io::Result<()>,
-) -> io::Result<bool> {
-    let deadline = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
-    let _interrupter = sys::Interrupter::new(limit, &[], &patience.mask.and(&sys::STOPPING))?;
-    loop {
-        match call() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                if deadline.is_some_and(|deadline| deadline <= std::time::Instant::now()) {
-                    return Ok(false);
-                }
-            }
-            other => return other.map(|()| true),
-        }
+        self.files.cannot_lock()
     }
 }

@@ -12,7 +12,8 @@ use rustix::fs::{Mode, OFlags, Stat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::open::{self, Identity};
+use super::identity::Identity;
+use crate::advice::Advice;
 use crate::sys;
 use crate::users;
 
@@ -40,7 +41,7 @@ impl Dir {
         }
         Self::open_or_make(path)
             .with_context(|| format!("cannot use the locks directory {}", path.display()))
-            .context(Advice("check it, or give another --dir"))
+            .context(Advice::new("check it, or give another --dir"))
     }
 
     /// As [`given`](Self::given), or `None` if it is missing: whoever only
@@ -70,18 +71,18 @@ impl Dir {
     /// As [`given`](Self::given); and when it belongs to somebody else or
     /// others may write to it, because then they could remove our locks.
     pub fn default_of_user() -> Result<Self> {
-        const ADVICE: Advice = Advice("give --dir or set LOCKRUN_DIR");
-        let path = default_path().context(ADVICE)?;
+        let advice = || Advice::new("give --dir or set LOCKRUN_DIR");
+        let path = default_path().context(advice())?;
         let dir = Self::open_or_make(&path)
             .with_context(|| format!("cannot use the locks directory {}", path.display()))
-            .context(ADVICE)?;
+            .context(advice())?;
         let shown = path.display();
         if dir.stat.st_uid != geteuid().as_raw() {
             return Err(anyhow!("the locks directory {shown} belongs to user {}, not to us", dir.stat.st_uid))
-                .context(ADVICE);
+                .context(advice());
         }
         if dir.stat.st_mode & 0o022 != 0 {
-            return Err(anyhow!("others may write to the locks directory {shown}")).context(ADVICE);
+            return Err(anyhow!("others may write to the locks directory {shown}")).context(advice());
         }
         Ok(Self { is_default: true, ..dir })
     }
@@ -96,7 +97,7 @@ impl Dir {
 
     /// Whether it is still what is at the path.
     pub fn is_current(&self) -> bool {
-        open::identity_of(&self.absolute).is_ok_and(|now| now == Some(Identity::from(&self.stat)))
+        Identity::behind(&self.absolute).is_ok_and(|now| now == Some(Identity::from(&self.stat)))
     }
 
     /// The path of a file in it, from any working directory.
@@ -176,16 +177,6 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// What to do next, as the last clause of a message.
-#[derive(Debug)]
-pub struct Advice(pub &'static str);
-
-impl std::fmt::Display for Advice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
     }
 }
 

@@ -1,15 +1,17 @@
 //! A granted set of locks, until it is given back.
 
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Dir;
 use super::contender::Contender;
-use crate::lock::{Grant, Held, Lost};
+use crate::lock::{Grant, Held, Loss, Lost, Note, Released};
 use crate::record::{Claim, Record};
 
-/// A granted set of locks.
+/// A granted set of locks. It asks for no care while it is held: the kernel
+/// keeps it.
 pub struct FileHeld {
     dir: Dir,
     contenders: Vec<Contender>,
@@ -19,41 +21,55 @@ impl FileHeld {
     pub(super) fn new(dir: Dir, contenders: Vec<Contender>) -> Self {
         Self { dir, contenders }
     }
+
+    /// Numbers the grant and records who holds the lock, as
+    /// [`settle`](Held::settle) does. The queue is left open: executing COMMAND
+    /// closes it, a little later for us and not at all at our expense.
+    ///
+    /// # Errors
+    /// As [`settle`](Held::settle).
+    pub fn record(&mut self, claim: &Claim) -> Result<()> {
+        self.contenders.iter_mut().try_for_each(|contender| contender.settle(&self.dir, claim))
+    }
+
+    /// The numbers of the [`grants`](Held::grants), in their order.
+    pub fn fences(&self) -> Vec<u64> {
+        self.contenders.iter().filter_map(Contender::fence).collect()
+    }
 }
 
 impl Held for FileHeld {
     fn settle(&mut self, claim: &Claim) -> Result<()> {
-        self.contenders.iter_mut().try_for_each(|contender| contender.settle(&self.dir, claim))
+        self.record(claim)?;
+        self.contenders.iter_mut().for_each(Contender::close_queue);
+        Ok(())
     }
 
     fn grants(&self) -> Vec<Grant> {
         self.contenders.iter().filter_map(Contender::grant).collect()
     }
 
-    fn fences(&self) -> Vec<u64> {
-        self.contenders.iter().filter_map(Contender::fence).collect()
-    }
-
-    fn step_aside(&mut self) {
-        self.contenders.iter_mut().for_each(Contender::close_queue);
-    }
-
     fn descriptors(&self) -> Vec<RawFd> {
         self.contenders.iter().filter_map(Contender::descriptor).collect()
     }
 
-    fn amend(&self, change: &dyn Fn(&mut Record)) {
-        for contender in &self.contenders {
-            contender.amend(&self.dir, change);
-        }
+    /// Whether the file at a lock's path is another one by now.
+    fn tend(&mut self) -> Option<Loss> {
+        let lost = |contender: &Contender| Some(Lost { name: contender.name().to_vec(), how: contender.lost()? });
+        self.contenders.iter().find_map(lost).map(|lost| Loss { lost, kill_at: None })
     }
 
-    fn lost(&self) -> Option<Lost> {
-        let contender = self.contenders.iter().find(|contender| contender.is_lost())?;
-        Some(Lost { name: contender.name().to_vec(), how: contender.how_lost() })
+    fn note(&mut self, note: &Note<'_>) {
+        let change = |record: &mut Record| match note {
+            Note::Expires(at) => record.expires = at.map(str::to_owned),
+            Note::Ended(how) => record.ended = Some((*how).to_owned()),
+        };
+        self.contenders.iter().for_each(|contender| contender.amend(&self.dir, &change));
     }
 
-    fn release(&mut self) -> Result<()> {
-        self.contenders.iter().rev().try_for_each(Contender::release)
+    /// Unlocking takes no time.
+    fn release(&mut self, _limit: Duration) -> Result<Released> {
+        self.contenders.iter().rev().try_for_each(Contender::release)?;
+        Ok(Released::Done)
     }
 }

@@ -63,6 +63,7 @@ pub struct Locker {
 pub struct Kernel {
     lockers: HashMap<FileId, Vec<Locker>>,
     queues: HashSet<FileId>,
+    shows_everybody: bool,
     complete: bool,
     devices: OnceCell<Devices>,
     processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
@@ -78,14 +79,18 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// A text of this size came in one piece: the kernel gives a page at a time,
 /// and a line has not half as much as is left.
 const ONE_PIECE: usize = 3500;
+/// So many more times the locks are read that do not come in one piece.
+const LOOKS: usize = 3;
 
 impl Kernel {
     /// Reads `/proc/locks`; without it, nothing is known and nothing certain.
     pub fn look() -> Self {
+        let is_first = fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE);
         let mut kernel = Self {
             lockers: HashMap::new(),
             queues: HashSet::new(),
-            complete: fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE),
+            shows_everybody: is_first,
+            complete: is_first,
             devices: OnceCell::new(),
             processes: RefCell::new(HashMap::new()),
         };
@@ -93,13 +98,38 @@ impl Kernel {
         // the next page to the last one. A second look tells of the rare
         // case that a single page had a successor that just went away.
         for _ in 0..2 {
-            let whole = kernel.read_locks().unwrap_or(false);
-            kernel.complete &= whole;
-            if !whole {
+            match kernel.read_locks() {
+                Ok(true) => {}
+                Ok(false) => kernel.complete = false,
+                Err(_) => {
+                    kernel.complete = false;
+                    kernel.shows_everybody = false;
+                }
+            }
+            if !kernel.complete {
                 break;
             }
         }
         kernel
+    }
+
+    /// As [`look`](Self::look). Where the locks do not come in one piece, looks
+    /// again and again: that one is missing each time takes several processes
+    /// that let go in the wrong microseconds.
+    pub fn look_thoroughly() -> Self {
+        let mut kernel = Self::look();
+        if !kernel.complete && kernel.shows_everybody {
+            for _ in 0..LOOKS {
+                let _ = kernel.read_locks();
+            }
+        }
+        kernel
+    }
+
+    /// Whether the locks of all processes are shown. See
+    /// [`look_thoroughly`](Self::look_thoroughly) on what may be missing still.
+    pub fn shows_everybody(&self) -> bool {
+        self.shows_everybody
     }
 
     /// Whether what is not in [`lockers`](Self::lockers) is not locked, on a
@@ -126,13 +156,13 @@ impl Kernel {
         }
         for line in String::from_utf8_lossy(&text).lines() {
             match parse(line) {
-                Some(Line::Flock(file, locker)) => {
+                Some(KernelLock::Flock(file, locker)) => {
                     let lockers = self.lockers.entry(file).or_default();
                     if !lockers.contains(&locker) {
                         lockers.push(locker);
                     }
                 }
-                Some(Line::Bytes { file, .. }) => {
+                Some(KernelLock::Bytes { file, .. }) => {
                     self.queues.insert(file);
                 }
                 None => {}
@@ -203,7 +233,7 @@ fn id_of(file: impl AsFd, devices: &Devices) -> Option<FileId> {
 fn locks_of(pid: i32) -> Option<Locks> {
     let mut locks = Locks::new();
     for line in descriptors_of(pid)?.into_iter().flat_map(|descriptor| descriptor.locks) {
-        if let Line::Flock(file, locker) = line {
+        if let KernelLock::Flock(file, locker) = line {
             locks.entry(file).or_default().push(locker);
         }
     }
@@ -213,8 +243,8 @@ fn locks_of(pid: i32) -> Option<Locks> {
 /// Whether a process has the lock on a file at this moment, or a ticket of
 /// its queue; nothing that was read before counts.
 pub fn has_now(pid: i32, file: FileId) -> bool {
-    let is_about_it = |line: &Line| match line {
-        Line::Flock(locked, _) | Line::Bytes { file: locked, .. } => *locked == file,
+    let is_about_it = |line: &KernelLock| match line {
+        KernelLock::Flock(locked, _) | KernelLock::Bytes { file: locked, .. } => *locked == file,
     };
     descriptors_of(pid).is_some_and(|descriptors| descriptors.iter().any(|one| one.locks.iter().any(is_about_it)))
 }
@@ -225,7 +255,7 @@ pub struct Descriptor {
     /// Where /proc has what it refers to.
     pub path: PathBuf,
     /// The locks of its description.
-    pub locks: Vec<Line>,
+    pub locks: Vec<KernelLock>,
     /// The process that it refers to, if it is a pidfd.
     pub process: Option<i32>,
 }
@@ -286,7 +316,7 @@ fn devices() -> Devices {
 
 /// A lock that somebody has.
 #[derive(Debug, PartialEq)]
-pub enum Line {
+pub enum KernelLock {
     /// By flock(2).
     Flock(FileId, Locker),
     /// On these bytes, `last` included.
@@ -295,15 +325,15 @@ pub enum Line {
 
 /// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`; one of
 /// somebody who waits has an arrow behind its number and says nothing here.
-fn parse(line: &str) -> Option<Line> {
+fn parse(line: &str) -> Option<KernelLock> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let kind = fields.next()?;
     let mode = fields.nth(1)?;
     let pid = fields.next()?.parse().ok()?;
     let file = FileId::parse(fields.next()?)?;
     match kind {
-        "FLOCK" => Some(Line::Flock(file, Locker { pid, shared: mode == "READ" })),
-        "OFDLCK" => Some(Line::Bytes {
+        "FLOCK" => Some(KernelLock::Flock(file, Locker { pid, shared: mode == "READ" })),
+        "OFDLCK" => Some(KernelLock::Bytes {
             file,
             first: fields.next()?.parse().ok()?,
             last: fields.next().map_or(i64::MAX, |last| last.parse().unwrap_or(i64::MAX)),
@@ -319,11 +349,14 @@ mod tests {
     #[test]
     fn holders_are_told_from_those_who_wait() {
         let file = FileId { major: 0xfe, minor: 0, inode: 99 };
-        let flock = |pid, shared| Some(Line::Flock(file, Locker { pid, shared }));
+        let flock = |pid, shared| Some(KernelLock::Flock(file, Locker { pid, shared }));
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), flock(42, false));
         assert_eq!(parse("\t1: FLOCK  ADVISORY  READ  0 fe:00:99 0 EOF"), flock(0, true));
         assert_eq!(parse("1: -> FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
-        assert_eq!(parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"), Some(Line::Bytes { file, first: 0, last: 0 }));
+        assert_eq!(
+            parse("1: OFDLCK ADVISORY  WRITE -1 fe:00:99 0 0"),
+            Some(KernelLock::Bytes { file, first: 0, last: 0 })
+        );
         assert_eq!(parse("1: POSIX  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 <none>:0 0 EOF"), None);
         assert_eq!(parse(""), None);

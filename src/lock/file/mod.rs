@@ -29,73 +29,45 @@
 
 mod contender;
 mod dir;
+mod files;
 mod floor;
 mod held;
+mod identity;
 mod kernel;
+mod ledger;
+mod lock_file;
 mod nesting;
 mod open;
-mod place;
-mod places;
-pub mod prune;
+mod prune;
 mod queue;
+mod queued;
+mod request;
 mod rivals;
+mod slots;
+mod store;
 mod survey;
+mod taking;
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rustix::fs::OFlags;
+use anyhow::{Result, bail};
 
 use contender::Contender;
-pub use dir::{Advice, Dir};
+pub use dir::Dir;
 pub use held::FileHeld;
-use nesting::{Marker, Verdict};
-pub use nesting::{VARIABLE as HELD_VARIABLE, renumber as renumber_held};
-pub use place::FilePlace;
-pub use queue::MOST_PLACES;
-pub use survey::Survey;
+use lock_file::LockFile;
+use nesting::Marker;
+pub use queued::FileQueued;
+pub use store::FileStore;
+use survey::Survey;
 
-use super::{Answer, Grant, Holder, Mode, Patience, Refusal, Store};
-use crate::name;
-use crate::sys;
-
-/// Which lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// `DIR/NAME.lock`.
-    Name(Vec<u8>),
-    /// Exactly this file or directory.
-    Path(PathBuf),
-}
-
-impl Target {
-    /// As the user gave it.
-    pub fn name(&self) -> &[u8] {
-        use std::os::unix::ffi::OsStrExt;
-        match self {
-            Target::Name(name) => name,
-            Target::Path(path) => path.as_os_str().as_bytes(),
-        }
-    }
-}
-
-/// What is asked of all locks of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// Who may hold them beside us.
-    pub mode: Mode,
-    /// Fail if so many wait already, instead of waiting with them.
-    pub max_waiters: Option<u32>,
-    /// End who holds them.
-    pub replace: bool,
-    /// Take what a lockrun around us holds for held.
-    pub reentrant: bool,
-}
+use super::{Admission, Engine, Holder, Patience, Target, Terms};
+use crate::record::{self, Record, Text};
 
 /// Lock files in one directory: all or none of some targets.
 #[derive(Clone)]
-pub struct FileStore {
+pub struct FileEngine {
     dir: Dir,
     targets: Vec<Target>,
     terms: Terms,
@@ -103,15 +75,10 @@ pub struct FileStore {
     around: Vec<Marker>,
 }
 
-impl FileStore {
+impl FileEngine {
     /// A request for all of `targets`.
     pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
-        Self { dir, targets, terms, around: nesting::markers() }
-    }
-
-    /// The value of [`HELD_VARIABLE`] for a command under these grants.
-    pub fn held_variable(&self, grants: &[Grant]) -> String {
-        nesting::for_command(&self.around, grants.iter().map(|grant| grant.marker.clone()))
+        Self { dir, targets, terms, around: nesting::markers_around() }
     }
 
     /// The locks directory.
@@ -122,30 +89,6 @@ impl FileStore {
     /// Which locks, in the order given.
     pub fn targets(&self) -> &[Target] {
         &self.targets
-    }
-
-    /// The files that are locked.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        let path = |target: &Target| match target {
-            Target::Name(name) => self.dir.path().join(name::stem(name) + ".lock"),
-            Target::Path(path) => path.clone(),
-        };
-        self.targets.iter().map(path).collect()
-    }
-
-    /// Whether a lockrun or a token around us holds one of them, so that it is
-    /// not free before we end.
-    ///
-    /// # Errors
-    /// A file cannot be opened.
-    pub fn would_wait_for_itself(&self) -> Result<bool> {
-        for mut contender in self.contenders(&self.dir)? {
-            let verdicts = [contender.judge_markers(&self.around, false), contender.judge_tokens(false)?];
-            if verdicts.contains(&Verdict::Deadlock) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Opens every target, in the one order in which everybody takes them:
@@ -163,110 +106,53 @@ impl FileStore {
     }
 }
 
-impl Store for FileStore {
-    type Place = FilePlace;
+impl Engine for FileEngine {
+    type Queued = FileQueued;
     type Held = FileHeld;
 
-    fn request(&self, patience: &Patience) -> Result<Answer<FilePlace, FileHeld>> {
-        // By tokens, which are asked for last.
-        let mut covered: Vec<Marker> = Vec::new();
-        let mut dir = self.dir.clone();
-        'reopen: loop {
-            let mut contenders = match self.contenders(&dir) {
-                Err(_) if !dir.is_current() => {
-                    dir = dir.reopen()?;
-                    continue;
-                }
-                other => other?,
-            };
-            for contender in &mut contenders {
-                match contender.judge_markers(&self.around, self.terms.reentrant) {
-                    Verdict::Ask => {}
-                    Verdict::Covered(marker) => contender.cover(marker.fence, marker.place()),
-                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
-                }
-                if let Some(marker) = covered.iter().find(|marker: &&Marker| marker.identity == contender.identity()) {
-                    contender.cover(marker.fence, marker.place());
-                }
-            }
-            for contender in &mut contenders {
-                if !contender.enter_door(patience)? {
-                    return Ok(if patience.queue { Answer::TimedOut } else { Answer::Refused(Refusal::Busy) });
-                }
-            }
-            // Every door is ours: whatever is decided now, nobody sees half
-            // of it.
-            let mut blocked = None;
-            for (position, contender) in contenders.iter_mut().enumerate() {
-                if !contender.take()? {
-                    blocked = Some(position);
-                    break;
-                }
-            }
-            for contender in &contenders {
-                if !contender.is_current()? {
-                    dir = dir.reopen()?;
-                    continue 'reopen;
-                }
-            }
-            let suspects = match (self.terms.mode, blocked) {
-                // Sharing with one's own token would be granted, too.
-                (Mode::Shared, _) => &contenders[..],
-                // Also what would have to be waited for later.
-                (_, Some(blocked)) => &contenders[blocked..],
-                (_, None) => &[],
-            };
-            for contender in suspects.iter().filter(|contender| !contender.is_covered()) {
-                match contender.judge_tokens(self.terms.reentrant)? {
-                    Verdict::Ask => {}
-                    Verdict::Covered(marker) => {
-                        covered.push(marker);
-                        continue 'reopen;
-                    }
-                    Verdict::Deadlock => return Ok(Answer::Refused(Refusal::Deadlock)),
-                }
-            }
-            let Some(blocked) = blocked else {
-                return Ok(Answer::Granted(FileHeld::new(dir, contenders)));
-            };
-            if !patience.queue {
-                return Ok(Answer::Refused(Refusal::Busy));
-            }
-            if let Some(most) = self.terms.max_waiters.filter(|_| !self.terms.replace) {
-                for contender in &mut contenders[blocked..] {
-                    if contender.would_wait_with(most as usize)? {
-                        return Ok(Answer::Refused(Refusal::QueueFull));
-                    }
-                }
-            }
-            let contender = &mut contenders[blocked];
-            // Told now and not after a long wait.
-            contender.read_own_text()?;
-            contender.draw_ticket(self.terms.replace)?;
-            for contender in &mut contenders {
-                contender.leave_door()?;
-            }
-            if self.terms.replace {
-                contenders[blocked].end_rivals()?;
-            }
-            return Ok(Answer::Queued(FilePlace::new(dir, contenders, blocked, self.terms.replace)));
-        }
+    fn ask(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
+        request::ask(self, patience)
     }
 
     fn holders(&self) -> Vec<Holder> {
         let survey = Survey::new(Some(&self.dir));
         self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
     }
+
+    fn places(&self) -> Vec<Vec<u8>> {
+        let path = |target: &Target| match target {
+            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
+            Target::Path(path) => path.clone(),
+        };
+        self.targets.iter().map(|target| path(target).into_os_string().into_vec()).collect()
+    }
+
+    fn warning(&self) -> Option<String> {
+        let kind = self.dir.network()?;
+        Some(format!("{} is on {kind}: locks there reach as far as its server lets them", self.dir.path().display()))
+    }
 }
 
-/// Makes whoever holds a lock let go. Returns whether anybody was seen to
-/// hold it.
+/// Makes the lock file of a name if it is missing. Returns its path, from any
+/// working directory.
 ///
 /// # Errors
-/// See `rivals::break_lock`; or the lock's file cannot be opened.
-pub fn break_lock(path: &Path, kill_after: Duration) -> Result<bool> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let lock = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(sys::above_stdio);
-    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-    rivals::break_lock(&lock.into(), kill_after)
+/// See [`open::lock_file`]; or its content is not lockrun's.
+pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
+    let file_name = LockFile::of_name(name).file_name();
+    let opened = open::lock_file(dir, &file_name)?;
+    let path = dir.path_of(&file_name);
+    if record::read(&opened.file) == Text::Foreign {
+        bail!("{}: its content is not lockrun's", path.display());
+    }
+    Ok(path)
+}
+
+/// What a lock file says about a token's grant, or about a later one. Of a
+/// pool, each slot remembers its own last grant.
+pub fn record_of_grant(dir: &Path, file_name: &str, fence: u64, slot: Option<u32>) -> Option<Record> {
+    // A forged token can name anything.
+    let file = open::plain_file(&dir.join(file_name))?;
+    let of_slot = slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
+    of_slot.filter(|record| record.fence == fence).or_else(|| record::read(&file).record())
 }

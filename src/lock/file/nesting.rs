@@ -15,20 +15,14 @@ use std::str::FromStr;
 
 use rustix::process::getpid;
 
-use super::kernel::{self, Descriptor, Kernel, Line, Locker};
-use super::open::{self, Identity};
-use super::places;
-use super::queue::{self, OwnedSign, Queue};
-use crate::lock::Mode;
+use super::identity::Identity;
+use super::kernel::{self, Descriptor, Kernel, KernelLock, Locker};
+use super::queue::{self, OwnedToken, Queue};
+use super::slots;
+use crate::lock::{Mode, markers};
 use crate::process;
-use crate::record::put_number;
 use crate::sys;
 use crate::token::Token;
-
-/// Where COMMAND finds them: one word for each lock.
-pub const VARIABLE: &str = "LOCKRUN_HELD";
-/// Deeper nesting forgets the outermost ones.
-const MOST: usize = 1024;
 
 /// One lock, held around a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,14 +40,14 @@ pub struct Marker {
 pub enum Strength {
     Exclusive,
     Shared,
-    Place(u32),
+    Slot(u32),
 }
 
 /// What a request under these markers comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Nesting {
     /// It can be asked for.
-    Ask,
+    Outside,
     /// It is held for us at least as strongly.
     Covered(Marker),
     /// It would wait for itself.
@@ -61,9 +55,9 @@ pub enum Verdict {
 }
 
 impl Strength {
-    pub fn of(mode: Mode, place: Option<u32>) -> Self {
-        match (mode, place) {
-            (Mode::Place { .. }, Some(place)) => Strength::Place(place),
+    pub fn of(mode: Mode, slot: Option<u32>) -> Self {
+        match (mode, slot) {
+            (Mode::Slot { .. }, Some(slot)) => Strength::Slot(slot),
             (Mode::Shared, _) => Strength::Shared,
             _ => Strength::Exclusive,
         }
@@ -72,18 +66,18 @@ impl Strength {
     /// As the kernel shows it, if the descriptor has the lock of this file.
     fn shown(descriptor: &Descriptor, lock: Identity) -> Option<Self> {
         let shared = descriptor.locks.iter().find_map(|line| match line {
-            Line::Flock(_, locker) => Some(locker.shared),
-            Line::Bytes { .. } => None,
+            KernelLock::Flock(_, locker) => Some(locker.shared),
+            KernelLock::Bytes { .. } => None,
         })?;
-        if open::identity_of(&descriptor.path) != Ok(Some(lock)) {
+        if Identity::behind(&descriptor.path) != Ok(Some(lock)) {
             return None;
         }
-        let place = descriptor.locks.iter().find_map(|line| match line {
-            Line::Bytes { first, last, .. } => places::held_by(*first, *last),
-            Line::Flock(..) => None,
+        let slot = descriptor.locks.iter().find_map(|line| match line {
+            KernelLock::Bytes { first, last, .. } => slots::held_by(*first, *last),
+            KernelLock::Flock(..) => None,
         });
-        Some(match place {
-            Some(place) => Strength::Place(place),
+        Some(match slot {
+            Some(slot) => Strength::Slot(slot),
             None if shared => Strength::Shared,
             None => Strength::Exclusive,
         })
@@ -98,9 +92,9 @@ impl Strength {
         match self {
             Strength::Exclusive => true,
             Strength::Shared => mode == Mode::Shared,
-            Strength::Place(held) => match mode {
-                Mode::Place { which: Some(place), .. } => place == held,
-                Mode::Place { which: None, of } => held < of,
+            Strength::Slot(held) => match mode {
+                Mode::Slot { which: Some(slot), .. } => slot == held,
+                Mode::Slot { which: None, of } => held < of,
                 Mode::Exclusive | Mode::Shared => false,
             },
         }
@@ -108,9 +102,9 @@ impl Strength {
 }
 
 impl Marker {
-    /// The place of a pool that is held.
-    pub fn place(&self) -> Option<u32> {
-        if let Strength::Place(place) = self.strength { Some(place) } else { None }
+    /// The slot of a pool that is held.
+    pub fn slot(&self) -> Option<u32> {
+        if let Strength::Slot(slot) = self.strength { Some(slot) } else { None }
     }
 }
 
@@ -121,7 +115,7 @@ impl fmt::Display for Marker {
         match self.strength {
             Strength::Exclusive => f.write_str("x"),
             Strength::Shared => f.write_str("s"),
-            Strength::Place(place) => write!(f, "{place}"),
+            Strength::Slot(slot) => write!(f, "{slot}"),
         }
     }
 }
@@ -139,51 +133,33 @@ impl FromStr for Marker {
             strength: match strength {
                 "x" => Strength::Exclusive,
                 "s" => Strength::Shared,
-                place => Strength::Place(place.parse().map_err(drop)?),
+                slot => Strength::Slot(slot.parse().map_err(drop)?),
             },
         })
     }
 }
 
-/// The markers of our environment.
-pub fn markers() -> Vec<Marker> {
-    let Some(words) = std::env::var_os(VARIABLE) else { return Vec::new() };
-    words.to_string_lossy().split(' ').filter_map(|word| word.parse().ok()).collect()
-}
-
-/// The variable for COMMAND: those around us, and ours.
-pub fn for_command(around: &[Marker], ours: impl Iterator<Item = String>) -> String {
-    let around = around.iter().map(Marker::to_string);
-    let words: Vec<String> = around.chain(ours).collect();
-    words[words.len().saturating_sub(MOST)..].join(" ")
-}
-
-/// Puts the numbers of grants into a variable that [`for_command`] made for
-/// them with other numbers. `false` if they have fewer or more digits.
-pub fn renumber(variable: &mut [u8], fences: &[u64]) -> bool {
-    let ours = variable.rsplit_mut(|byte| *byte == b' ').zip(fences.iter().rev());
-    ours.into_iter().all(|(marker, fence)| {
-        let number = marker.split_mut(|byte| *byte == b':').nth(2);
-        number.is_some_and(|number| put_number(number, *fence))
-    })
+/// The markers of our environment that are about lock files.
+pub fn markers_around() -> Vec<Marker> {
+    markers::around().iter().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Judges a request for a lock of which this is held for us. With
 /// `reentrant`, what is held strongly enough need not be taken.
-pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Verdict {
+pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Nesting {
     if held.is_empty() {
-        return Verdict::Ask;
+        return Nesting::Outside;
     }
     if reentrant && let Some(marker) = held.iter().find(|marker| marker.strength.covers(mode)) {
-        return Verdict::Covered(*marker);
+        return Nesting::Covered(*marker);
     }
-    let places: Vec<u32> = held.iter().filter_map(Marker::place).collect();
-    let is_pool = places.len() == held.len();
+    let slots: Vec<u32> = held.iter().filter_map(Marker::slot).collect();
+    let is_pool = slots.len() == held.len();
     match mode {
-        // Another place may be free, or become free.
-        Mode::Place { which: None, of } if is_pool && !(0..of).all(|place| places.contains(&place)) => Verdict::Ask,
-        Mode::Place { which: Some(place), .. } if is_pool && !places.contains(&place) => Verdict::Ask,
-        _ => Verdict::Deadlock,
+        // Another slot may be free, or become free.
+        Mode::Slot { which: None, of } if is_pool && !(0..of).all(|slot| slots.contains(&slot)) => Nesting::Outside,
+        Mode::Slot { which: Some(slot), .. } if is_pool && !slots.contains(&slot) => Nesting::Outside,
+        _ => Nesting::Deadlock,
     }
 }
 
@@ -227,12 +203,12 @@ pub fn held_by_tokens(lock: Identity, queue: &Queue, queue_identity: Identity) -
     let mut held = Vec::new();
     let token = std::env::var_os("LOCKRUN_TOKEN").and_then(|word| Token::parse(word.as_encoded_bytes()));
     for marker in token.iter().flat_map(|token| &token.grants).filter_map(|grant| grant.marker.parse::<Marker>().ok()) {
-        if marker.identity == lock && queue.has_sign_of_grant(marker.fence)? {
+        if marker.identity == lock && queue.is_token_held(marker.fence)? {
             held.push(marker);
         }
     }
     let us = getpid().as_raw_nonzero().get();
-    for sign in queue.signs_of_owners(process::ancestors(us))? {
+    for sign in queue.keepers_for(process::ancestors(us))? {
         held.extend(held_by_token(&sign, lock, queue_identity));
     }
     Ok(held)
@@ -240,18 +216,18 @@ pub fn held_by_tokens(lock: Identity, queue: &Queue, queue_identity: Identity) -
 
 /// The grant of a token, if the process that the sign names, as we know
 /// processes, really holds the lock on behalf of that owner.
-fn held_by_token(sign: &OwnedSign, lock: Identity, queue: Identity) -> Option<Marker> {
-    if process::name(sign.holder) != sys::HOLDER_NAME {
+fn held_by_token(sign: &OwnedToken, lock: Identity, queue: Identity) -> Option<Marker> {
+    if process::name(sign.holder) != sys::KEEPER_NAME {
         return None;
     }
     let descriptors = kernel::descriptors_of(sign.holder)?;
     descriptors.iter().find(|descriptor| descriptor.process == Some(sign.owner))?;
     let sign_on = |descriptor: &Descriptor| {
         let grant = descriptor.locks.iter().find_map(|line| match line {
-            Line::Bytes { first, .. } => queue::grant_of_sign(*first),
-            Line::Flock(..) => None,
+            KernelLock::Bytes { first, .. } => queue::fence_of_token_byte(*first),
+            KernelLock::Flock(..) => None,
         })?;
-        (open::identity_of(&descriptor.path) == Ok(Some(queue))).then_some(grant)
+        (Identity::behind(&descriptor.path) == Ok(Some(queue))).then_some(grant)
     };
     Some(Marker {
         identity: lock,
@@ -266,7 +242,7 @@ mod tests {
 
     #[test]
     fn markers_are_read_back() {
-        for strength in [Strength::Exclusive, Strength::Shared, Strength::Place(7)] {
+        for strength in [Strength::Exclusive, Strength::Shared, Strength::Slot(7)] {
             let marker = Marker { identity: Identity { device: 0xfe00, inode: 99 }, fence: u64::MAX, strength };
             assert_eq!(marker.to_string().parse(), Ok(marker));
         }
@@ -275,27 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_with_other_numbers_is_what_it_would_have_been() {
-        let marker =
-            |inode, fence| Marker { identity: Identity { device: 7, inode }, fence, strength: Strength::Shared };
-        let around = [marker(1, 11), marker(2, 22)];
-        let variable = |fences: [u64; 2]| {
-            for_command(&around, [marker(3, fences[0]), marker(4, fences[1])].iter().map(Marker::to_string))
-                .into_bytes()
-        };
-        let mut text = variable([33, 44]);
-        assert!(renumber(&mut text, &[55, 66]));
-        assert_eq!(text, variable([55, 66]));
-        assert!(!renumber(&mut text, &[55, 100]));
-        assert!(!renumber(&mut text, &[5, 66]));
-    }
-
-    #[test]
     fn what_is_held_covers_what_is_weaker() {
-        let place = |which| Mode::Place { of: 4, which };
-        assert!(Strength::Exclusive.covers(Mode::Shared) && Strength::Exclusive.covers(place(None)));
+        let slot = |which| Mode::Slot { of: 4, which };
+        assert!(Strength::Exclusive.covers(Mode::Shared) && Strength::Exclusive.covers(slot(None)));
         assert!(Strength::Shared.covers(Mode::Shared) && !Strength::Shared.covers(Mode::Exclusive));
-        assert!(Strength::Place(1).covers(place(Some(1))) && !Strength::Place(1).covers(place(Some(2))));
-        assert!(!Strength::Place(1).covers(Mode::Exclusive));
+        assert!(Strength::Slot(1).covers(slot(Some(1))) && !Strength::Slot(1).covers(slot(Some(2))));
+        assert!(!Strength::Slot(1).covers(Mode::Exclusive));
     }
 }

@@ -1,30 +1,20 @@
 //! Opening lock files: nothing that is not a plain file of this directory is
-//! opened, followed, truncated or changed.
+//! opened, followed, truncated or changed. What another user may have written
+//! there leads to nothing else either: see [`file_named`].
 
+use std::fmt;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, stat, statat};
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, lstat, statat};
 use rustix::io::Errno;
-use rustix::path::Arg;
 
-use super::dir::{Advice, Dir, open_at};
+use super::dir::{Dir, open_at};
+use super::identity::Identity;
+use crate::advice::Advice;
 use crate::sys;
-
-/// Device and inode: the same for every spelling of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Identity {
-    pub device: u64,
-    pub inode: u64,
-}
-
-impl From<&Stat> for Identity {
-    fn from(stat: &Stat) -> Self {
-        Self { device: stat.st_dev, inode: stat.st_ino }
-    }
-}
 
 /// A file of ours in the locks directory.
 pub struct Opened {
@@ -34,6 +24,21 @@ pub struct Opened {
     /// file system.
     pub writable: bool,
 }
+
+/// Something else stands at the place of a lock file.
+#[derive(Debug)]
+pub struct NotPlain(&'static str);
+
+impl fmt::Display for NotPlain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "" => f.write_str("has other hard links, so it may be somebody else's file; nothing was changed"),
+            kind => write!(f, "is {kind}, not a lock file; nothing was changed"),
+        }
+    }
+}
+
+impl std::error::Error for NotPlain {}
 
 /// Opens a lock file, and makes it if it is missing.
 ///
@@ -56,7 +61,7 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
         match create(dir, name) {
             Ok(opened) => return Ok(opened),
             Err(Errno::EXIST) => {}
-            Err(e) => return Err(e).context("cannot create it").context(Advice(advice(e))),
+            Err(e) => return Err(e).context("cannot create it").context(Advice::new(advice(e))),
         }
     }
 }
@@ -69,6 +74,40 @@ pub fn existing_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     try_existing(dir, name).with_context(|| shown(dir, name).to_string())
 }
 
+/// Opens a lock file if there is one that we may use; `None` for anything else
+/// at its place.
+///
+/// # Errors
+/// `EIO`, too many open files.
+pub fn usable_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
+    match existing_lock_file(dir, name) {
+        Err(e) if e.is::<NotPlain>() || matches!(e.downcast_ref(), Some(&(Errno::ACCESS | Errno::PERM))) => Ok(None),
+        Ok(Some(opened)) if !opened.writable => Ok(None),
+        other => other,
+    }
+}
+
+/// Opens a lock file to look at it, for reading and writing where that is
+/// allowed (`true`).
+///
+/// # Errors
+/// `ENOENT`: nothing is there, or no plain file with one link.
+pub fn lock_file_to_look_at(dir: &Dir, name: &str) -> rustix::io::Result<(File, bool)> {
+    let is_plain = |stat: &Stat| require_plain(stat).is_ok() && stat.st_nlink > 0;
+    if !is_plain(&statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?) {
+        return Err(Errno::NOENT);
+    }
+    let (fd, writable) = match open_at(dir, name, OFlags::RDWR, Mode::empty()) {
+        Ok(fd) => (fd, true),
+        Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => (open_at(dir, name, OFlags::RDONLY, Mode::empty())?, false),
+        Err(e) => return Err(e),
+    };
+    if !is_plain(&fstat(&fd)?) {
+        return Err(Errno::NOENT);
+    }
+    Ok((fd.into(), writable))
+}
+
 fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     loop {
         // Looked at before it is opened: opening alone can already change
@@ -76,7 +115,7 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
         match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => require_plain(&stat)?,
             Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(e).context("cannot look at it").context(Advice(advice(e))),
+            Err(e) => return Err(e).context("cannot look at it").context(Advice::new(advice(e))),
         }
         let open = |flags| match open_at(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
             // Only the file's owner may have it that no look at the text is
@@ -91,17 +130,15 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
             Err(Errno::ROFS) => match open(OFlags::RDONLY) {
                 Ok(fd) => (fd, false),
                 Err(Errno::NOENT) => continue,
-                Err(e) => return Err(e).context("cannot open it").context(Advice(advice(e))),
+                Err(e) => return Err(e).context("cannot open it").context(Advice::new(advice(e))),
             },
             Err(Errno::NOENT) => continue,
-            Err(e) => return Err(e).context("cannot open it for reading and writing").context(Advice(advice(e))),
+            Err(e) => return Err(e).context("cannot open it for reading and writing").context(Advice::new(advice(e))),
         };
         let stat = fstat(&fd).context("cannot look at it")?;
         require_plain(&stat)?;
-        match stat.st_nlink {
-            0 => continue,
-            1 => {}
-            _ => bail!("has other hard links; a lock file has one link, so that it cannot be somebody else's file"),
+        if stat.st_nlink == 0 {
+            continue;
         }
         return Ok(Some(Opened { file: fd.into(), identity: Identity::from(&stat), writable }));
     }
@@ -120,8 +157,11 @@ fn create(dir: &Dir, name: &str) -> rustix::io::Result<Opened> {
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: true })
 }
 
+/// # Errors
+/// [`NotPlain`].
 pub(super) fn require_plain(stat: &Stat) -> Result<()> {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
+    not_plain(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if stat.st_nlink > 1 => "",
         FileType::RegularFile => return Ok(()),
         FileType::Symlink => "a symbolic link",
         FileType::Directory => "a directory",
@@ -129,8 +169,11 @@ pub(super) fn require_plain(stat: &Stat) -> Result<()> {
         FileType::Socket => "a socket",
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         FileType::Unknown => "of an unknown type",
-    };
-    bail!("is {kind}, not a lock file; nothing was changed: remove it or use another name")
+    })
+}
+
+fn not_plain<T>(kind: &'static str) -> Result<T> {
+    Err(NotPlain(kind)).context(Advice::new("remove it or use another name"))
 }
 
 fn advice(error: Errno) -> &'static str {
@@ -160,8 +203,39 @@ pub fn user_file(path: &Path) -> Result<Opened> {
         other => other,
     };
     let opened = fd.and_then(|fd| Ok((fstat(&fd)?, fd))).with_context(|| format!("cannot open {}", path.display()));
-    let (stat, fd) = opened.context(Advice("give --file a path that you may read, or that can be made"))?;
+    let (stat, fd) = opened.context(Advice::new("give --file a path that you may read, or that can be made"))?;
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: false })
+}
+
+/// The file or directory that another file's text names by this path, if it is
+/// the one with this identity: not opened, only found (`O_PATH`). Opening can
+/// already do something to a device or a FIFO, and anybody who may write to the
+/// locks directory can name one.
+pub fn file_named(path: &Path, identity: Identity) -> Option<OwnedFd> {
+    let found =
+        rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio).ok()?;
+    let stat = fstat(&found).ok()?;
+    let is_plain = matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory);
+    (is_plain && Identity::from(&stat) == identity).then_some(found)
+}
+
+/// Opens what [`file_named`] has found, whatever its path leads to by now.
+///
+/// # Errors
+/// No permission; no /proc.
+pub fn open_found(found: &OwnedFd) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok(sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)?.into())
+}
+
+/// Opens a plain file for reading, and nothing else: it is looked at first.
+pub fn plain_file(path: &Path) -> Option<File> {
+    require_plain(&lstat(path).ok()?).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    require_plain(&fstat(&file).ok()?).ok()?;
+    Some(file.into())
 }
 
 /// Opens the same file again for writing too, which network file systems ask
@@ -172,29 +246,4 @@ pub fn user_file(path: &Path) -> Result<Opened> {
 pub fn user_file_for_writing(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-/// What is at the place of a lock file now; `None` if nothing. By a whole path,
-/// also where its directory is another one by now.
-///
-/// # Errors
-/// `EACCES`, `EIO`.
-pub fn identity_at(dir: impl AsFd, name: impl Arg) -> rustix::io::Result<Option<Identity>> {
-    found(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))
-}
-
-/// What a path of the user's leads to now; `None` if nothing.
-///
-/// # Errors
-/// `EACCES`, `EIO`.
-pub fn identity_of(path: &Path) -> rustix::io::Result<Option<Identity>> {
-    found(stat(path))
-}
-
-fn found(stat: rustix::io::Result<Stat>) -> rustix::io::Result<Option<Identity>> {
-    match stat {
-        Ok(stat) => Ok(Some(Identity::from(&stat))),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(e) => Err(e),
-    }
 }

@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow};
 use rustix::io::Errno;
 use rustix::process::getpid;
 
-use super::dir::Advice;
 use super::kernel::{self, FileId, Kernel};
-use super::places;
+use super::slots;
+use crate::advice::Advice;
 use crate::process;
 use crate::sys::{self, Forked};
 
@@ -52,10 +52,10 @@ pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
     let holding = lock.map(holding).unwrap_or_default();
     require_ours(&holding)?;
     for rival in &waiting {
-        rival.signal(sys::REPLACE())?;
+        rival.signal(sys::replace_signal())?;
     }
     match lock {
-        Some(lock) if ask_to_end(&holding, sys::REPLACE())? => kill_later(lock, holding),
+        Some(lock) if ask_to_end(&holding, sys::replace_signal())? => kill_later(lock, holding),
         _ => Ok(()),
     }
 }
@@ -95,7 +95,7 @@ fn lockruns_and_others(holding: &[Rival]) -> (Vec<&Rival>, Vec<&Rival>) {
 /// Everybody who has the lock on this file. We do not count, nor do those who
 /// have the file open without holding it, or wait for a place in its pool.
 fn holding(lock: FileId) -> Vec<Rival> {
-    let has_it = |pid| kernel::has_now(pid, lock) && !places::only_waits(pid, lock);
+    let has_it = |pid| kernel::has_now(pid, lock) && !slots::only_waits(pid, lock);
     let kernel = Kernel::look();
     let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
     // While we read, the lock may have been granted to a child of one that we
@@ -151,14 +151,14 @@ impl Rival {
     fn signal(&self, signal: i32) -> Result<()> {
         let mut sent = if self.is_seen { sys::send_by_pidfd(&self.process, signal) } else { Err(Errno::PERM) };
         if let Some((pid, child)) = &self.child
-            && process::name(*pid) == sys::HOLDER_NAME
+            && process::name(*pid) == sys::KEEPER_NAME
         {
             sent = sys::send_by_pidfd(child, signal);
         }
         match sent {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) => Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
-                .context(Advice("ask that user, or root")),
+                .context(Advice::new("ask that user, or root")),
             Err(e) => Err(e).with_context(|| format!("cannot end pid {}", self.pid)),
         }
     }
@@ -181,14 +181,14 @@ pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };
     let rivals = holding(lock);
     require_ours(&rivals)?;
-    ask_to_end(&rivals, sys::BREAK())?;
+    ask_to_end(&rivals, sys::break_signal())?;
     wait_for_all(&rivals, kill_after);
     let left = still_holding(lock, &rivals);
     // A lockrun that is asked twice kills what it runs, and then says so; if
     // even it does not answer, it is killed as anybody else.
     let (lockruns, others) = lockruns_and_others(&left);
     for rival in &lockruns {
-        rival.signal(sys::BREAK())?;
+        rival.signal(sys::break_signal())?;
     }
     for rival in &others {
         rival.signal(libc::SIGKILL)?;
@@ -230,7 +230,7 @@ fn wait_for_all(rivals: &[Rival], limit: Duration) {
 /// Anybody else would just die of what only a lockrun understands.
 fn is_lockrun(pid: i32) -> bool {
     let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
-    ["lockrun", sys::HOLDER_NAME].contains(&process::name(pid).as_str())
+    ["lockrun", sys::KEEPER_NAME].contains(&process::name(pid).as_str())
         || program(&pid.to_string()).is_some_and(|theirs| program("self") == Some(theirs))
 }
 

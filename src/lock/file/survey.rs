@@ -3,14 +3,18 @@
 //! A lock is held if the kernel shows somebody who holds it. It is free if
 //! the kernel shows all locks there are, and not this one. Where it does not
 //! (another pid namespace, network file systems, more locks than come in one
-//! piece), the lock is tried, under the door: whoever comes through the door
-//! meanwhile waits for us instead of failing.
+//! piece), the lock is tried, under the door: a lockrun that comes through the
+//! door meanwhile waits for us instead of failing. A list of all locks tries
+//! none because of the number of locks: it reads them more often instead.
+//!
+//! What a file's text names is opened only if the kernel cannot be asked, and
+//! if it is the plain file or directory that the file's name says.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,12 +22,14 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, statat};
 use rustix::io::Errno;
 
-use super::dir::{self, Dir, open_at};
+use super::dir::{self, Dir};
+use super::identity::Identity;
 use super::kernel::{FileId, Kernel, Locker};
-use super::places;
+use super::lock_file::LockFile;
+use super::open;
 use super::queue::Queue;
-use super::{Target, open};
-use crate::lock::{Holder, Seen, State};
+use super::slots;
+use crate::lock::{Holder, LockState, Seen, Target};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
@@ -35,11 +41,6 @@ const DOOR_LIMIT: Duration = Duration::from_secs(1);
 const DOOR_PAUSE: Duration = Duration::from_micros(50);
 /// So many more times a lock is tried that another look may have kept from us.
 const LOOKS: usize = 3;
-/// Most files have one record, so no more is read at first.
-const FEW_RECORDS: usize = 2;
-/// Records in one file that are read: the last grant's, and one for each
-/// place of a pool.
-const MOST_RECORDS: usize = 1025;
 
 /// The locks of a directory at one moment.
 pub struct Survey<'a> {
@@ -67,6 +68,14 @@ struct Subject<'s> {
     open_queue: &'s dyn Fn() -> rustix::io::Result<(File, bool)>,
 }
 
+/// Who says at which path to look.
+#[derive(Clone, Copy)]
+enum Named {
+    ByUser,
+    /// Perhaps another user.
+    ByText,
+}
+
 impl<'a> Survey<'a> {
     /// Looks at all of them at once. Without a directory, no lock with a name
     /// has a file.
@@ -92,8 +101,12 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn all(&self) -> Result<Vec<Seen>> {
+    pub fn all(mut self) -> Result<Vec<Seen>> {
         let Some(dir) = self.dir else { return Ok(Vec::new()) };
+        if !self.kernel.is_complete() {
+            self.kernel = Kernel::look_thoroughly();
+            self.certain = self.kernel.shows_everybody() && self.id.is_some();
+        }
         let names = dir.names().with_context(|| format!("cannot read the locks directory {}", dir.path().display()))?;
         let mut seen: Vec<Seen> = names.iter().filter_map(|name| self.file(dir, name.to_str()?)).collect();
         seen.sort_by(|a, b| a.name.cmp(&b.name));
@@ -107,7 +120,7 @@ impl<'a> Survey<'a> {
     /// The directory cannot be read.
     pub fn names_in(dir: &Dir) -> Result<Vec<Vec<u8>>> {
         let names = dir.names().with_context(|| format!("cannot read {}", dir.path().display()))?;
-        let name = |file: &std::ffi::OsString| name::of_stem(file.to_str()?.strip_suffix(".lock")?);
+        let name = |file: &std::ffi::OsString| LockFile::parse(file.to_str()?)?.name();
         let mut names: Vec<_> = names.iter().filter_map(name).collect();
         names.sort();
         Ok(names)
@@ -121,7 +134,7 @@ impl<'a> Survey<'a> {
     pub fn of(&self, target: &Target) -> Result<Seen> {
         match target {
             Target::Name(name) => {
-                let file_name = name::stem(name) + ".lock";
+                let file_name = LockFile::of_name(name).file_name();
                 let Some(dir) = self.dir else { return Ok(free(name.clone(), file_name.into())) };
                 let path = dir.path().join(&file_name);
                 match statat(dir, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -136,7 +149,7 @@ impl<'a> Survey<'a> {
             Target::Path(path) => {
                 let name = path.as_os_str().as_bytes().to_vec();
                 match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-                    Ok(file) => Ok(self.at_path(name, path, &file.into())?),
+                    Ok(found) => self.at_path(name, path, &found, Named::ByUser),
                     Err(Errno::NOENT) => Ok(free(name, path.clone())),
                     Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
                 }
@@ -151,7 +164,7 @@ impl<'a> Survey<'a> {
     /// place.
     pub fn require_usable(&self, target: &Target) -> Result<()> {
         let (Some(dir), Target::Name(name)) = (self.dir, target) else { return Ok(()) };
-        let file_name = name::stem(name) + ".lock";
+        let file_name = LockFile::of_name(name).file_name();
         match open::existing_lock_file(dir, &file_name)? {
             Some(opened) if record::read(&opened.file) == Text::Foreign => {
                 bail!("{}: its content is not lockrun's", dir.path().join(file_name).display())
@@ -162,44 +175,38 @@ impl<'a> Survey<'a> {
 
     /// The lock behind a file of the directory, if it is one.
     fn file(&self, dir: &Dir, file_name: &str) -> Option<Seen> {
-        let (stem, suffix) = file_name.rsplit_once('.')?;
-        match suffix {
-            "lock" => {
-                let known = name::of_stem(stem);
-                if known.is_none() {
-                    name::may_begin(stem, b"")?;
-                }
+        let file = LockFile::parse(file_name)?;
+        match &file {
+            LockFile::Named(stem) => {
                 let stat = statat(dir, file_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return None;
                 }
                 // The lock file of another program, perhaps.
                 let ours = stat.st_size % record::SIZE as i64 == 0 || self.text(file_name) != Some(Text::Foreign);
-                let name = known.unwrap_or_else(|| self.long_name(file_name, stem));
+                let name = file.name().unwrap_or_else(|| self.long_name(file_name, stem));
                 ours.then(|| self.named(dir, name, file_name, &stat))
             }
-            "gate" => {
-                let (device, inode) = name::of_path_stem(stem)?;
+            LockFile::Gate(locked) => {
                 let record = self.text(file_name)?.record();
                 let path = PathBuf::from(record?.name);
-                let identity = open::identity_of(&path).ok()?;
-                if identity == Some(open::Identity { device, inode }) {
-                    return self.of(&Target::Path(path)).ok();
+                if let Some(found) = open::file_named(&path, *locked) {
+                    let name = path.as_os_str().as_bytes().to_vec();
+                    return self.at_path(name, &path, &found, Named::ByText).ok();
                 }
                 // The path leads elsewhere, but whoever has locked the file
                 // that it led to has it locked still.
                 let seen = self.look(&Subject {
                     name: path.as_os_str().as_bytes().to_vec(),
                     path,
-                    lock: Some(FileId::of_device(device, inode)),
+                    lock: Some(FileId::of_device(locked.device, locked.inode)),
                     queue: None,
                     certain: true,
                     open_lock: Some(&|| Err(Errno::NOENT)),
                     open_queue: &|| self.reading(file_name),
                 });
-                (seen.state != State::Free).then_some(seen)
+                (seen.state != LockState::Free).then_some(seen)
             }
-            _ => None,
         }
     }
 
@@ -209,14 +216,7 @@ impl<'a> Survey<'a> {
     }
 
     fn reading(&self, file_name: &str) -> rustix::io::Result<(File, bool)> {
-        let dir = self.dir.ok_or(Errno::NOENT)?;
-        match open_at(dir, file_name, OFlags::RDWR, Mode::empty()) {
-            Ok(file) => Ok((file.into(), true)),
-            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => {
-                Ok((open_at(dir, file_name, OFlags::RDONLY, Mode::empty())?.into(), false))
-            }
-            Err(e) => Err(e),
-        }
+        open::lock_file_to_look_at(self.dir.ok_or(Errno::NOENT)?, file_name)
     }
 
     /// What the file's text calls itself, if its name does not contradict
@@ -243,21 +243,27 @@ impl<'a> Survey<'a> {
         })
     }
 
-    fn at_path(&self, name: Vec<u8>, path: &Path, file: &File) -> Result<Seen> {
-        let stat = fstat(file).with_context(|| format!("cannot look at {}", path.display()))?;
-        let gate = name::path_stem(stat.st_dev, stat.st_ino) + ".gate";
-        let lock = self.kernel.id_of(file);
+    fn at_path(&self, name: Vec<u8>, path: &Path, found: &OwnedFd, named: Named) -> Result<Seen> {
+        let stat = fstat(found).with_context(|| format!("cannot look at {}", path.display()))?;
+        let gate = LockFile::Gate(Identity::from(&stat)).file_name();
+        let lock = self.kernel.id_of(found);
         let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
-        let certain = lock.is_some() && self.kernel.is_complete() && dir::network(file).is_none();
+        let shows_all = match named {
+            Named::ByUser => self.kernel.is_complete(),
+            Named::ByText => self.kernel.shows_everybody(),
+        };
         Ok(self.look(&Subject {
             name,
             path: path.to_owned(),
             lock,
             queue,
-            certain,
-            open_lock: Some(&|| {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-                Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+            certain: lock.is_some() && shows_all && dir::network(found).is_none(),
+            open_lock: Some(&|| match named {
+                Named::ByUser => {
+                    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+                }
+                Named::ByText => open::open_found(found),
             }),
             open_queue: &|| self.reading(&gate),
         }))
@@ -267,8 +273,8 @@ impl<'a> Survey<'a> {
         let lockers = subject.lock.map_or(&[][..], |lock| self.kernel.lockers(lock));
         let shown = match lockers {
             [] => None,
-            lockers if lockers.iter().any(|locker| !locker.shared) => Some(State::Exclusive),
-            _ => Some(State::Shared),
+            lockers if lockers.iter().any(|locker| !locker.shared) => Some(LockState::Exclusive),
+            _ => Some(LockState::Shared),
         };
         let certainly_idle = subject.certain && !subject.queue.is_some_and(|queue| self.kernel.has_queue(queue));
         let mut seen = free(subject.name.clone(), subject.path.clone());
@@ -284,16 +290,16 @@ impl<'a> Survey<'a> {
         seen.waiting = queue.as_ref().and_then(|(queue, _)| queue.waiting(usize::MAX).ok()).unwrap_or(0);
         seen.state = match (shown, subject.open_lock) {
             (Some(state), _) => state,
-            (None, _) if subject.certain => State::Free,
-            (None, None) => queue.as_ref().map_or(State::Unknown, |queue| probe(queue.0.file(), Some(queue))),
+            (None, _) if subject.certain => LockState::Free,
+            (None, None) => queue.as_ref().map_or(LockState::Unknown, |queue| probe(queue.0.file(), Some(queue))),
             (None, Some(open)) => match open() {
                 Ok(lock) => probe(&lock, queue.as_ref()),
-                Err(Errno::NOENT) => State::Free,
-                Err(_) => State::Unknown,
+                Err(Errno::NOENT) => LockState::Free,
+                Err(_) => LockState::Unknown,
             },
         };
-        if matches!(seen.state, State::Exclusive | State::Shared) {
-            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| records(queue.file()));
+        if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
+            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
             // In an order of its own, and first of all those of whom most is
             // known.
@@ -305,7 +311,7 @@ impl<'a> Survey<'a> {
     /// Everybody who holds the lock, as far as can be seen.
     fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
         let Some(lock) = lock else { return Vec::new() };
-        let only_waits = |locker: &&Locker| locker.shared && places::only_waits(locker.pid, lock);
+        let only_waits = |locker: &&Locker| locker.shared && slots::only_waits(locker.pid, lock);
         let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
         if lockers.is_empty() && !waiting.is_empty() {
             return Vec::new();
@@ -380,30 +386,17 @@ impl Survey<'_> {
 }
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
-    Seen { name, path, state: State::Free, holders: Vec::new(), waiting: 0 }
-}
-
-/// The last grant's record, and those of the places of a pool behind it.
-fn records(file: &File) -> Vec<(Option<u32>, Record)> {
-    let mut text = vec![0; FEW_RECORDS * record::SIZE];
-    let mut length = file.read_at(&mut text, 0).unwrap_or(0);
-    if length == text.len() {
-        text.resize(MOST_RECORDS * record::SIZE, 0);
-        length += file.read_at(&mut text[length..], length as u64).unwrap_or(0);
-    }
-    let records = text[..length].chunks(record::SIZE).enumerate();
-    let slot = |position: usize| position.checked_sub(1).and_then(|slot| u32::try_from(slot).ok());
-    records.filter_map(|(position, text)| Some((slot(position), record::parse(text).record()?))).collect()
+    Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0 }
 }
 
 /// Tries the lock for a moment, while nobody can come through the door.
-fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
+fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
     let start = Instant::now();
     if let Some((queue, writable)) = queue {
         let kind = if *writable { Kind::Write } else { Kind::Read };
         while !matches!(queue.try_block_door(kind), Ok(true)) {
             if start.elapsed() > DOOR_LIMIT {
-                return State::Unknown;
+                return LockState::Unknown;
             }
             std::thread::sleep(DOOR_PAUSE);
         }
@@ -412,7 +405,7 @@ fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
     let alone = queue.is_some_and(|(_, writable)| *writable);
     let mut state = attempt(lock);
     for _ in 0..LOOKS {
-        if alone || state == State::Free {
+        if alone || state == LockState::Free {
             break;
         }
         std::thread::sleep(DOOR_PAUSE);
@@ -424,14 +417,14 @@ fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> State {
     state
 }
 
-fn attempt(lock: &File) -> State {
+fn attempt(lock: &File) -> LockState {
     let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => State::Exclusive,
-        Err(_) => State::Unknown,
+        Err(Errno::WOULDBLOCK) => LockState::Exclusive,
+        Err(_) => LockState::Unknown,
         Ok(()) => match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => State::Free,
-            Err(Errno::WOULDBLOCK) => State::Shared,
-            Err(_) => State::Unknown,
+            Ok(()) => LockState::Free,
+            Err(Errno::WOULDBLOCK) => LockState::Shared,
+            Err(_) => LockState::Unknown,
         },
     };
     let _ = flock(lock, FlockOperation::Unlock);

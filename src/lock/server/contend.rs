@@ -565,7 +565,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         for summons in due {
             let limits = self.limits();
             match self.store.remove((name, &summons.row), limits).await {
-                Ok(true) => (self.tell)(News::Removed { holder: HolderSeen::of(&summons.row) }),
+                Ok(true) => (self.tell)(News::Removed { holder: Box::new(HolderSeen::of(&summons.row)) }),
                 Ok(false) => {}
                 Err(trouble) => {
                     self.in_trouble(&trouble);

@@ -56,7 +56,7 @@ pub enum News {
     /// Somebody who was called in vain was removed. It may still run.
     Removed {
         /// Who.
-        holder: HolderSeen,
+        holder: Box<HolderSeen>,
     },
     /// Somebody calls us, the holder.
     Called(Call),

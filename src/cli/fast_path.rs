@@ -12,9 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::Run;
 use crate::duration::parse_limit;
 
-/// The options of a run, if the line is a usual one. Not inlined: `main` stays
-/// in memory while lockrun sleeps, and this has done its work by then.
-#[inline(never)]
+/// The options of a run, if the line is a usual one.
 pub fn read(words: &[OsString]) -> Option<Run> {
     let mut run = Run::default();
     let Run { lock, exec, shell, command, .. } = &mut run;

@@ -13,26 +13,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use rustix::event::{PollFd, PollFlags};
 
-use crate::lock::Held;
+use crate::lock::{Held, Note};
 use crate::message;
 use crate::record::timestamp;
-use crate::sys::{self, SignalFd};
+use crate::sys::{self, SignalFd, Timer};
 use crate::token::Token;
 
-pub use protocol::{Answer, Ask, State, ask, listen, take_over};
+pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
 use protocol::{Reply, Request};
 
 /// So many may speak to a holder at once; the first of more is dropped. Its
 /// own user's processes only: others are refused before they say a word.
 const CLIENTS: usize = 16;
 
+/// How the record of a released lock begins; any other end is a loss.
+pub const RELEASED: &str = "released";
+
 /// What the holder has to know.
-pub struct Holder<H> {
+pub struct Keeper<H> {
     /// The lock.
     pub held: H,
     /// Its token.
@@ -49,11 +49,14 @@ pub struct Holder<H> {
     pub printed: UnixStream,
 }
 
+/// A client that waits for the release does not wait longer.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
 /// After accept(2) failed for want of what others have: trying at once again
 /// would keep a processor busy.
 const A_PAUSE: Duration = Duration::from_millis(100);
 
-impl<H: Held> Holder<H> {
+impl<H: Held> Keeper<H> {
     /// Holds the lock until there is a reason to let go. `granted_at` is on
     /// the clock of [`sys::suspend_aware_now`].
     pub fn hold(self, granted_at: Duration) -> ! {
@@ -64,17 +67,26 @@ impl<H: Held> Holder<H> {
             lease,
             expires_at: lease.map(|lease| granted_at.saturating_add(lease)),
             timer: None,
+            armed_for: None,
             printed: Some(printed),
             clients: VecDeque::new(),
         };
         // Anything that fails here fails for want of memory or descriptors:
         // then nobody could release the lock, so it is not kept.
-        let why = holding.serve(&listener, owner.as_ref()).unwrap_or_else(|error| format!("failed: {error}"));
-        let ended = holding.let_go(&why);
-        if let Some(mut caller) = holding.printed {
-            let _ = caller.write_all((ended + "\n").as_bytes());
-        }
-        sys::exit_now(0)
+        let end = holding.serve(&listener, owner.as_ref()).unwrap_or_else(|error| format!("failed: {error}").into());
+        holding.let_go(&listener, end)
+    }
+}
+
+/// Why the lock is let go, and the client that asked for it.
+struct End {
+    why: String,
+    client: Option<Client>,
+}
+
+impl<T: Into<String>> From<T> for End {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), client: None }
     }
 }
 
@@ -88,41 +100,49 @@ struct Holding<H> {
     token: Token,
     lease: Option<Duration>,
     expires_at: Option<Duration>,
-    timer: Option<OwnedFd>,
+    timer: Option<Timer>,
+    armed_for: Option<Duration>,
     /// `None`: the token has been printed.
     printed: Option<UnixStream>,
     clients: VecDeque<Client>,
 }
 
 impl<H: Held> Holding<H> {
-    /// Returns why to let go.
-    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>) -> io::Result<String> {
+    /// Returns when the lock is to be let go.
+    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>) -> io::Result<End> {
         listener.set_nonblocking(true)?;
         if let Some(caller) = &self.printed {
             caller.set_nonblocking(true)?;
         }
-        let asked_to_end = SignalFd::new(&[sys::REPLACE(), sys::BREAK(), libc::SIGTERM])?;
-        self.arm()?;
+        let signals = SignalFd::new(&[sys::replace_signal(), sys::break_signal(), libc::SIGTERM, sys::timer_signal()])?;
         loop {
+            self.arm()?;
             let ready = {
                 let sources = [
                     Some(listener.as_fd()),
-                    self.timer.as_ref().map(AsFd::as_fd),
                     owner.map(AsFd::as_fd),
                     self.printed.as_ref().map(AsFd::as_fd),
-                    Some(asked_to_end.as_fd()),
+                    Some(signals.as_fd()),
+                    self.held.wakes().descriptor,
                 ];
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
                 let sources: Vec<_> = sources.into_iter().chain(clients).collect();
                 wait_for_any(&sources)?
             };
-            if ready[2] {
+            if ready[1] {
                 return Ok("its owner ended".into());
             }
-            if ready[1] && self.expires_at.is_some_and(|at| at <= sys::suspend_aware_now()) {
+            let signal = if ready[3] { signals.read() } else { None };
+            let now = sys::suspend_aware_now();
+            if self.expires_at.is_some_and(|at| at <= now) {
                 return Ok("expired".into());
             }
-            if ready[3]
+            if (ready[4] || self.held.wakes().at.is_some_and(|at| at <= now))
+                && let Some(loss) = self.held.tend()
+            {
+                return Ok(format!("lost: {}", loss.lost.how).into());
+            }
+            if ready[2]
                 && let Some(caller) = &mut self.printed
             {
                 match caller.read(&mut [0]) {
@@ -131,14 +151,12 @@ impl<H: Held> Holding<H> {
                     _ => return Ok("its token was never printed".into()),
                 }
             }
-            if ready[4]
-                && let Some((signal, sender)) = asked_to_end.read()
-            {
-                let what = if signal == sys::REPLACE() { "replaced" } else { "broken" };
-                return Ok(format!("{what} by {}", message::by(sender)));
+            if let Some((signal, sender)) = signal.filter(|(signal, _)| *signal != sys::timer_signal()) {
+                let what = if signal == sys::replace_signal() { "replaced" } else { "broken" };
+                return Ok(format!("{what} by {}", message::by(sender)).into());
             }
-            if self.hear(&ready[5..])? {
-                sys::exit_now(0);
+            if let Some(client) = self.hear(&ready[5..])? {
+                return Ok(End { why: RELEASED.into(), client: Some(client) });
             }
             if ready[0] {
                 self.accept(listener);
@@ -177,52 +195,50 @@ impl<H: Held> Holding<H> {
         self.clients.push_back(client);
     }
 
-    /// Reads what clients say. Returns whether the lock was released.
-    fn hear(&mut self, readable: &[bool]) -> io::Result<bool> {
-        let mut released = false;
-        let clients = std::mem::take(&mut self.clients);
-        for (position, mut client) in clients.into_iter().enumerate() {
+    /// Reads what clients say. Returns the first one that may release the lock
+    /// and asks for it: there is only one release.
+    fn hear(&mut self, readable: &[bool]) -> io::Result<Option<Client>> {
+        let mut clients = std::mem::take(&mut self.clients).into_iter().enumerate();
+        let mut released = None;
+        for (position, mut client) in clients.by_ref() {
             if !readable.get(position).copied().unwrap_or(false) {
                 self.clients.push_back(client);
                 continue;
             }
             match client.read_request() {
-                Ok(Some(request)) => released |= self.obey(&mut client, &request)?,
+                Ok(Some(request)) if request.secret != self.token.secret => client.answer(&Reply::WrongSecret),
+                Ok(Some(Request { ask: Ask::Release, .. })) => {
+                    released = Some(client);
+                    break;
+                }
+                Ok(Some(request)) => self.obey(&mut client, &request.ask)?,
                 Ok(None) => self.clients.push_back(client),
                 // Went away, or talks nonsense.
                 Err(_) => {}
             }
         }
+        self.clients.extend(clients.map(|(_, client)| client));
         Ok(released)
     }
 
-    fn obey(&mut self, client: &mut Client, request: &Request) -> io::Result<bool> {
-        if request.secret != self.token.secret {
-            client.answer(&Reply::WrongSecret);
-            return Ok(false);
+    fn obey(&mut self, client: &mut Client, ask: &Ask) -> io::Result<()> {
+        if let Ask::Renew { lease } = ask {
+            let lease = lease.unwrap_or(self.lease);
+            self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
+            let expires = self.expires();
+            self.held.note(&Note::Expires(expires.as_deref()));
         }
-        match &request.ask {
-            Ask::Release => {
-                let lost = self.held.lost().map(|lost| lost.how);
-                self.let_go("released");
-                client.answer(&Reply::Released { lost });
-                return Ok(true);
-            }
-            Ask::Renew { lease } => {
-                let lease = lease.unwrap_or(self.lease);
-                self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
-                self.arm()?;
-                let expires = self.expires();
-                self.held.amend(&|record| record.expires.clone_from(&expires));
-                client.answer(&Reply::State(self.state()));
-            }
-            Ask::Check => client.answer(&Reply::State(self.state())),
-        }
-        Ok(false)
+        client.answer(&Reply::State(self.state()));
+        Ok(())
     }
 
-    fn state(&self) -> State {
-        State { expires: self.expires(), remaining: self.remaining(), lost: self.held.lost().map(|lost| lost.how) }
+    fn state(&mut self) -> TokenState {
+        let lost = self.lost();
+        TokenState { expires: self.expires(), remaining: self.remaining(), lost }
+    }
+
+    fn lost(&mut self) -> Option<String> {
+        self.held.tend().map(|loss| loss.lost.how)
     }
 
     fn remaining(&self) -> Option<Duration> {
@@ -233,26 +249,41 @@ impl<H: Held> Holding<H> {
         self.remaining().and_then(|left| SystemTime::now().checked_add(left)).map(timestamp)
     }
 
-    /// Sets the timer, which runs through suspend, to the expiry.
+    /// Sets the timer, which runs through suspend, to what comes next: the
+    /// expiry, or something to do for the lock.
     fn arm(&mut self) -> io::Result<()> {
+        let next = [self.expires_at, self.held.wakes().at].into_iter().flatten().min();
+        if next == self.armed_for {
+            return Ok(());
+        }
+        self.armed_for = next;
         self.timer = None;
-        let Some(at) = self.expires_at else { return Ok(()) };
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let at = Timespec { tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: at.subsec_nanos().into() };
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value: at })?;
+        let Some(next) = next else { return Ok(()) };
+        let timer = Timer::new()?;
+        timer.fire_at(next)?;
         self.timer = Some(timer);
         Ok(())
     }
 
-    /// Free again; what is said about it afterwards, and returned, is only
-    /// for people.
-    fn let_go(&mut self, why: &str) -> String {
-        let ended = format!("{why} at {}", timestamp(SystemTime::now()));
-        self.held.amend(&|record| record.ended = Some(ended.clone()));
-        // If this fails, the end of this process does it.
-        let _ = self.held.release();
-        ended
+    /// Frees the lock, then says so: in the record, to `acquire` if it still
+    /// listens, and to the client that asked for it.
+    fn let_go(mut self, listener: &UnixListener, end: End) -> ! {
+        let lost = self.lost();
+        let ended = format!("{} at {}", end.why, timestamp(SystemTime::now()));
+        self.held.note(&Note::Ended(&ended));
+        // No other process has the descriptor: if it cannot be unlocked, closing
+        // it frees the lock.
+        let _ = self.held.release(RELEASE_LIMIT);
+        drop(self.held);
+        // The other clients are hung up on. They call again, and are refused.
+        let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+        if let Some(mut caller) = self.printed {
+            let _ = caller.write_all((ended + "\n").as_bytes());
+        }
+        if let Some(mut client) = end.client {
+            client.answer(&Reply::Released { lost });
+        }
+        sys::exit_now(0)
     }
 }
 
@@ -287,13 +318,7 @@ impl Client {
 /// order given.
 fn wait_for_any(sources: &[Option<std::os::fd::BorrowedFd<'_>>]) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = sources.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    loop {
-        match poll(&mut polled, None) {
-            Ok(_) => break,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    sys::wait_until_ready(&mut polled, None)?;
     let mut events = polled.iter().map(|fd| !fd.revents().is_empty());
     Ok(sources.iter().map(|source| source.is_some() && events.next().unwrap_or(false)).collect())
 }

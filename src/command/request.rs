@@ -8,45 +8,42 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::engine::AnyEngine;
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::file::{Dir, FileStore, Target, Terms};
-use crate::lock::{Holder, Mode, Patience, Refusal, Store};
+use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
 use crate::message;
 use crate::record::Claim;
 use crate::sys::{self, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
-/// Names the locks directory where `--dir` does not.
-pub const DIR: &str = "LOCKRUN_DIR";
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
 /// A lock that is asked for.
-pub struct Asked {
+pub struct LockRequest {
     /// Where to ask.
-    pub store: FileStore,
-    /// The lock's name, as messages show it.
+    pub engine: AnyEngine,
+    /// The locks' names, as they were given.
+    pub names: Vec<Vec<u8>>,
+    /// The same, as messages show them.
     pub name: String,
     /// How long.
     pub patience: Patience,
     /// How much to say.
     pub verbosity: Verbosity,
-    started: Instant,
-    limit: Limit,
     conflict_code: Option<u8>,
 }
 
-impl Asked {
+impl LockRequest {
     /// Understands the options; `default_name` is what the lock is called
     /// that was given neither name nor file.
     ///
     /// # Errors
     /// Words that mean nothing, or a locks directory that cannot be used.
     pub fn new(options: cli::Lock, default_name: impl FnOnce() -> Vec<u8>, mask: Mask) -> Result<Self> {
-        let started = Instant::now();
         let verbosity = match (options.quiet, options.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
@@ -57,49 +54,38 @@ impl Asked {
             (false, Some(limit)) => limit,
             (false, None) => limit_of_environment()?.unwrap_or(Limit::Never),
         };
-        let patience = Patience {
-            deadline: limit.finite().and_then(|limit| started.checked_add(limit)),
-            queue: limit != Limit::After(Duration::ZERO),
-            mask,
-        };
+        let patience = Patience { limit, since: Instant::now(), mask };
         let terms = Terms {
             mode: mode(&options),
             max_waiters: options.max_waiters,
             replace: options.replace,
             reentrant: options.reentrant,
         };
-        if terms.replace && !patience.queue {
+        if terms.replace && !patience.waits() {
             bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
         }
         let names_like_paths: Vec<_> = options.name.iter().filter(|name| looks_like_a_path(name)).cloned().collect();
         let targets = targets(options.name, options.file, default_name)?;
-        let dir = match options.dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from)) {
-            Some(dir) => Dir::given(&dir)?,
-            None => Dir::default_of_user()?,
-        };
-        let name = targets.iter().map(|target| message::shown_name(target.name())).collect::<Vec<_>>().join(", ");
-        let asked = Self {
-            store: FileStore::new(dir, targets, terms),
+        let names: Vec<_> = targets.iter().map(|target| target.name().to_vec()).collect();
+        let name = names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", ");
+        let request = Self {
+            engine: AnyEngine::choose(options.dir, targets, terms)?,
+            names,
             name,
             patience,
             verbosity,
-            started,
-            limit,
             conflict_code: options.conflict_exit_code,
         };
-        asked.tell_what_may_surprise(&names_like_paths);
-        Ok(asked)
+        request.tell_what_may_surprise(&names_like_paths);
+        Ok(request)
     }
 
     fn tell_what_may_surprise(&self, names_like_paths: &[OsString]) {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        if let Some(kind) = self.store.dir().network() {
-            message::tell(&format!(
-                "{} is on {kind}: locks there reach as far as its server lets them",
-                message::shown_name(self.store.dir().path().as_os_str().as_bytes())
-            ));
+        if let Some(warning) = self.engine.warning() {
+            message::tell(&printable(warning.as_bytes()));
         }
         for name in names_like_paths {
             let text = "taken as a name; to lock the file at that path, use --file";
@@ -110,33 +96,40 @@ impl Asked {
     /// For `-v`: which files are locked, after how long.
     pub fn tell_granted(&self) {
         self.tell_verbose(|| {
-            let paths = self.store.paths();
-            let paths: Vec<_> = paths.iter().map(|path| printable(path.as_os_str().as_bytes())).collect();
-            format!("locked {}, waited {}", paths.join(", "), duration::display(self.started.elapsed()))
+            let places: Vec<_> = self.engine.places().iter().map(|place| printable(place)).collect();
+            format!("locked {}, waited {}", places.join(", "), duration::display(self.patience.since.elapsed()))
         });
     }
 
     /// Says something that only `-v` wants to know.
-    #[inline]
     pub fn tell_verbose(&self, text: impl FnOnce() -> String) {
-        #[cold]
-        #[inline(never)]
-        fn tell(name: &str, text: impl FnOnce() -> String) {
-            message::tell_about(name, &text());
-        }
         if self.verbosity == Verbosity::Verbose {
-            tell(&self.name, text);
+            message::tell_about(&self.name, &text());
+        }
+    }
+
+    /// What becomes of us without the lock. `None`: ask anew.
+    pub fn not_granted(&self, not: NotGranted) -> Option<Exit> {
+        match not {
+            NotGranted::Again => None,
+            NotGranted::Stopped(signal) => {
+                sys::stop_by(signal);
+                None
+            }
+            NotGranted::TimedOut => Some(self.timed_out()),
+            NotGranted::Refused(refusal) => Some(self.refused(refusal)),
+            NotGranted::Ended { signal, sender } => Some(self.wait_ended(signal, sender)),
         }
     }
 
     /// It is not waited for.
-    pub fn refused(&self, refusal: Refusal) -> Exit {
+    fn refused(&self, refusal: Refusal) -> Exit {
         match refusal {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
             // Never because of how things stand: it is told, always.
             Refusal::Deadlock => {
-                message::tell_deadlock(&self.name, &self.store.holders());
+                message::tell_deadlock(&self.name, &self.engine.holders());
                 Exit::Deadlock
             }
         }
@@ -146,8 +139,8 @@ impl Asked {
     /// `--replace` after us, or broke what we had of it already.
     pub fn wait_ended(&self, signal: i32, sender: i32) -> Exit {
         let what = match signal {
-            _ if signal == sys::REPLACE() => "replaced",
-            _ if signal == sys::BREAK() => "broken",
+            _ if signal == sys::replace_signal() => "replaced",
+            _ if signal == sys::break_signal() => "broken",
             _ => return Exit::Signal(signal),
         };
         let by = message::by(sender);
@@ -156,14 +149,14 @@ impl Asked {
     }
 
     /// The time is over.
-    pub fn timed_out(&self) -> Exit {
-        let limit = self.limit.finite().unwrap_or_default();
+    fn timed_out(&self) -> Exit {
+        let limit = self.patience.limit.finite().unwrap_or_default();
         self.not_got(Exit::TimedOut, &format!("timed out after {}", duration::display(limit)))
     }
 
     fn not_got(&self, exit: Exit, what: &str) -> Exit {
         if self.verbosity != Verbosity::Quiet {
-            let holders = self.store.holders();
+            let holders = self.engine.holders();
             message::tell_about(&self.name, &format!("{what}; {}", message::held_by(&holders)));
         }
         self.conflict_code.map_or(exit, Exit::Code)
@@ -171,8 +164,8 @@ impl Asked {
 
     /// What people see while we wait.
     pub fn waiting(&self) -> Waiting<impl Fn() -> Vec<Holder>> {
-        let holders = || self.store.holders();
-        Waiting::new(self.name.clone(), self.verbosity, self.started, self.patience.deadline, holders)
+        let holders = || self.engine.holders();
+        Waiting::new(self.name.clone(), self.verbosity, self.patience, holders)
     }
 
     /// Who we are, for the lock's text.
@@ -222,7 +215,7 @@ fn mode(options: &cli::Lock) -> Mode {
     match (options.slots, &options.slot) {
         (Some(of), slot) => {
             let which = slot.as_ref().map(|slot| slot.modulo(of));
-            Mode::Place { of, which }
+            Mode::Slot { of, which }
         }
         _ if options.shared => Mode::Shared,
         _ => Mode::Exclusive,

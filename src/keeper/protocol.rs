@@ -7,7 +7,6 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -38,14 +37,14 @@ pub(super) struct Request {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     Released { lost: Option<String> },
-    State(State),
+    State(TokenState),
     WrongSecret,
     NotYours,
 }
 
 /// How it stands with a token's lock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct TokenState {
     /// RFC 3339; `None`: never.
     pub expires: Option<String>,
     /// Until then.
@@ -62,7 +61,7 @@ pub enum Answer {
         lost: Option<String>,
     },
     /// It is held.
-    State(State),
+    State(TokenState),
     /// There is no such holder any more.
     Gone,
 }
@@ -194,8 +193,7 @@ fn wake(stream: &UnixStream, holder: Option<Pid>) {
     let Some(Ok(process)) = holder.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
     // It has not hung up, so it lives: the process that we opened is the
     // holder, and not one that got its number later.
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)) == Ok(0) {
+    if sys::is_readable(stream, Some(Duration::ZERO)) == Ok(false) {
         let _ = pidfd_send_signal(&process, Signal::CONT);
     }
 }

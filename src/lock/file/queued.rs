@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use super::Dir;
 use super::contender::Contender;
 use super::held::FileHeld;
-use crate::lock::{Grant, Patience, Place, Turn};
+use crate::lock::{Grant, NotGranted, Patience, Queued, Waited};
 use crate::record::Claim;
 
 /// A place in the queue of one lock of a set; those before it are held, those
 /// after it still have to be asked for.
-pub struct FilePlace {
+pub struct FileQueued {
     dir: Dir,
     contenders: Vec<Contender>,
     /// The one that we wait for.
@@ -21,7 +21,7 @@ pub struct FilePlace {
     replace: bool,
 }
 
-impl FilePlace {
+impl FileQueued {
     pub(super) fn new(dir: Dir, contenders: Vec<Contender>, at: usize, replace: bool) -> Self {
         Self { dir, contenders, at, replace }
     }
@@ -31,19 +31,21 @@ impl FilePlace {
     pub fn is_for_one_lock_alone(&self) -> bool {
         matches!(&self.contenders[..], [only] if only.is_exclusive())
     }
-}
 
-impl Place for FilePlace {
-    type Held = FileHeld;
-
-    fn wait(&mut self, patience: &Patience) -> Result<Turn> {
+    /// As [`Queued::wait`], and what it turned into is in
+    /// [`into_held`](Self::into_held). In a process of its own that is ended to
+    /// give up, or in the process itself with an interrupting timer running.
+    ///
+    /// # Errors
+    /// As [`Engine::ask`](crate::lock::Engine::ask).
+    pub fn wait_for_turn(&mut self, patience: &Patience) -> Result<Waited<()>> {
         loop {
             let this = &mut self.contenders[self.at];
             match this.wait() {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                     if patience.is_over() {
-                        return Ok(Turn::TimedOut);
+                        return Ok(Err(NotGranted::TimedOut));
                     }
                     continue;
                 }
@@ -57,17 +59,17 @@ impl Place for FilePlace {
                 let first = if is_last { 0 } else { self.at };
                 for contender in &self.contenders[first..=self.at] {
                     if !contender.is_current()? {
-                        return Ok(Turn::Again);
+                        return Ok(Err(NotGranted::Again));
                     }
                 }
                 self.at += 1;
                 if is_last {
-                    return Ok(Turn::Granted);
+                    return Ok(Ok(()));
                 }
                 self.contenders[self.at - 1].give_ticket_back();
                 let next = &mut self.contenders[self.at];
                 if !next.enter_door(patience)? {
-                    return Ok(Turn::TimedOut);
+                    return Ok(Err(NotGranted::TimedOut));
                 }
                 let taken = next.take()?;
                 if !taken {
@@ -84,21 +86,36 @@ impl Place for FilePlace {
         }
     }
 
-    fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
+    /// Prepares the grant while still waiting, because work done after it delays
+    /// the whole queue. Returns the grants, if all but their numbers are known.
+    pub fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
         let grants: Vec<_> = self.contenders.iter_mut().map(|contender| contender.prepare(&self.dir, claim)).collect();
         grants.into_iter().collect()
     }
 
-    fn of_cohabitant(&self) -> Self {
+    /// The same place for a process that lives in our memory, whose own are
+    /// only its descriptors.
+    pub fn of_cohabitant(&self) -> Self {
         let contenders = self.contenders.iter().map(Contender::of_cohabitant).collect();
         Self { dir: self.dir.clone(), contenders, ..*self }
     }
 
-    fn leave_to_child(&mut self) {
+    /// Leaves the place to the other process alone: it ends with that one.
+    pub fn leave_to_child(&mut self) {
         self.contenders.iter_mut().for_each(Contender::close_queue);
     }
 
-    fn into_held(self) -> FileHeld {
+    /// After a grant, in both processes.
+    pub fn into_held(self) -> FileHeld {
         FileHeld::new(self.dir, self.contenders)
+    }
+}
+
+impl Queued for FileQueued {
+    type Held = FileHeld;
+
+    fn wait(mut self, patience: &Patience) -> Result<Waited<FileHeld>> {
+        let turn = self.wait_for_turn(patience)?;
+        Ok(turn.map(|()| self.into_held()))
     }
 }

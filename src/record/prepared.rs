@@ -1,36 +1,36 @@
-//! The text of a grant that may come at any moment.
+//! A record prepared while waiting, because work done after the grant delays the
+//! whole queue.
 //!
-//! While somebody holds the lock there is time to write all of it but the
-//! number and the time. When the lock is handed over there is none: these few
-//! digits are put in, and nothing is parsed or formatted.
+//! Everything but the fencing token and the time is formatted in advance; at the
+//! grant only their digits are filled in.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{BEGINNING, Claim, Record, SIZE};
+use super::{BEGINNING, Claim, Record, SIZE, latest_fence};
 
-/// A record's text, less what only its grant brings.
-pub struct Draft {
+/// A record's text without the values that only the grant brings.
+pub struct PreparedRecord {
     text: Vec<u8>,
-    /// The date that the text has, in days since 1970; the time of day is put in.
+    /// The date in the text, in days since 1970.
     day: u64,
     time_of_day: Range<usize>,
 }
 
-/// Behind [`BEGINNING`] stands the number.
+/// Follows [`BEGINNING`]; the fencing token is next.
 const FENCE: &[u8] = br#""fence":"#;
 const SINCE: &[u8] = br#""since":""#;
-/// What the text of a token has that was given back, whose end the next
-/// record tells. In a string its quotes would have backslashes.
+/// In the record of a released token, whose end the next record repeats. Inside a
+/// string its quotes would be escaped.
 const ENDED: &[u8] = br#""ended":"#;
-/// How the time begins.
+/// The shape of the date in a timestamp.
 const DATE: &str = "2026-11-22T";
 
 const DAY: u64 = 24 * 60 * 60;
 
-impl Draft {
-    /// The text of `record`, which was made at `now` for `claim`; `None` if
-    /// more of it would be different at another time.
+impl PreparedRecord {
+    /// Prepares `record`, made at `now` for `claim`; `None` if other values of it
+    /// depend on the time of the grant.
     pub fn new(record: &Record, claim: &Claim, now: SystemTime) -> Option<Self> {
         if claim.expires.is_some() || record.previous.is_some() {
             return None;
@@ -42,11 +42,11 @@ impl Draft {
         Some(Self { text, day, time_of_day: time..time + "00:00:00.000".len() })
     }
 
-    /// The number and the text of a grant at `now`, where the lock's file says
-    /// `before`; `None` if that takes a closer look.
+    /// The fencing token and the text of a grant at `now` after the text `before`;
+    /// `None` if `before` has to be parsed.
     pub fn fill(&mut self, before: &[u8], now: SystemTime) -> Option<(u64, &[u8])> {
         let is_whole = before.len() == SIZE;
-        // The blanks are most of it.
+        // Blanks are most of the text.
         let before = before.trim_ascii_end();
         if !is_whole || !before.ends_with(b"}") || before.windows(ENDED.len()).any(|at| at == ENDED) {
             return None;
@@ -54,6 +54,9 @@ impl Draft {
         let last = &before[fence_in(before)?];
         let last =
             last.iter().fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+        if last > latest_fence(now) {
+            return None;
+        }
         let clock = now.duration_since(UNIX_EPOCH).ok()?;
         let fence = last.checked_add(1)?.max(clock.as_micros().try_into().ok()?);
         if clock.as_secs() / DAY != self.day {
@@ -75,22 +78,21 @@ impl Draft {
     }
 }
 
-/// Where the digits of the number are in a text of ours.
+/// The digits of the fencing token in a record's text.
 fn fence_in(text: &[u8]) -> Option<Range<usize>> {
     let start = BEGINNING.len() + FENCE.len();
     let digits = text.strip_prefix(BEGINNING)?.strip_prefix(FENCE)?;
-    // All numbers of nineteen digits fit into 64 bits.
+    // Nineteen digits always fit into 64 bits.
     let length = digits.iter().take(20).position(|digit| !digit.is_ascii_digit())?;
     (length > 0).then_some(start..start + length)
 }
 
-/// Puts a number in the place of another one; `false` if it has fewer or more
-/// digits.
+/// Overwrites the digits of a number; `false` if the new one has fewer or more.
 pub fn put_number(field: &mut [u8], number: u64) -> bool {
     put_digits(field, number) && !field.starts_with(b"0")
 }
 
-/// Fills the field with the number's digits; `false` if it has more.
+/// Writes a number into a field; `false` if it does not fit.
 fn put_digits(field: &mut [u8], mut number: u64) -> bool {
     for digit in field.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
@@ -124,7 +126,7 @@ mod tests {
         let (then, now) = (at(20_000, 1), at(20_000, 86_399_999));
         let micros = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
         for last in [1, micros(then), micros(now) - 1, micros(now), micros(now) + 77] {
-            let mut draft = Draft::new(&record(micros(then), then), &claim(), then).unwrap();
+            let mut draft = PreparedRecord::new(&record(micros(then), then), &claim(), then).unwrap();
             let (fence, text) = draft.fill(&record(last, then).to_text(), now).unwrap();
             assert_eq!(fence, micros(now).max(last + 1));
             assert_eq!(parse(text), Text::Record(Box::new(record(fence, now))));
@@ -134,7 +136,7 @@ mod tests {
     #[test]
     fn what_takes_a_closer_look_is_not_filled() {
         let now = at(20_000, 5);
-        let mut draft = Draft::new(&record(7, now), &claim(), now).unwrap();
+        let mut draft = PreparedRecord::new(&record(7, now), &claim(), now).unwrap();
         let whole = record(7, now).to_text();
         let ended = Record { ended: Some("released".into()), ..record(7, now) }.to_text();
         let foreign = vec![b' '; SIZE];
@@ -142,8 +144,10 @@ mod tests {
             assert!(draft.fill(before, now).is_none(), "{before:?}");
         }
         assert!(draft.fill(&whole, at(20_001, 0)).is_none());
-        assert!(draft.fill(&record(u64::MAX, now).to_text(), now).is_none());
+        for no_clock in [u64::MAX, 9_999_999_999_999_999_999, latest_fence(now) + 1] {
+            assert!(draft.fill(&record(no_clock, now).to_text(), now).is_none());
+        }
         let expires = Some(Duration::from_secs(1));
-        assert!(Draft::new(&record(7, now), &Claim { expires, ..claim() }, now).is_none());
+        assert!(PreparedRecord::new(&record(7, now), &Claim { expires, ..claim() }, now).is_none());
     }
 }

@@ -1,0 +1,214 @@
+//! What is said about COMMAND's end, and the exit that follows from it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use crate::child::{self, Cause, Ended, Outcome};
+use crate::duration;
+use crate::escape::printable;
+use crate::exit::Exit;
+use crate::lock::Lost;
+use crate::message;
+
+/// The lock `name` is given back. `lost`: how it had been lost without anybody
+/// noticing; `expires`: what `--expires` was.
+pub fn exit(name: &str, outcome: &Outcome, lost: Option<&Lost>, expires: Option<Duration>) -> Exit {
+    let why = match &outcome.cause {
+        None => match lost {
+            None => return own_exit(outcome.ended),
+            Some(lost) => format!("lost: {}", lost.how),
+        },
+        Some(cause) => format!("{}: ended the command and all it started", text_of(cause, expires)),
+    };
+    message::tell_about(name, &format!("{why}; the command ended with {}", text_of_end(outcome.ended)));
+    Exit::Lost
+}
+
+fn own_exit(ended: Ended) -> Exit {
+    match ended {
+        Ended::Code(code) => Exit::Code(code),
+        Ended::Signal(signal) => Exit::Signal(signal),
+    }
+}
+
+fn text_of(cause: &Cause, expires: Option<Duration>) -> String {
+    match cause {
+        Cause::Expired => format!("expired after {}", duration::display(expires.unwrap_or_default())),
+        Cause::Replaced(by) => format!("replaced by {}", message::by(*by)),
+        Cause::Broken(by) => format!("broken by {}", message::by(*by)),
+        Cause::Lost(lost) => format!("lost: {}", lost.how),
+    }
+}
+
+fn text_of_end(ended: Ended) -> String {
+    match ended {
+        Ended::Code(code) => format!("exit code {code}"),
+        Ended::Signal(signal) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => name.to_owned(),
+            None => format!("signal {signal}"),
+        },
+    }
+}
+
+/// COMMAND could not be executed, for this `errno`.
+pub fn not_executed(name: &str, program: &OsStr, errno: i32) -> Exit {
+    let shown = printable(program.as_bytes());
+    let is_there = child::is_there(program);
+    // In PATH, a directory that is none or that we may not search has nothing.
+    let is_searched = !program.as_bytes().contains(&b'/');
+    let (exit, text) = match errno {
+        libc::ENOENT if is_there => (
+            Exit::NotFound,
+            format!("cannot execute {shown}: its interpreter, behind #! or of its format, is not there"),
+        ),
+        libc::ENOENT => (Exit::NotFound, format!("command not found: {shown}")),
+        libc::EACCES | libc::ENOTDIR if is_searched && !is_there => {
+            (Exit::NotFound, format!("command not found: {shown}"))
+        }
+        _ => (Exit::CannotExecute, format!("cannot execute {shown}: {}", message::os_error(errno))),
+    };
+    message::tell_about(name, &text);
+    exit
+}
+
+/// The supervisor in a process of its own, with a lock that is lost at a given
+/// moment.
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+    use std::os::fd::{AsFd, RawFd};
+
+    use anyhow::Result;
+    use rustix::process::{WaitOptions, waitpid};
+
+    use super::*;
+    use crate::child::{EarlySignals, Supervision, Tree};
+    use crate::lock::{Grant, Held, Loss, Note, Released, Wakes};
+    use crate::record::Claim;
+    use crate::sys::{self, Forked, Timer};
+
+    /// How the lock tells the supervisor that it is lost.
+    enum Told {
+        /// By a descriptor: a server said so.
+        By(PipeReader, PipeWriter),
+        /// By a time: nothing was heard of the server.
+        At(Duration),
+    }
+
+    struct Leased {
+        told: Told,
+        /// From then to KILL; `None`: as `--kill-after` says.
+        kill_after: Option<Duration>,
+        tended: Cell<u32>,
+    }
+
+    impl Held for Leased {
+        fn settle(&mut self, _: &Claim) -> Result<()> {
+            Ok(())
+        }
+
+        fn grants(&self) -> Vec<Grant> {
+            Vec::new()
+        }
+
+        fn descriptors(&self) -> Vec<RawFd> {
+            Vec::new()
+        }
+
+        fn wakes(&self) -> Wakes<'_> {
+            match &self.told {
+                // Once it has been read there is nothing more to say.
+                Told::By(..) if self.tended.get() > 0 => Wakes::default(),
+                Told::By(reader, _) => Wakes { descriptor: Some(reader.as_fd()), at: None },
+                Told::At(at) => Wakes { descriptor: None, at: Some(*at) },
+            }
+        }
+
+        fn tend(&mut self) -> Option<Loss> {
+            self.tended.set(self.tended.get() + 1);
+            let lost = Lost { name: b"calc".to_vec(), how: "the server gave it away".into() };
+            let kill_at = self.kill_after.map(|after| sys::suspend_aware_now() + after);
+            Some(Loss { lost, kill_at })
+        }
+
+        fn note(&mut self, _: &Note<'_>) {}
+
+        fn release(&mut self, _: Duration) -> Result<Released> {
+            Ok(Released::Done)
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// Runs `command` under a lock in a process of its own, because a supervisor
+    /// owns its process's signals and children. The lock is lost when the command
+    /// says that it is ready. Returns the exit code; 1 if it was not lost.
+    fn supervised(command: &str, held: impl FnOnce() -> Leased, lose: fn(&mut Told)) -> u8 {
+        let Forked::Parent(process) = sys::fork().unwrap() else {
+            let mask = sys::block_all();
+            let mut held = held();
+            let words = ["/bin/sh", "-c", command].map(Into::into);
+            let exec = child::prepare(&words, &[], mask, false).unwrap();
+            let tree = Tree::of_what_follows();
+            let timer = Timer::new().unwrap();
+            let (mut ready, stdout) = pipe().unwrap();
+            rustix::stdio::dup2_stdout(&stdout).unwrap();
+            let pending = sys::pending();
+            let command = sys::spawn(&exec).unwrap().unwrap();
+            ready.read_exact(&mut [0]).unwrap();
+            lose(&mut held.told);
+            let supervision = Supervision {
+                command,
+                tree,
+                expires: None,
+                timer: Some(&timer),
+                kill_after: LONG,
+                hold_tree: false,
+                name: "calc",
+                early: EarlySignals::Pending(pending),
+            };
+            let outcome = child::supervise(supervision, &mut held).unwrap();
+            let is_lost = matches!(outcome.cause, Some(Cause::Lost(_)));
+            let exit = exit("calc", &outcome, None, None);
+            sys::exit_now(if is_lost { exit.code().into() } else { 1 });
+        };
+        let status = waitpid(Some(process), WaitOptions::empty()).unwrap().unwrap().1;
+        status.exit_status().unwrap() as u8
+    }
+
+    fn told_by(kill_after: Option<Duration>) -> Leased {
+        let (reader, writer) = pipe().unwrap();
+        Leased { told: Told::By(reader, writer), kill_after, tended: Cell::new(0) }
+    }
+
+    fn say_so(told: &mut Told) {
+        if let Told::By(_, writer) = told {
+            writer.write_all(b"!").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_lost_ends_the_command_and_is_123() {
+        assert_eq!(supervised("echo ready; exec sleep 600", || told_by(None), say_so), 123);
+        let now = || Leased { told: Told::At(sys::suspend_aware_now()), kill_after: None, tended: Cell::new(0) };
+        assert_eq!(supervised("echo ready; exec sleep 600", now, |_| ()), 123);
+    }
+
+    /// It ignores TERM, and `--kill-after` is ten minutes.
+    #[test]
+    fn kill_comes_when_the_lease_ends_and_not_later() {
+        let stubborn = "trap '' TERM; echo ready; while :; do sleep 600; done";
+        assert_eq!(supervised(stubborn, || told_by(Some(Duration::ZERO)), say_so), 123);
+        assert_eq!(supervised(stubborn, || told_by(Some(Duration::from_millis(300))), say_so), 123);
+    }
+
+    /// Wakes for a lock that is still ours change nothing.
+    #[test]
+    fn a_command_that_ends_first_has_its_own_exit() {
+        let later =
+            || Leased { told: Told::At(sys::suspend_aware_now() + LONG), kill_after: None, tended: Cell::new(0) };
+        assert_eq!(supervised("echo ready; exit 7", later, |_| ()), 1);
+    }
+}

@@ -1,0 +1,231 @@
+//! The engine that grants the locks, chosen once. Nothing else outside of the
+//! engines names one; dispatch is static.
+//!
+//! A new engine is one more arm in each `match` here, and the options that
+//! choose it in [`AnyEngine::choose`] and [`AnyStore::choose`].
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+
+use crate::lock::file::{self, Dir, FileStore};
+use crate::lock::{
+    Admission, Engine, Grant, Held, Holder, Loss, Note, Patience, Queued, Released, Seen, Store, Target, Terms, Waited,
+    Wakes,
+};
+use crate::record::{Claim, Record};
+use crate::token::Token;
+
+/// Lock files have a child that waits in the queue and becomes COMMAND: see
+/// `command/wait_in_child.rs`.
+pub use crate::lock::file::{FileEngine, FileHeld, FileQueued};
+
+/// Names the locks directory where `--dir` does not.
+const DIR: &str = "LOCKRUN_DIR";
+
+/// The directory of `--dir` or of the environment; `None`: the user's own.
+fn given(dir: Option<PathBuf>) -> Option<PathBuf> {
+    dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from))
+}
+
+fn locks_directory(dir: Option<PathBuf>) -> Result<Dir> {
+    match given(dir) {
+        Some(dir) => Dir::given(&dir),
+        None => Dir::default_of_user(),
+    }
+}
+
+/// A request to an engine.
+pub enum AnyEngine {
+    /// Lock files on this machine.
+    Files(FileEngine),
+}
+
+/// A place in the queue of an engine.
+pub enum AnyQueued {
+    /// See [`AnyEngine::Files`].
+    Files(FileQueued),
+}
+
+/// A lock that an engine granted.
+pub enum AnyHeld {
+    /// See [`AnyEngine::Files`].
+    Files(FileHeld),
+}
+
+/// Where locks are looked at that are not taken.
+pub enum AnyStore {
+    /// Lock files on this machine.
+    Files(FileStore),
+}
+
+impl AnyEngine {
+    /// A request for all of `targets`, in `--dir` or wherever locks are.
+    ///
+    /// # Errors
+    /// That place cannot be used.
+    pub fn choose(dir: Option<PathBuf>, targets: Vec<Target>, terms: Terms) -> Result<Self> {
+        Ok(Self::Files(FileEngine::new(locks_directory(dir)?, targets, terms)))
+    }
+
+    /// Where the locks are, absolute, for a token.
+    ///
+    /// # Errors
+    /// Our working directory has been removed.
+    pub fn place(&self) -> Result<PathBuf> {
+        match self {
+            Self::Files(files) => std::path::absolute(files.dir().path()).context("cannot tell where we are"),
+        }
+    }
+}
+
+impl Engine for AnyEngine {
+    type Queued = AnyQueued;
+    type Held = AnyHeld;
+
+    fn ask(&self, patience: &Patience) -> Result<Admission<AnyQueued, AnyHeld>> {
+        Ok(match self {
+            Self::Files(files) => match files.ask(patience)? {
+                Admission::Granted(held) => Admission::Granted(AnyHeld::Files(held)),
+                Admission::Queued(queued) => Admission::Queued(AnyQueued::Files(queued)),
+                Admission::Not(not) => Admission::Not(not),
+            },
+        })
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        match self {
+            Self::Files(files) => files.holders(),
+        }
+    }
+
+    fn places(&self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Files(files) => files.places(),
+        }
+    }
+
+    fn warning(&self) -> Option<String> {
+        match self {
+            Self::Files(files) => files.warning(),
+        }
+    }
+}
+
+impl Queued for AnyQueued {
+    type Held = AnyHeld;
+
+    fn wait(self, patience: &Patience) -> Result<Waited<AnyHeld>> {
+        match self {
+            Self::Files(queued) => Ok(queued.wait(patience)?.map(AnyHeld::Files)),
+        }
+    }
+}
+
+impl Held for AnyHeld {
+    fn settle(&mut self, claim: &Claim) -> Result<()> {
+        match self {
+            Self::Files(held) => held.settle(claim),
+        }
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        match self {
+            Self::Files(held) => held.grants(),
+        }
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        match self {
+            Self::Files(held) => held.descriptors(),
+        }
+    }
+
+    fn wakes(&self) -> Wakes<'_> {
+        match self {
+            Self::Files(held) => held.wakes(),
+        }
+    }
+
+    fn tend(&mut self) -> Option<Loss> {
+        match self {
+            Self::Files(held) => held.tend(),
+        }
+    }
+
+    fn note(&mut self, note: &Note<'_>) {
+        match self {
+            Self::Files(held) => held.note(note),
+        }
+    }
+
+    fn release(&mut self, limit: Duration) -> Result<Released> {
+        match self {
+            Self::Files(held) => held.release(limit),
+        }
+    }
+}
+
+impl AnyStore {
+    /// The locks in `--dir`, or wherever they are.
+    ///
+    /// # Errors
+    /// That place cannot be used.
+    pub fn choose(dir: Option<PathBuf>) -> Result<Self> {
+        Ok(Self::Files(FileStore::open(given(dir))?))
+    }
+}
+
+impl Store for AnyStore {
+    fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
+        match self {
+            Self::Files(store) => store.look(targets),
+        }
+    }
+
+    fn require_usable(&self, targets: &[Target]) -> Result<()> {
+        match self {
+            Self::Files(store) => store.require_usable(targets),
+        }
+    }
+
+    fn names(&self) -> Result<Vec<Vec<u8>>> {
+        match self {
+            Self::Files(store) => store.names(),
+        }
+    }
+
+    fn would_wait_for_itself(&self, target: &Target) -> Result<bool> {
+        match self {
+            Self::Files(store) => store.would_wait_for_itself(target),
+        }
+    }
+
+    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
+        match self {
+            Self::Files(store) => store.make_let_go(seen, kill_after),
+        }
+    }
+
+    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+        match self {
+            Self::Files(store) => store.prune(only_look, tell),
+        }
+    }
+}
+
+/// Makes the lock file of a name if it is missing. Returns its absolute path.
+///
+/// # Errors
+/// It cannot be made, or something else is there.
+pub fn make_lock_file(dir: Option<PathBuf>, name: &[u8]) -> Result<PathBuf> {
+    file::make_lock_file(&locks_directory(dir)?, name)
+}
+
+/// What is written about a token's grant, or about a later one of its lock.
+pub fn record_of_grant(token: &Token) -> Option<Record> {
+    let file = &token.grants.first()?.file;
+    file::record_of_grant(token.dir(), file, token.fence(), token.slot)
+}

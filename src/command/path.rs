@@ -1,0 +1,27 @@
+//! `lockrun path`: the lock file of a name, for scripts that open it
+//! themselves.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use anyhow::{Result, bail};
+
+use super::{engine, stdout};
+use crate::cli;
+use crate::exit::Exit;
+
+/// Makes the file if it is missing and prints its absolute path.
+///
+/// # Errors
+/// Not one name, or its file cannot be made.
+pub fn path(options: cli::LockPath) -> Result<Exit> {
+    let mut names = options.lock.into_iter().chain(options.name);
+    let (Some(name), None) = (names.next(), names.next()) else {
+        bail!("which lock? lockrun path NAME, one of them; see 'lockrun path --help'");
+    };
+    if name.is_empty() {
+        bail!("the lock's name is empty");
+    }
+    let path = engine::make_lock_file(options.dir, &name.into_vec())?;
+    stdout::print([path.as_os_str().as_bytes(), b"\n"].concat())?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,117 @@
+//! Waiting in the queue of lock files: in a child that becomes COMMAND, or with
+//! `--exec` in this process itself.
+
+use anyhow::{Context, Result};
+
+use super::engine::{AnyHeld, FileHeld, FileQueued};
+use super::grantee::Grantee;
+use super::run::{Job, Running};
+use crate::child::{EarlySignals, Tree, Waiter, WaitingChild, Watch};
+use crate::exit::Exit;
+use crate::lock::{Engine, NotGranted, Waited};
+use crate::message;
+use crate::sys;
+use crate::waiting::Verbosity;
+
+/// What ends a wait.
+const CAUGHT_AS_INIT: [i32; 11] = [
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGPIPE,
+];
+
+impl Job {
+    /// Waits, and runs COMMAND once the lock is granted. Nothing of the lock is
+    /// kept if it is not.
+    pub(super) fn wait_in_queue(&mut self, place: FileQueued) -> Result<Waited<Exit>> {
+        if self.become_command { self.wait_and_become(place) } else { self.wait_in_child(place) }
+    }
+
+    /// A child waits for the lock and becomes COMMAND, while we watch.
+    fn wait_in_child(&mut self, place: FileQueued) -> Result<Waited<Exit>> {
+        let tree = Tree::of_what_follows();
+        let mut waiting = self.request.waiting();
+        let notify = self.expires.is_some() || waiting.is_living() || self.request.verbosity == Verbosity::Verbose;
+        let mut grantee = self.grantee()?;
+        // Nothing interrupts the child, and we keep the time for it.
+        let patience = self.request.patience.of_watched();
+        let room = grantee.exec.room();
+        let wait = move |mut place: FileQueued| {
+            grantee.foretell(&mut place)?;
+            Ok(place.wait_for_turn(&patience)?.map(|()| (grantee, place.into_held())))
+        };
+        let become_command = |(mut grantee, mut held): (Grantee, FileHeld), granted: &WaitingChild| {
+            match grantee.settle(&mut held) {
+                Ok(fence) => granted.set_fence(fence),
+                Err(error) => granted.failed(&error),
+            }
+            granted.let_go_of_parent();
+            granted.exec_failed(granted.exec(&grantee.exec))
+        };
+        // Not where they might wait for each other: we have to be told, or it
+        // may wait for a door when it has the lock.
+        let (waiter, mut place) = if notify || !place.is_for_one_lock_alone() {
+            Waiter::fork(place, notify, wait, become_command)
+        } else {
+            let theirs = place.of_cohabitant();
+            Waiter::cohabit(room, move || wait(theirs), become_command).map(|waiter| (waiter, place))
+        }
+        .context("cannot start a process that waits")?;
+        place.leave_to_child();
+        let granted = match waiter.watch(&self.request.patience, &mut waiting)? {
+            Ok(granted) => granted,
+            Err(not) => return Ok(Err(not)),
+        };
+        self.request.tell_granted();
+        let granted_at = waiter.granted_at();
+        let supervision = self.supervision(granted.child, tree, granted_at, EarlySignals::Read(granted.arrived));
+        let held = AnyHeld::Files(place.into_held());
+        let exit = self.finish(Running { held, supervision, granted_at, fence: waiter.fence() })?;
+        if let Some(failure) = waiter.failure() {
+            return Err(failure);
+        }
+        let exit = waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno));
+        // Its memory ends with us.
+        std::mem::forget(waiter);
+        Ok(Ok(exit))
+    }
+
+    /// `--exec`: this process itself sleeps, with the caller's signals, which
+    /// may simply end it.
+    fn wait_and_become(&mut self, mut place: FileQueued) -> Result<Waited<Exit>> {
+        self.request.tell_verbose(|| message::held_by(&self.request.engine.holders()));
+        // The kernel keeps those from PID 1 that it does not catch.
+        let mut catch =
+            if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
+        catch.extend([sys::replace_signal(), sys::break_signal()]);
+        let interrupter = sys::Interrupter::new(self.request.patience.left(), &catch, &self.request.patience.mask)
+            .context("cannot make a timer")?;
+        let mut grantee = self.grantee()?;
+        grantee.foretell(&mut place)?;
+        let turn = place.wait_for_turn(&self.request.patience)?;
+        drop(interrupter);
+        let signal = sys::take_caught();
+        let is_stop = signal.is_some_and(|signal| sys::STOPPING.contains(&signal));
+        match (turn, signal) {
+            (Ok(()), Some(signal)) if is_stop => {
+                // Too late to give up our place. It is blocked now, and stops
+                // us where we become COMMAND.
+                let _ = sys::send(rustix::process::getpid(), signal);
+                self.become_command(grantee, AnyHeld::Files(place.into_held())).map(Ok)
+            }
+            (_, Some(signal)) if is_stop => Ok(Err(NotGranted::Stopped(signal))),
+            // Who sent it, a handler is not told.
+            (_, Some(signal)) => Ok(Err(NotGranted::Ended { signal, sender: 0 })),
+            (Ok(()), None) => self.become_command(grantee, AnyHeld::Files(place.into_held())).map(Ok),
+            (Err(not), None) => Ok(Err(not)),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The record of a grant and its fence: written by the holder, read by people.
+
+use std::os::unix::fs::FileExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use rustix::process::getpid;
+
+use super::files::Files;
+use super::taking::Taking;
+use super::{Dir, floor, open};
+use crate::advice::Advice;
+use crate::lock::Mode;
+use crate::record::{self, Claim, PreparedRecord, Record, Text};
+use crate::sys;
+
+/// What is written about our grant.
+#[derive(Default)]
+pub struct Ledger {
+    fence: Option<u64>,
+    /// The record, as far as it could be written before the grant.
+    prepared: Option<PreparedRecord>,
+    /// A token's grant is announced on the queue, which stays open for that.
+    token_announced: bool,
+}
+
+impl Ledger {
+    /// For a process that lives in our memory.
+    pub fn of_cohabitant(&self) -> Self {
+        Self { fence: self.fence, prepared: None, token_announced: self.token_announced }
+    }
+
+    /// The fence of a lockrun around us, which holds the lock.
+    pub fn cover(&mut self, fence: u64) {
+        self.fence = Some(fence);
+    }
+
+    /// The number of our grant.
+    pub fn fence(&self) -> Option<u64> {
+        self.fence
+    }
+
+    /// Whether the queue must stay open.
+    pub fn is_token_announced(&self) -> bool {
+        self.token_announced
+    }
+
+    /// Numbers the grant and writes who we are. The lock is held.
+    ///
+    /// # Errors
+    /// The file has somebody else's text.
+    pub fn settle(&mut self, files: &Files, taking: &Taking, dir: &Dir, claim: &Claim) -> Result<()> {
+        // Two who share the lock might read the same last number.
+        if taking.mode() != Mode::Exclusive
+            && !taking.is_in_door()
+            && let Some(queue) = files.queue()
+        {
+            queue.enter_door().with_context(|| files.cannot_lock())?;
+        }
+        let fence = match self.write_prepared(files, taking.slot()) {
+            Some(fence) => fence,
+            None => {
+                let record = next_record(files, taking, dir, claim, SystemTime::now())?;
+                write(files, taking.slot(), &record.to_text());
+                record.fence
+            }
+        };
+        self.fence = Some(fence);
+        if let (true, Some(queue)) = (claim.is_token, files.queue()) {
+            let us = getpid().as_raw_nonzero().get();
+            queue.announce_token(fence, claim.owner, us).with_context(|| files.cannot_lock())?;
+            self.token_announced = true;
+        }
+        Ok(())
+    }
+
+    /// Prepares the grant while still waiting, because work done after it
+    /// delays the whole queue. Whether all of it but the fence is known now.
+    pub fn prepare(&mut self, files: &Files, taking: &Taking, dir: &Dir, claim: &Claim) {
+        let now = SystemTime::now();
+        // What is wrong with the file is told by `settle`.
+        if let Ok(record) = next_record(files, taking, dir, claim, now) {
+            self.fence = Some(record.fence);
+            self.prepared = PreparedRecord::new(&record, claim, now);
+        }
+    }
+
+    /// The number of the grant, if its record was prepared.
+    fn write_prepared(&mut self, files: &Files, slot: Option<u32>) -> Option<u64> {
+        let mut prepared = self.prepared.take()?;
+        // In a pool, the slot was not known.
+        let queue = files.queue().filter(|_| slot.is_none())?;
+        let (fence, text) = record::with_text(queue.file(), 0, |before| prepared.fill(before, SystemTime::now()))?;
+        write(files, slot, text);
+        Some(fence)
+    }
+
+    /// A token's lock is about to be given back.
+    ///
+    /// # Errors
+    /// `ENOLCK`.
+    pub fn withdraw_token(&self, files: &Files) -> Result<()> {
+        if let (true, Some(queue)) = (self.token_announced, files.queue()) {
+            queue.withdraw_token().with_context(|| files.cannot_unlock())?;
+        }
+        Ok(())
+    }
+
+    /// Changes the record of our grant where it is still there: as the last
+    /// one, and as that of its slot.
+    pub fn amend(&self, files: &Files, slot: Option<u32>, dir: &Dir, change: &dyn Fn(&mut Record)) {
+        let Ok(Some(opened)) = open::existing_lock_file(dir, files.queue_name()) else { return };
+        if opened.identity != files.queue_identity() {
+            return;
+        }
+        for offset in [Some(0), slot.map(record::offset_of_slot)].into_iter().flatten() {
+            let record = record::read_at(&opened.file, offset).record();
+            if let Some(mut record) = record.filter(|record| Some(record.fence) == self.fence) {
+                change(&mut record);
+                let _ = opened.file.write_all_at(&record.to_text(), offset);
+            }
+        }
+    }
+}
+
+/// What the lock's file says; nobody else's file is made ours.
+///
+/// # Errors
+/// It says something that lockrun did not write.
+pub fn read_own_text(files: &Files) -> Result<Text> {
+    let text = files.read_text();
+    if text == Text::Foreign {
+        return Err(anyhow!("{}: its content is not lockrun's, and would be overwritten", files.queue_name()))
+            .context(Advice::new("use another --name, or --file to lock it as it is"));
+    }
+    Ok(text)
+}
+
+fn write(files: &Files, slot: Option<u32>, text: &[u8]) {
+    let Some(queue) = files.queue() else { return };
+    // A full disk must not keep anybody from locking: the text is a hint,
+    // and the clock goes on without it.
+    let mut written = queue.file().write_all_at(text, 0);
+    if let Some(slot) = slot {
+        written = written.and(queue.file().write_all_at(text, record::offset_of_slot(slot)));
+    }
+    if written.is_err() {
+        // A limit on the size of files (RLIMIT_FSIZE) must not end COMMAND.
+        sys::discard(libc::SIGXFSZ);
+    }
+}
+
+/// The record of a grant to us now.
+fn next_record(files: &Files, taking: &Taking, dir: &Dir, claim: &Claim, now: SystemTime) -> Result<Record> {
+    let text = read_own_text(files)?;
+    let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+    let is_damaged = text == Text::Damaged;
+    let last = text.record();
+    let highest = match (&last, files.queue()) {
+        (Some(record), _) => record.fence,
+        (None, Some(queue)) if is_damaged => record::highest_fence(queue.file()).max(floor::read(dir)),
+        // The file is new: perhaps an older one was pruned.
+        _ => floor::read(dir),
+    };
+    let fence = clock.max(highest.saturating_add(1));
+    let pid = getpid().as_raw_nonzero().get();
+    let mut record = Record::new(claim, files.name(), fence, pid, now);
+    record.slot = taking.slot();
+    record.shared = taking.mode() == Mode::Shared;
+    record.previous = last.and_then(|last| Some((last.fence, last.ended?)));
+    record.slots = match taking.mode() {
+        Mode::Slot { of, .. } => Some(of),
+        Mode::Exclusive | Mode::Shared => None,
+    };
+    Ok(record)
+}

@@ -1,0 +1,89 @@
+//! The lock files of a directory, for commands that take none of them.
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+use rustix::fs::{Mode, OFlags};
+
+use super::nesting::Nesting;
+use super::survey::Survey;
+use super::{Dir, FileEngine, prune, rivals};
+use crate::lock::{self, Seen, Store, Target, Terms};
+use crate::sys;
+
+/// The lock files of a directory, which need not be there yet.
+pub struct FileStore {
+    given: Option<PathBuf>,
+    dir: OnceCell<Dir>,
+}
+
+impl FileStore {
+    /// Those in the directory that was given, or in the user's own.
+    ///
+    /// # Errors
+    /// See [`Dir::given`] and [`Dir::default_of_user`].
+    pub fn open(given: Option<PathBuf>) -> Result<Self> {
+        let store = Self { given, dir: OnceCell::new() };
+        store.dir()?;
+        Ok(store)
+    }
+
+    /// The directory, if it is there by now; without it no lock has a name.
+    fn dir(&self) -> Result<Option<&Dir>> {
+        if self.dir.get().is_none() {
+            let dir = match &self.given {
+                Some(path) => Dir::given_if_any(path)?,
+                None => Dir::default_of_user_if_any()?,
+            };
+            if let Some(dir) = dir {
+                let _ = self.dir.set(dir);
+            }
+        }
+        Ok(self.dir.get())
+    }
+}
+
+impl Store for FileStore {
+    fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
+        let survey = Survey::new(self.dir()?);
+        if targets.is_empty() {
+            return survey.all();
+        }
+        targets.iter().map(|target| survey.of(target)).collect()
+    }
+
+    fn require_usable(&self, targets: &[Target]) -> Result<()> {
+        let survey = Survey::new(self.dir()?);
+        targets.iter().try_for_each(|target| survey.require_usable(target))
+    }
+
+    fn names(&self) -> Result<Vec<Vec<u8>>> {
+        self.dir()?.map_or_else(|| Ok(Vec::new()), Survey::names_in)
+    }
+
+    fn would_wait_for_itself(&self, target: &Target) -> Result<bool> {
+        let Some(dir) = self.dir()? else { return Ok(false) };
+        let terms = Terms { mode: lock::Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
+        let engine = FileEngine::new(dir.clone(), vec![target.clone()], terms);
+        for mut contender in engine.contenders(dir)? {
+            let nestings = [contender.judge_markers(&engine.around, false), contender.judge_tokens(false)?];
+            if nestings.contains(&Nesting::Deadlock) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
+        let path: &Path = &seen.path;
+        let lock = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio);
+        let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
+        rivals::break_lock(&lock.into(), kill_after)
+    }
+
+    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+        self.dir()?.map_or(Ok(None), |dir| prune::all(dir, only_look, tell))
+    }
+}

@@ -1,0 +1,277 @@
+//! Taking one lock: door, ticket, flock(2), slot.
+//!
+//! See [the engine](super) for the rules. Everything here is a lock of the
+//! kernel on the files of [`Files`], so nothing is left when we are killed.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::fs::FlockOperation;
+use rustix::process::getpid;
+
+use super::files::Files;
+use super::queue::Ticket;
+use super::rivals;
+use super::slots::Slots;
+use crate::lock::{Mode, Patience};
+use crate::sys;
+
+/// How long `--timeout 0` waits for somebody who is in the door; nobody is
+/// there that long who was not stopped.
+const DOOR_LIMIT: Duration = Duration::from_secs(1);
+
+/// How far we have come with one lock.
+pub struct Taking {
+    mode: Mode,
+    in_door: bool,
+    ticket: Option<Ticket>,
+    slot: Option<u32>,
+}
+
+impl Taking {
+    /// Nothing is taken yet.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, in_door: false, ticket: None, slot: None }
+    }
+
+    /// For a process that lives in our memory.
+    pub fn of_cohabitant(&self) -> Self {
+        Self { ..*self }
+    }
+
+    /// What is asked for.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The slot of the pool that we have.
+    pub fn slot(&self) -> Option<u32> {
+        self.slot
+    }
+
+    /// Whether the door is ours.
+    pub fn is_in_door(&self) -> bool {
+        self.in_door
+    }
+
+    /// The slot that a lockrun around us has: there is nothing to take.
+    pub fn cover(&mut self, slot: Option<u32>) {
+        self.slot = slot;
+    }
+
+    /// Enters the door, usually at once; `false` if the time is over first.
+    pub fn enter_door(&mut self, files: &Files, patience: &Patience) -> Result<bool> {
+        let Some(queue) = files.queue() else { return Ok(true) };
+        if !queue.try_enter_door().with_context(|| files.cannot_lock())? {
+            // Somebody is in there for some microseconds, or was stopped in
+            // there by SIGSTOP.
+            let limit = if patience.waits() { patience.left() } else { Some(DOOR_LIMIT) };
+            if !interruptibly(patience, limit, || queue.enter_door()).with_context(|| files.cannot_lock())? {
+                return Ok(false);
+            }
+        }
+        self.in_door = true;
+        Ok(true)
+    }
+
+    /// Leaves the door.
+    pub fn leave_door(&mut self, files: &Files) -> Result<()> {
+        if let Some(queue) = files.queue().filter(|_| self.in_door) {
+            queue.leave_door().with_context(|| files.cannot_lock())?;
+        }
+        self.in_door = false;
+        Ok(())
+    }
+
+    /// Takes the lock if that passes nobody; `false` if it has to be waited
+    /// for. Only under the door.
+    pub fn take(&mut self, files: &mut Files) -> Result<bool> {
+        self.try_take(files).with_context(|| files.cannot_lock())
+    }
+
+    fn try_take(&mut self, files: &mut Files) -> io::Result<bool> {
+        if let Some(queue) = files.queue()
+            && queue.somebody_waits(self.mode)?
+        {
+            return Ok(false);
+        }
+        // Slots first: nobody is disturbed by a look.
+        match self.mode {
+            Mode::Shared if files.has_slots() && Slots::of(files.lock()).any_is_held()? => return Ok(false),
+            Mode::Slot { .. } => {
+                self.slot = self.free_slot(files)?;
+                if self.slot.is_none() {
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+        if !self.try_flock(files)? {
+            return Ok(false);
+        }
+        let slots = Slots::of(files.lock());
+        let taken = match (self.mode, self.slot) {
+            (Mode::Shared, _) if files.has_slots() => slots.try_share_all()?,
+            (Mode::Slot { .. }, Some(slot)) => slots.try_take(slot)?,
+            _ => true,
+        };
+        // Only where there is no door could somebody come between.
+        if !taken {
+            fs2::FileExt::unlock(files.lock())?;
+        }
+        Ok(taken)
+    }
+
+    fn free_slot(&self, files: &Files) -> io::Result<Option<u32>> {
+        let slots = Slots::of(files.lock());
+        let Mode::Slot { of, which } = self.mode else { return Ok(None) };
+        match (which, files.queue()) {
+            (Some(slot), _) => slots.first_free(slot..slot + 1),
+            (None, Some(queue)) => {
+                let mut start = 0;
+                while let Some(slot) = slots.first_free(start..of)? {
+                    if !queue.is_slot_wanted(slot)? {
+                        return Ok(Some(slot));
+                    }
+                    start = slot + 1;
+                }
+                Ok(None)
+            }
+            (None, None) => slots.first_free(0..of),
+        }
+    }
+
+    fn try_flock(&self, files: &mut Files) -> io::Result<bool> {
+        let try_once = |files: &Files| match self.mode {
+            Mode::Exclusive => fs2::FileExt::try_lock_exclusive(files.lock()),
+            Mode::Shared | Mode::Slot { .. } => fs2::FileExt::try_lock_shared(files.lock()),
+        };
+        let mut result = try_once(files);
+        if result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBADF)) {
+            files.reopen_for_writing()?;
+            result = try_once(files);
+        }
+        match result {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sleeps until the lock is ours: first behind those with lower tickets,
+    /// then on the lock itself.
+    ///
+    /// # Errors
+    /// `EINTR`, when a timer or a signal came: to be called again, or not.
+    pub fn wait(&mut self, files: &Files) -> io::Result<()> {
+        if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
+            queue.wait_for_turn(ticket, self.mode)?;
+        }
+        let operation = match self.mode {
+            Mode::Exclusive => FlockOperation::LockExclusive,
+            Mode::Shared | Mode::Slot { .. } => FlockOperation::LockShared,
+        };
+        // Not by fs2, which writes to errno: a process that lives in our memory
+        // shares it.
+        sys::asleep(|| rustix::fs::flock(files.lock(), operation))?;
+        let slots = Slots::of(files.lock());
+        match (self.mode, files.queue(), self.ticket) {
+            (Mode::Shared, ..) if files.has_slots() => slots.share_all()?,
+            (Mode::Slot { which: Some(slot), .. }, ..) => {
+                slots.take(slot)?;
+                self.slot = Some(slot);
+            }
+            (Mode::Slot { which: None, of }, Some(queue), Some(ticket)) => {
+                self.slot = Some(slots.take_any(of, queue, ticket)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Joins the queue. Only under the door.
+    pub fn draw_ticket(&mut self, files: &Files, will_replace: bool) -> Result<()> {
+        if let Some(queue) = files.queue() {
+            let pid = getpid().as_raw_nonzero().get();
+            let ticket = queue.draw_ticket(self.mode, pid).with_context(|| files.cannot_lock())?;
+            if will_replace {
+                queue.mark_as_replacer(ticket, pid).with_context(|| files.cannot_lock())?;
+            }
+            self.ticket = Some(ticket);
+        }
+        Ok(())
+    }
+
+    /// We have the lock, and wait for another one of our set: not in this
+    /// queue any more.
+    pub fn give_ticket_back(&mut self, files: &Files) {
+        if let (Some(queue), Some(_)) = (files.queue(), self.ticket.take()) {
+            // If it fails, the ticket goes with us.
+            let _ = queue.give_tickets_back();
+        }
+    }
+
+    /// The queue was closed, and door and ticket with it.
+    pub fn queue_closed(&mut self) {
+        self.in_door = false;
+        self.ticket = None;
+    }
+
+    /// Whether we would have to wait, and so many wait already; not counting
+    /// those who end the holder. Only under the door.
+    pub fn would_wait_with(&mut self, files: &mut Files, most: usize) -> Result<bool> {
+        let waiting = files.queue().map_or(Ok(0), |queue| queue.waiting_patiently(most));
+        if waiting.with_context(|| files.cannot_lock())? < most {
+            return Ok(false);
+        }
+        let taken = self.take(files)?;
+        if taken {
+            self.release(files)?;
+        }
+        Ok(!taken)
+    }
+
+    /// Ends who holds the lock, and who waits before us to do the same.
+    ///
+    /// # Errors
+    /// They are another user's.
+    pub fn end_rivals(&self, files: &Files) -> Result<()> {
+        if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
+            let replacers = queue.replacers_before(ticket).with_context(|| files.cannot_lock())?;
+            rivals::end(files.lock(), queue.file(), &replacers).with_context(|| files.cannot_lock())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the lock back, also from processes that still have it open.
+    pub fn release(&self, files: &Files) -> Result<()> {
+        if self.slot.is_some() || self.mode != Mode::Exclusive && files.has_slots() {
+            Slots::of(files.lock()).give_back().with_context(|| files.cannot_unlock())?;
+        }
+        fs2::FileExt::unlock(files.lock()).with_context(|| files.cannot_unlock())
+    }
+}
+
+/// Repeats a call that sleeps in the kernel until it succeeds or the time is
+/// over (`false`). The signals that the caller had not blocked end us, as
+/// they would end any program that has nothing to clean up; those that stop
+/// wait: others might be waiting at a door of ours.
+fn interruptibly(
+    patience: &Patience,
+    limit: Option<Duration>,
+    mut call: impl FnMut() -> io::Result<()>,
+) -> io::Result<bool> {
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let _interrupter = sys::Interrupter::new(limit, &[], &patience.mask.and(&sys::STOPPING))?;
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    return Ok(false);
+                }
+            }
+            other => return other.map(|()| true),
+        }
+    }
+}
