@@ -167,6 +167,9 @@ mod pictures;
 /// The requests to etcd, each against a real server.
 #[cfg(feature = "etcd")]
 mod etcd_calls;
+/// The store of rows on a real etcd, with `etcdctl lock` beside it.
+#[cfg(feature = "etcd")]
+mod etcd_rows;
 
 // Tokens.
 

@@ -141,7 +141,7 @@ impl Etcd {
 
     /// Stops it where it is: it answers nothing, and connections to it stay.
     pub fn freeze(&self) {
-        signal(self.pid, libc::SIGSTOP);
+        freeze(self.pid);
     }
 
     /// Lets it go on.
@@ -186,6 +186,16 @@ pub(super) fn start_under(guard: &mut Child) -> i32 {
     // One line a start, so nothing is lost with the reader's buffer.
     BufReader::new(guard.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
     pid.trim().parse().expect("a process id")
+}
+
+/// Stops a process, and returns once none of its threads runs.
+pub fn freeze(pid: i32) {
+    signal(pid, libc::SIGSTOP);
+    eventually("all threads have stopped", || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+        stats.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+    });
 }
 
 pub(super) fn signal(pid: i32, signal: i32) {

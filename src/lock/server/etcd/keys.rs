@@ -93,8 +93,9 @@ impl LockKeys {
     /// early.
     pub fn rows(&self, found: Vec<KeyValue>) -> Vec<Row> {
         let mut rows: Vec<_> = found.into_iter().map(|key| self.read(key)).collect();
-        rows.sort_by_key(|row| row.order);
-        rows.dedup_by_key(|row| row.order);
+        rows.sort_by(|one, other| (one.order, &one.key).cmp(&(other.order, &other.key)));
+        // One that two reads of a transaction have found.
+        rows.dedup_by(|one, other| one.key == other.key);
         grant_by_order(&mut rows);
         rows
     }
