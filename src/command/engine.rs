@@ -107,9 +107,9 @@ impl Engine for AnyEngine {
         }
     }
 
-    fn warning(&self) -> Option<String> {
+    fn warnings(&self) -> Vec<String> {
         match self {
-            Self::Files(files) => files.warning(),
+            Self::Files(files) => files.warnings(),
         }
     }
 }
@@ -216,12 +216,14 @@ impl Store for AnyStore {
     }
 }
 
-/// Makes the lock file of a name if it is missing. Returns its absolute path.
+/// Makes the lock file of a name if it is missing. Returns its absolute path, and
+/// what to tell about the directory.
 ///
 /// # Errors
 /// It cannot be made, or something else is there.
-pub fn make_lock_file(dir: Option<PathBuf>, name: &[u8]) -> Result<PathBuf> {
-    file::make_lock_file(&locks_directory(dir)?, name)
+pub fn make_lock_file(dir: Option<PathBuf>, name: &[u8]) -> Result<(PathBuf, Vec<String>)> {
+    let dir = locks_directory(dir)?;
+    Ok((file::make_lock_file(&dir, name)?, dir.warnings()))
 }
 
 /// What is written about a token's grant, or about a later one of its lock.

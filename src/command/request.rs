@@ -13,7 +13,7 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
+use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms, UserPath};
 use crate::message;
 use crate::record::Claim;
 use crate::sys::{self, Mask};
@@ -84,7 +84,7 @@ impl LockRequest {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        if let Some(warning) = self.engine.warning() {
+        for warning in self.engine.warnings() {
             message::tell(&printable(warning.as_bytes()));
         }
         for name in names_like_paths {
@@ -204,7 +204,7 @@ fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce(
         bail!("the path of --file is empty: name a file or directory");
     }
     let named = names.into_iter().map(|name| Target::Name(name.into_vec()));
-    let mut targets: Vec<_> = named.chain(files.into_iter().map(Target::Path)).collect();
+    let mut targets: Vec<_> = named.chain(files.into_iter().map(UserPath::new).map(Target::Path)).collect();
     if targets.is_empty() {
         targets.push(Target::Name(default_name()));
     }

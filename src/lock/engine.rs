@@ -68,7 +68,7 @@ pub trait Engine {
 
     /// What people should know about these locks before they rely on them:
     /// "… is on NFS: …".
-    fn warning(&self) -> Option<String>;
+    fn warnings(&self) -> Vec<String>;
 }
 
 /// The locks of one place, for commands that take none.

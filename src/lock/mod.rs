@@ -8,7 +8,7 @@ pub mod markers;
 pub use engine::{Engine, Held, Loss, Note, Queued, Released, Store, Wakes};
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::duration::Limit;
@@ -68,15 +68,41 @@ pub enum Target {
     /// `DIR/NAME.lock`.
     Name(Vec<u8>),
     /// Exactly this file or directory.
-    Path(PathBuf),
+    Path(UserPath),
+}
+
+/// The path of `--file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserPath {
+    given: PathBuf,
+    absolute: PathBuf,
+}
+
+impl UserPath {
+    /// In a working directory that has no path any more, `given` is shown.
+    pub fn new(given: PathBuf) -> Self {
+        let absolute = std::path::absolute(&given).unwrap_or_else(|_| given.clone());
+        Self { given, absolute }
+    }
+
+    /// To open the file: the absolute path need not lead there, if a parent may
+    /// not be searched or was mounted over.
+    pub fn given(&self) -> &Path {
+        &self.given
+    }
+
+    /// For people, and for records that are read in other directories.
+    pub fn absolute(&self) -> &Path {
+        &self.absolute
+    }
 }
 
 impl Target {
-    /// As the user gave it.
+    /// The name, or the path from any working directory.
     pub fn name(&self) -> &[u8] {
         match self {
             Target::Name(name) => name,
-            Target::Path(path) => path.as_os_str().as_bytes(),
+            Target::Path(path) => path.absolute().as_os_str().as_bytes(),
         }
     }
 }

@@ -122,14 +122,13 @@ impl Engine for FileEngine {
     fn places(&self) -> Vec<Vec<u8>> {
         let path = |target: &Target| match target {
             Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
-            Target::Path(path) => path.clone(),
+            Target::Path(path) => path.absolute().to_owned(),
         };
         self.targets.iter().map(|target| path(target).into_os_string().into_vec()).collect()
     }
 
-    fn warning(&self) -> Option<String> {
-        let kind = self.dir.network()?;
-        Some(format!("{} is on {kind}: locks there reach as far as its server lets them", self.dir.path().display()))
+    fn warnings(&self) -> Vec<String> {
+        self.dir.warnings()
     }
 }
 

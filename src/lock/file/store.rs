@@ -23,7 +23,7 @@ impl FileStore {
     /// Those in the directory that was given, or in the user's own.
     ///
     /// # Errors
-    /// See [`Dir::given`] and [`Dir::default_of_user`].
+    /// See [`Dir::given_to_look`] and [`Dir::default_of_user`].
     pub fn open(given: Option<PathBuf>) -> Result<Self> {
         let store = Self { given, dir: OnceCell::new() };
         store.dir()?;
@@ -34,7 +34,7 @@ impl FileStore {
     fn dir(&self) -> Result<Option<&Dir>> {
         if self.dir.get().is_none() {
             let dir = match &self.given {
-                Some(path) => Dir::given_if_any(path)?,
+                Some(path) => Some(Dir::given_to_look(path)?),
                 None => Dir::default_of_user_if_any()?,
             };
             if let Some(dir) = dir {

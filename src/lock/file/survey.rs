@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -29,7 +29,7 @@ use super::lock_file::LockFile;
 use super::open;
 use super::queue::Queue;
 use super::slots;
-use crate::lock::{Holder, LockState, Seen, Target};
+use crate::lock::{Holder, LockState, Seen, Target, UserPath};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
@@ -146,14 +146,11 @@ impl<'a> Survey<'a> {
                     Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
                 }
             }
-            Target::Path(path) => {
-                let name = path.as_os_str().as_bytes().to_vec();
-                match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-                    Ok(found) => self.at_path(name, path, &found, Named::ByUser),
-                    Err(Errno::NOENT) => Ok(free(name, path.clone())),
-                    Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
-                }
-            }
+            Target::Path(path) => match rustix::fs::open(path.given(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(found) => self.at_path(path, &found, Named::ByUser),
+                Err(Errno::NOENT) => Ok(free(target.name().to_vec(), path.absolute().to_owned())),
+                Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.absolute().display())),
+            },
         }
     }
 
@@ -191,8 +188,7 @@ impl<'a> Survey<'a> {
                 let record = self.text(file_name)?.record();
                 let path = PathBuf::from(record?.name);
                 if let Some(found) = open::file_named(&path, *locked) {
-                    let name = path.as_os_str().as_bytes().to_vec();
-                    return self.at_path(name, &path, &found, Named::ByText).ok();
+                    return self.at_path(&UserPath::new(path), &found, Named::ByText).ok();
                 }
                 // The path leads elsewhere, but whoever has locked the file
                 // that it led to has it locked still.
@@ -243,8 +239,8 @@ impl<'a> Survey<'a> {
         })
     }
 
-    fn at_path(&self, name: Vec<u8>, path: &Path, found: &OwnedFd, named: Named) -> Result<Seen> {
-        let stat = fstat(found).with_context(|| format!("cannot look at {}", path.display()))?;
+    fn at_path(&self, path: &UserPath, found: &OwnedFd, named: Named) -> Result<Seen> {
+        let stat = fstat(found).with_context(|| format!("cannot look at {}", path.absolute().display()))?;
         let gate = LockFile::Gate(Identity::from(&stat)).file_name();
         let lock = self.kernel.id_of(found);
         let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
@@ -253,15 +249,15 @@ impl<'a> Survey<'a> {
             Named::ByText => self.kernel.shows_everybody(),
         };
         Ok(self.look(&Subject {
-            name,
-            path: path.to_owned(),
+            name: path.absolute().as_os_str().as_bytes().to_vec(),
+            path: path.absolute().to_owned(),
             lock,
             queue,
             certain: lock.is_some() && shows_all && dir::network(found).is_none(),
             open_lock: Some(&|| match named {
                 Named::ByUser => {
                     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-                    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+                    Ok(rustix::fs::open(path.given(), flags, Mode::empty())?.into())
                 }
                 Named::ByText => open::open_found(found),
             }),
