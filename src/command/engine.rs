@@ -231,3 +231,9 @@ pub fn record_of_grant(token: &Token) -> Option<Record> {
     let file = &token.grants.first()?.file;
     file::record_of_grant(token.dir(), file, token.fence(), token.slot)
 }
+
+/// Whether a process is behind a token and holds its lock: it belongs to whoever
+/// has the token, wherever that was acquired.
+pub fn is_token_keeper(pid: i32) -> bool {
+    file::is_token_keeper(pid)
+}

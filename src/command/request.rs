@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms, UserPath};
 use crate::message;
 use crate::record::Claim;
-use crate::sys::{self, Mask};
+use crate::sys::{self, LetGo, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
@@ -118,7 +118,8 @@ impl LockRequest {
             }
             NotGranted::TimedOut => Some(self.timed_out()),
             NotGranted::Refused(refusal) => Some(self.refused(refusal)),
-            NotGranted::Ended { signal, sender } => Some(self.wait_ended(signal, sender)),
+            NotGranted::Ended(signal) => Some(Exit::Signal(signal)),
+            NotGranted::AskedToLetGo { ask, sender } => Some(self.asked_to_let_go(ask, sender)),
         }
     }
 
@@ -135,13 +136,12 @@ impl LockRequest {
         }
     }
 
-    /// A signal ended the wait: by that signal, or by who came with
-    /// `--replace` after us, or broke what we had of it already.
-    pub fn wait_ended(&self, signal: i32, sender: i32) -> Exit {
-        let what = match signal {
-            _ if signal == sys::replace_signal() => "replaced",
-            _ if signal == sys::break_signal() => "broken",
-            _ => return Exit::Signal(signal),
+    /// Another lockrun ended the wait: one that came with `--replace` after us,
+    /// or one that broke what we had of a set already.
+    pub fn asked_to_let_go(&self, ask: LetGo, sender: i32) -> Exit {
+        let what = match ask {
+            LetGo::Replace => "replaced",
+            LetGo::Break => "broken",
         };
         let by = message::by(sender);
         message::tell_about(&self.name, &format!("{what} while waiting, by {by}; the command was not started"));

@@ -88,7 +88,7 @@ fn holders(seen: &[Seen]) -> Vec<i32> {
 
 /// Those that can still end.
 fn open(pids: &[i32]) -> Vec<OwnedFd> {
-    pids.iter().filter_map(|pid| process::open(*pid)).collect()
+    pids.iter().filter_map(|pid| process::open(*pid).ok().flatten()).collect()
 }
 
 /// Whether one of them ended meanwhile.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::duration::Limit;
-use crate::sys::{self, Mask};
+use crate::sys::{self, LetGo, Mask};
 
 /// Who may hold a lock beside us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,12 @@ impl Patience {
     }
 }
 
+/// What is wrong where a lock is held by nobody whom we see: nobody can be made to
+/// let go.
+pub const NOBODY_SEEN: &str = "held, but nobody who holds it can be seen from here; nobody was signalled";
+/// And what to do.
+pub const WHO_SEES: &str = "root, or the holder's user, outside of containers, can end it";
+
 /// What an engine answers to a request.
 pub enum Admission<Q, H> {
     /// Ours, from now on.
@@ -184,10 +190,12 @@ pub enum NotGranted {
     /// stopped, so it is obeyed without the place in the queue; then ask anew.
     Stopped(i32),
     /// This signal ended the wait.
-    Ended {
-        /// Its number.
-        signal: i32,
-        /// Who sent it, 0 if that is not known.
+    Ended(i32),
+    /// Another lockrun ended the wait.
+    AskedToLetGo {
+        /// For what.
+        ask: LetGo,
+        /// Its process, 0 if that cannot be seen from here.
         sender: i32,
     },
 }

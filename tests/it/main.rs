@@ -121,6 +121,8 @@ mod status;
 mod undisturbed;
 /// `wait`.
 mod wait;
+/// Whom `break`, `--replace` and `--expires` signal, and whom they spare.
+mod who_is_signalled;
 
 // Pools, sets, and what goes with them.
 

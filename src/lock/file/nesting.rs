@@ -21,7 +21,6 @@ use super::queue::{self, OwnedToken, Queue};
 use super::slots;
 use crate::lock::{Mode, markers};
 use crate::process;
-use crate::sys;
 use crate::token::Token;
 
 /// One lock, held around a command.
@@ -217,10 +216,9 @@ pub fn held_by_tokens(lock: Identity, queue: &Queue, queue_identity: Identity) -
 /// The grant of a token, if the process that the sign names, as we know
 /// processes, really holds the lock on behalf of that owner.
 fn held_by_token(sign: &OwnedToken, lock: Identity, queue: Identity) -> Option<Marker> {
-    if process::name(sign.holder) != sys::KEEPER_NAME {
-        return None;
-    }
-    let descriptors = kernel::descriptors_of(sign.holder)?;
+    let mut descriptors = kernel::descriptors_of(sign.holder)?;
+    // What it has inherited is somebody else's.
+    descriptors.retain(|descriptor| descriptor.closes_on_exec);
     descriptors.iter().find(|descriptor| descriptor.process == Some(sign.owner))?;
     let sign_on = |descriptor: &Descriptor| {
         let grant = descriptor.locks.iter().find_map(|line| match line {

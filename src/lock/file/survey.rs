@@ -24,8 +24,9 @@ use rustix::io::Errno;
 
 use super::dir::{self, Dir};
 use super::identity::Identity;
-use super::kernel::{FileId, Kernel, Locker};
+use super::kernel::{Descriptor, FileId, Kernel, KernelLock, Locker};
 use super::lock_file::LockFile;
+use super::lockruns;
 use super::open;
 use super::queue::Queue;
 use super::slots;
@@ -307,7 +308,7 @@ impl<'a> Survey<'a> {
     /// Everybody who holds the lock, as far as can be seen.
     fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
         let Some(lock) = lock else { return Vec::new() };
-        let only_waits = |locker: &&Locker| locker.shared && slots::only_waits(locker.pid, lock);
+        let only_waits = |locker: &&Locker| locker.shared && only_waits(locker.pid, lock);
         let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
         if lockers.is_empty() && !waiting.is_empty() {
             return Vec::new();
@@ -379,6 +380,16 @@ impl Survey<'_> {
         };
         strangers.entry(pid).or_insert_with(stranger).clone()
     }
+}
+
+/// Whether this is a lockrun that has the lock shared only because it waits for
+/// a slot.
+fn only_waits(pid: i32, lock: FileId) -> bool {
+    let has_it = |descriptor: &Descriptor| {
+        descriptor.locks.iter().any(|held| matches!(held, KernelLock::Flock(file, _) if *file == lock))
+    };
+    let own = lockruns::own_descriptors(pid).unwrap_or_default();
+    own.iter().any(|descriptor| has_it(descriptor) && slots::only_waits(descriptor))
 }
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
