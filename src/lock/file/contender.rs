@@ -6,12 +6,13 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, Result};
 
+use super::dir::Dir;
 use super::files::Files;
 use super::identity::Identity;
 use super::ledger::{self, Ledger};
 use super::nesting::{self, Marker, Nesting, Strength};
 use super::taking::Taking;
-use super::{Dir, Target};
+use crate::lock::Target;
 use crate::lock::{Grant, Mode, Patience};
 use crate::record::{Claim, Record};
 

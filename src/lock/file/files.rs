@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::CWD;
 
+use super::dir::Dir;
 use super::identity::Identity;
 use super::lock_file::LockFile;
 use super::open::{self, Opened};
 use super::queue::Queue;
-use super::{Dir, Target};
 use crate::advice::Advice;
 use crate::lock::Mode;
+use crate::lock::Target;
 use crate::record::{self, Text};
 use crate::sys;
 

@@ -1,19 +1,87 @@
 //! Asking for all locks of a request at once: granted, queued, or refused.
 
+use std::os::unix::ffi::OsStringExt;
+
 use anyhow::Result;
 
 use super::contender::Contender;
-use super::nesting::{Marker, Nesting};
-use super::{Dir, FileEngine, FileHeld, FileQueued};
-use crate::lock::{Admission, Mode, NotGranted, Patience, Refusal};
+use super::dir::Dir;
+use super::held::FileHeld;
+use super::lock_file::LockFile;
+use super::nesting::{self, Marker, Nesting};
+use super::queued::FileQueued;
+use super::survey::Survey;
+use crate::lock::{Admission, Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
 
-/// Asks for all locks of `engine`; see [`Engine::ask`](crate::lock::Engine::ask).
-pub fn ask(engine: &FileEngine, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
-    let mut request = Request { engine, dir: engine.dir.clone(), covered_by_tokens: Vec::new() };
-    loop {
-        if let Some(admission) = request.ask_once(patience)? {
-            return Ok(admission);
+/// Lock files in one directory: all or none of some targets.
+#[derive(Clone)]
+pub struct FileEngine {
+    dir: Dir,
+    targets: Vec<Target>,
+    terms: Terms,
+    /// What lockruns around us hold.
+    pub(super) around: Vec<Marker>,
+}
+
+impl FileEngine {
+    /// A request for all of `targets`.
+    pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
+        Self { dir, targets, terms, around: nesting::markers_around() }
+    }
+
+    /// The locks directory.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Which locks, in the order given.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Opens every target, in the one order in which everybody takes them:
+    /// by the identity of the locked file, which is the same for every
+    /// spelling. Two spellings of one file become one.
+    pub fn contenders(&self, dir: &Dir) -> Result<Vec<Contender>> {
+        let mut contenders = self
+            .targets
+            .iter()
+            .map(|target| Contender::open(dir, target, self.terms.mode))
+            .collect::<Result<Vec<_>>>()?;
+        contenders.sort_by_key(Contender::identity);
+        contenders.dedup_by_key(|contender| contender.identity());
+        Ok(contenders)
+    }
+}
+
+impl Engine for FileEngine {
+    type Queued = FileQueued;
+    type Held = FileHeld;
+
+    fn ask(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
+        let mut request = Request { engine: self, dir: self.dir.clone(), covered_by_tokens: Vec::new() };
+        loop {
+            if let Some(admission) = request.ask_once(patience)? {
+                return Ok(admission);
+            }
         }
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        let survey = Survey::new(Some(&self.dir));
+        self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
+    }
+
+    fn places(&self) -> Vec<Vec<u8>> {
+        let path = |target: &Target| match target {
+            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
+            Target::Path(path) => path.absolute().to_owned(),
+        };
+        self.targets.iter().map(|target| path(target).into_os_string().into_vec()).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.dir.warnings()
     }
 }
 

@@ -4,13 +4,17 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, bail};
 use rustix::fs::{Mode, OFlags};
 
+use super::dir::Dir;
+use super::lock_file::LockFile;
 use super::nesting::Nesting;
+use super::request::FileEngine;
 use super::survey::Survey;
-use super::{Dir, FileEngine, prune, rivals};
+use super::{open, prune, rivals};
 use crate::lock::{self, Seen, Store, Target, Terms};
+use crate::record::{self, Record, Text};
 use crate::sys;
 
 /// The lock files of a directory, which need not be there yet.
@@ -86,4 +90,28 @@ impl Store for FileStore {
     fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
         self.dir()?.map_or(Ok(None), |dir| prune::all(dir, only_look, tell))
     }
+}
+
+/// Makes the lock file of a name if it is missing. Returns its path, from any
+/// working directory.
+///
+/// # Errors
+/// See [`open::lock_file`]; or its content is not lockrun's.
+pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
+    let file_name = LockFile::of_name(name).file_name();
+    let opened = open::lock_file(dir, &file_name)?;
+    let path = dir.path_of(&file_name);
+    if record::read(&opened.file) == Text::Foreign {
+        bail!("{}: its content is not lockrun's", path.display());
+    }
+    Ok(path)
+}
+
+/// What a lock file says about a token's grant, or about a later one. Of a
+/// pool, each slot remembers its own last grant.
+pub fn record_of_grant(dir: &Path, file_name: &str, fence: u64, slot: Option<u32>) -> Option<Record> {
+    // A forged token can name anything.
+    let file = open::plain_file(&dir.join(file_name))?;
+    let of_slot = slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
+    of_slot.filter(|record| record.fence == fence).or_else(|| record::read(&file).record())
 }
