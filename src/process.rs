@@ -55,9 +55,12 @@ pub fn user(pid: i32) -> Option<String> {
     Some(users::name_of(uid).unwrap_or_else(|| uid.to_string()))
 }
 
-/// The user; `None` for a process that is gone.
+/// The user as whom it acts, also of a process that nobody may look into, whose
+/// directory in /proc is root's; `None` for one that is gone.
 pub fn user_id(pid: i32) -> Option<u32> {
-    Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether /proc shows the processes that we know by their ids: it is not

@@ -40,7 +40,12 @@ const AGAIN: u32 = 3;
 const FAILED: u32 = 4;
 /// And above: refused, see [`Refusal`].
 const REFUSED: u32 = 5;
-const REFUSALS: [Refusal; 3] = [Refusal::Busy, Refusal::QueueFull, Refusal::Deadlock];
+const REFUSALS: [Refusal; 4] = [
+    Refusal::Busy,
+    Refusal::QueueFull,
+    Refusal::Deadlock { reentrant_helps: false },
+    Refusal::Deadlock { reentrant_helps: true },
+];
 
 /// States of the line that people look at.
 const NOTHING_SHOWN: u32 = 0;

@@ -197,9 +197,9 @@ impl Store for AnyStore {
         }
     }
 
-    fn would_wait_for_itself(&self, target: &Target) -> Result<bool> {
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
         match self {
-            Self::Files(store) => store.would_wait_for_itself(target),
+            Self::Files(store) => store.would_wait_for_itself(target, waits_forever),
         }
     }
 

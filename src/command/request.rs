@@ -60,6 +60,7 @@ impl LockRequest {
             max_waiters: options.max_waiters,
             replace: options.replace,
             reentrant: options.reentrant,
+            waits_forever: limit.finite().is_none(),
         };
         if terms.replace && !patience.waits() {
             bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
@@ -129,8 +130,8 @@ impl LockRequest {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
             // Never because of how things stand: it is told, always.
-            Refusal::Deadlock => {
-                message::tell_deadlock(&self.name, &self.engine.holders());
+            Refusal::Deadlock { reentrant_helps } => {
+                message::tell_deadlock(&self.name, &self.engine.holders(), reentrant_helps);
                 Exit::Deadlock
             }
         }

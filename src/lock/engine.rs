@@ -91,11 +91,11 @@ pub trait Store {
     fn names(&self) -> Result<Vec<Vec<u8>>>;
 
     /// Whether an outer command holds the lock, so that waiting for it would
-    /// deadlock.
+    /// deadlock. With `waits_forever`, any ancestor that holds it counts.
     ///
     /// # Errors
     /// It cannot be inspected.
-    fn would_wait_for_itself(&self, target: &Target) -> Result<bool>;
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool>;
 
     /// Makes the holders release this lock, and waits until they have: TERM, and
     /// KILL after `kill_after`. Returns whether any holder was visible.

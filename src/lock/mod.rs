@@ -117,6 +117,8 @@ pub struct Terms {
     pub replace: bool,
     /// Treat a lock held by an outer lockrun as ours.
     pub reentrant: bool,
+    /// Wait without limit, so that waiting for an ancestor would never end.
+    pub waits_forever: bool,
 }
 
 /// How long to wait, and what may interrupt the wait.
@@ -207,8 +209,11 @@ pub enum Refusal {
     Busy,
     /// `--max-waiters` are waiting already.
     QueueFull,
-    /// An outer lockrun or token holds it.
-    Deadlock,
+    /// An outer lockrun, a token or an ancestor holds it.
+    Deadlock {
+        /// With [`Terms::reentrant`] it would be granted.
+        reentrant_helps: bool,
+    },
 }
 
 /// One grant.
@@ -259,6 +264,8 @@ pub struct Holder {
     pub slot: Option<u32>,
     /// Size of the pool, as this holder sees it.
     pub slots: Option<u32>,
+    /// It is an ancestor of ours.
+    pub is_ancestor: bool,
 }
 
 /// How a lock is held.

@@ -136,6 +136,8 @@ mod max_waiters;
 mod mixed_queue;
 /// A lock under itself.
 mod nesting;
+/// The same where the environment does not say so.
+mod nesting_ancestors;
 /// `--reentrant`.
 mod reentrant;
 /// `--replace`.

@@ -67,13 +67,16 @@ impl Store for FileStore {
         self.dir()?.map_or_else(|| Ok(Vec::new()), Survey::names_in)
     }
 
-    fn would_wait_for_itself(&self, target: &Target) -> Result<bool> {
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
         let Some(dir) = self.dir()? else { return Ok(false) };
-        let terms = Terms { mode: lock::Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
+        let mode = lock::Mode::Exclusive;
+        let terms = Terms { mode, max_waiters: None, replace: false, reentrant: false, waits_forever };
         let engine = FileEngine::new(dir.clone(), vec![target.clone()], terms);
         for mut contender in engine.contenders(dir)? {
             let nestings = [contender.judge_markers(&engine.around, false), contender.judge_tokens(false)?];
-            if nestings.contains(&Nesting::Deadlock) {
+            let is_deadlock = nestings.contains(&Nesting::Deadlock)
+                || waits_forever && contender.judge_ancestors(true, false)? == Nesting::Deadlock;
+            if is_deadlock {
                 return Ok(true);
             }
         }

@@ -10,7 +10,7 @@
 //! What a file's text names is opened only if the kernel cannot be asked, and
 //! if it is the plain file or directory that the file's name says.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -54,6 +54,7 @@ pub struct Survey<'a> {
     /// and what the kernel does not show is not locked.
     certain: bool,
     strangers: RefCell<HashMap<i32, Holder>>,
+    ancestors: OnceCell<Vec<i32>>,
 }
 
 /// What belongs to one lock.
@@ -95,6 +96,7 @@ impl<'a> Survey<'a> {
             id,
             kernel,
             strangers: RefCell::default(),
+            ancestors: OnceCell::new(),
         }
     }
 
@@ -298,9 +300,9 @@ impl<'a> Survey<'a> {
         if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
-            // In an order of its own, and first of all those of whom most is
-            // known.
-            seen.holders.sort_by_key(|holder| (holder.slot, holder.since.is_none(), holder.pid));
+            // In an order of its own, and first of all those that matter most to us,
+            // and of whom most is known.
+            seen.holders.sort_by_key(|holder| (!holder.is_ancestor, holder.slot, holder.since.is_none(), holder.pid));
         }
         seen
     }
@@ -338,7 +340,11 @@ impl<'a> Survey<'a> {
                 return holders;
             }
             for locker in gone {
-                let heir = inheritors.iter().find(|(_, of)| *of == locker).map(|(pid, _)| *pid);
+                let has_it = |pid: &&i32| inheritors.contains(&(**pid, locker));
+                // The script that we run in, rather than what else it has started.
+                let script = self.ancestors().iter().rev().find(has_it).copied();
+                let first = || inheritors.iter().find(|(_, of)| *of == locker).map(|(pid, _)| *pid);
+                let heir = script.or_else(first);
                 holders.push(self.holder(heir, locker.pid, records));
             }
         }
@@ -349,6 +355,7 @@ impl<'a> Survey<'a> {
     /// it is the one.
     fn holder(&self, pid: Option<i32>, locker: i32, records: &[(Option<u32>, Record)]) -> Holder {
         let own = records.iter().filter(|(_, record)| locker > 0 && record.pid == locker);
+        let is_ancestor = pid.is_some_and(|pid| self.ancestors().contains(&pid));
         // A place's record is the better one of the same grant.
         match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
             Some((slot, record)) => Holder {
@@ -362,13 +369,20 @@ impl<'a> Survey<'a> {
                 fence: Some(record.fence),
                 slot: *slot,
                 slots: record.slots,
+                is_ancestor,
             },
-            None => pid.map(|pid| self.stranger(pid)).unwrap_or_default(),
+            None => Holder { is_ancestor, ..pid.map(|pid| self.stranger(pid)).unwrap_or_default() },
         }
     }
 }
 
 impl Survey<'_> {
+    /// Our ancestors, the nearest first; not the first process of all.
+    fn ancestors(&self) -> &[i32] {
+        let us = rustix::process::getpid().as_raw_nonzero().get();
+        self.ancestors.get_or_init(|| process::ancestors(us).filter(|pid| *pid != 1).collect())
+    }
+
     /// What the kernel says about a process; asked once.
     fn stranger(&self, pid: i32) -> Holder {
         let mut strangers = self.strangers.borrow_mut();
