@@ -72,9 +72,10 @@ pub fn tell_about(name: &str, text: &str) {
 }
 
 /// Writes that the lock is held for the command that asks for it.
-pub fn tell_deadlock(name: &str, holders: &[Holder]) {
+pub fn tell_deadlock(name: &str, holders: &[Holder], reentrant_helps: bool) {
     let taken = held_by(holders);
-    tell_about(name, &format!("would wait for itself: this command already runs under the lock, {taken}"));
+    let advice = if reentrant_helps { "; --reentrant runs it without taking the lock again" } else { "" };
+    tell_about(name, &format!("would wait for itself: this command already runs under the lock, {taken}{advice}"));
 }
 
 /// Writes an error: its causes from the outermost in, then what to do next.
@@ -142,6 +143,9 @@ pub fn held_by(holders: &[Holder]) -> String {
     }
     if let Some(user) = &first.user {
         text += &format!(", user {}", printable(user.as_bytes()));
+    }
+    if first.is_ancestor {
+        text += ", an ancestor of this command";
     }
     if let Some(age) = first.age {
         text += &format!(", for {}", duration::display(age));

@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Result, anyhow};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::sys;
@@ -22,11 +26,6 @@ pub fn children(pid: i32) -> Vec<i32> {
         .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok())
         .flat_map(|children| children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
-}
-
-/// What the kernel calls it, in short; empty for one that is gone.
-pub fn name(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The parent; `None` for a process that is gone, or that has none here.
@@ -52,8 +51,16 @@ pub fn command_line(pid: i32) -> Option<Vec<u8>> {
 
 /// The login name of the user, or the number.
 pub fn user(pid: i32) -> Option<String> {
-    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    let uid = user_id(pid)?;
     Some(users::name_of(uid).unwrap_or_else(|| uid.to_string()))
+}
+
+/// The user as whom it acts, also of a process that nobody may look into, whose
+/// directory in /proc is root's; `None` for one that is gone.
+pub fn user_id(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether /proc shows the processes that we know by their ids: it is not
@@ -77,8 +84,56 @@ pub fn is_ending(pid: i32) -> bool {
 
 /// What cannot be mistaken for another process that gets the same id later;
 /// `None` for one that is gone.
-pub fn open(pid: i32) -> Option<OwnedFd> {
-    pidfd_open(id(pid)?, PidfdFlags::empty()).ok()
+///
+/// # Errors
+/// The kernel, or a sandbox, has no such thing for us.
+pub fn open(pid: i32) -> Result<Option<OwnedFd>> {
+    let Some(pid) = id(pid) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => Ok(Some(sys::above_stdio(process)?)),
+        // A thread's id, in the last two.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(error) => Err(cannot_open(error)),
+    }
+}
+
+/// Why a process cannot be opened, by the `errno` of pidfd_open(2).
+pub fn cannot_open(error: Errno) -> anyhow::Error {
+    match error {
+        Errno::NOSYS => anyhow!("this kernel cannot open processes (pidfd_open): Linux 5.3 or later is needed"),
+        Errno::PERM | Errno::ACCESS => anyhow!("a sandbox (seccomp) does not let us open processes (pidfd_open)"),
+        error => anyhow::Error::from(error).context("cannot open a process"),
+    }
+}
+
+/// Why a process cannot be signalled that is ours, by the `errno` of
+/// pidfd_send_signal(2).
+pub fn cannot_signal(error: Errno) -> anyhow::Error {
+    match error {
+        Errno::NOSYS => anyhow!("this kernel has no pidfd_send_signal(2): Linux 5.3 or later is needed"),
+        Errno::PERM => anyhow!("a sandbox (seccomp) does not let us signal it (pidfd_send_signal)"),
+        error => anyhow::Error::from(error),
+    }
+}
+
+/// Whether it executes the same program as we do, also one that was replaced
+/// by another version meanwhile. A name would prove nothing.
+pub fn is_lockrun(pid: i32) -> bool {
+    let identity = |path: &str| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let path = |path: &str| fs::read_link(path).ok();
+    let (theirs, ours) = (format!("/proc/{pid}/exe"), "/proc/self/exe");
+    let Some(their_identity) = identity(&theirs) else { return false };
+    // Both links lead to the file itself, also when it has no name any more.
+    Some(their_identity) == identity(ours)
+        || path(&theirs).zip(path(ours)).is_some_and(|(theirs, ours)| is_replaced(&theirs, &ours))
+}
+
+/// Whether one of two programs was removed from where the other one is, or was.
+fn is_replaced(one: &Path, other: &Path) -> bool {
+    const REMOVED: &[u8] = b" (deleted)";
+    let [one, other] = [one, other].map(|path| path.as_os_str().as_bytes());
+    let [before, now] = [one, other].map(|path| path.strip_suffix(REMOVED).unwrap_or(path));
+    before == now && (one.ends_with(REMOVED) || other.ends_with(REMOVED))
 }
 
 /// Sleeps until an [`open`] process has ended, and let go of all it had; not

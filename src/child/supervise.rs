@@ -11,7 +11,7 @@ use super::Ended;
 use super::tree::{Signalled, Tree};
 use crate::lock::{Held, Loss, Lost, Wakes};
 use crate::message;
-use crate::sys::{self, Arrived, Mask, SignalFd, Timer};
+use crate::sys::{self, Arrived, LetGo, Mask, SignalFd, Timer};
 
 /// What to do with COMMAND besides waiting for it.
 pub struct Supervision<'a> {
@@ -203,6 +203,8 @@ impl Supervisor {
     fn take(&mut self, plan: &mut Supervision, arrived: Arrived) -> Option<Outcome> {
         match arrived {
             Arrived::Timer => self.on_timer(plan),
+            Arrived::LetGo { ask: LetGo::Replace, sender } => self.end_tree(plan, Cause::Replaced(sender)),
+            Arrived::LetGo { ask: LetGo::Break, sender } => self.end_tree(plan, Cause::Broken(sender)),
             Arrived::Nothing => self.kill_if_due(plan),
             Arrived::Child { ended } => {
                 // Without asking wait(2) first: somebody waits for the lock.
@@ -358,8 +360,6 @@ impl Supervisor {
         // Came before COMMAND, so it has not got it from the kernel.
         let from_kernel = from_kernel && !self.take_early(plan, signal);
         match signal {
-            _ if signal == sys::replace_signal() => self.end_tree(plan, Cause::Replaced(sender)),
-            _ if signal == sys::break_signal() => self.end_tree(plan, Cause::Broken(sender)),
             // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
             _ if sender == us || sender == command => {}
             // COMMAND would have stopped the job; those whom it left do not.

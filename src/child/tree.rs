@@ -15,6 +15,9 @@ use crate::sys;
 pub struct Tree {
     root: i32,
     spared: Vec<i32>,
+    /// Whether a process is behind a token: it belongs to whoever has the token,
+    /// wherever it was acquired.
+    is_token_keeper: fn(i32) -> bool,
 }
 
 /// What became of a signal to the tree.
@@ -27,14 +30,15 @@ pub struct Signalled {
 }
 
 impl Tree {
-    /// The tree of what will be started from now on.
-    pub fn of_what_follows() -> Self {
+    /// The tree of what will be started from now on, without the processes of
+    /// which `is_token_keeper` is true.
+    pub fn of_what_follows(is_token_keeper: fn(i32) -> bool) -> Self {
         // Without it, only those that stay in the tree by themselves are
         // reached; it does not fail on any Linux that has it.
         let _ = set_child_subreaper(Some(getpid()));
         let root = getpid().as_raw_nonzero().get();
         let spared = if has_children() { below(root, |_| true).map(|(pid, _)| pid).collect() } else { Vec::new() };
-        Self { root, spared }
+        Self { root, spared, is_token_keeper }
     }
 
     /// A child of ours was reaped: its id may soon be somebody else's.
@@ -91,7 +95,7 @@ impl Tree {
         if !process::proc_is_ours() {
             return Vec::new();
         }
-        let belongs = |pid: i32| !self.spared.contains(&pid) && !is_token_keeper(pid);
+        let belongs = |pid: i32| !self.spared.contains(&pid) && !(self.is_token_keeper)(pid);
         below(self.root, belongs).filter(|(pid, _)| !process::is_zombie(*pid)).collect()
     }
 }
@@ -124,10 +128,4 @@ fn below(root: i32, goes_on: impl Fn(i32) -> bool) -> impl Iterator<Item = (i32,
         }
     }
     found.into_iter()
-}
-
-/// Whether this is the process behind a token: it belongs to whoever has the
-/// token, wherever it was acquired.
-fn is_token_keeper(pid: i32) -> bool {
-    process::name(pid) == sys::KEEPER_NAME
 }

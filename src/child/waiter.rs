@@ -8,13 +8,20 @@
 //!
 //! Usually the child lives in our memory, see [`Cohabitant`]. Where one may
 //! wait for the other, it is forked.
+//!
+//! The two share an event (eventfd(2)) that nobody else has, and that no exec
+//! lets through. By it the child wakes the parent, without a signal, which
+//! might reach COMMAND; and by it others see which parent watches a child.
 
+use std::cell::Cell;
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{
     Pid, WaitId, WaitIdOptions, WaitOptions, getpid, set_parent_process_death_signal, waitid, waitpid,
 };
@@ -33,7 +40,12 @@ const AGAIN: u32 = 3;
 const FAILED: u32 = 4;
 /// And above: refused, see [`Refusal`].
 const REFUSED: u32 = 5;
-const REFUSALS: [Refusal; 3] = [Refusal::Busy, Refusal::QueueFull, Refusal::Deadlock];
+const REFUSALS: [Refusal; 4] = [
+    Refusal::Busy,
+    Refusal::QueueFull,
+    Refusal::Deadlock { reentrant_helps: false },
+    Refusal::Deadlock { reentrant_helps: true },
+];
 
 /// States of the line that people look at.
 const NOTHING_SHOWN: u32 = 0;
@@ -65,7 +77,9 @@ struct SharedOutcome {
 /// The child's view, once the lock is granted.
 pub struct WaitingChild<'a> {
     outcome: &'a SharedOutcome,
-    parent: Pid,
+    /// Until we let go of the parent. In its memory there is none: the parent is
+    /// not woken, and the kernel closes our copy.
+    event: Cell<Option<OwnedFd>>,
     notify: bool,
     lives_with_parent: bool,
 }
@@ -79,8 +93,10 @@ impl WaitingChild<'_> {
     /// To be called last before this process becomes something else: from
     /// now on it lives on when the parent is killed.
     pub fn let_go_of_parent(&self) {
-        if self.notify {
-            let _ = sys::send(self.parent, sys::notify_signal());
+        if let Some(event) = self.event.take()
+            && self.notify
+        {
+            let _ = rustix::io::write(&event, &1_u64.to_ne_bytes());
             if self.outcome.line.load(Ordering::SeqCst) == SHOWN {
                 let _ = futex::wait(&self.outcome.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
             }
@@ -173,8 +189,10 @@ pub struct GrantedChild {
 pub struct Waiter {
     outcome: OutcomeMemory,
     child: Pid,
-    /// With what we sleep, where the child lives in our memory.
-    beside: Option<(Cohabitant, SignalFd)>,
+    event: OwnedFd,
+    signals: SignalFd,
+    /// Where the child lives in our memory: its place there.
+    _cohabitant: Option<Cohabitant>,
 }
 
 /// Where the outcome is.
@@ -218,12 +236,16 @@ impl Waiter {
         then: impl FnOnce(H, &WaitingChild),
     ) -> Result<(Self, P)> {
         let outcome = Shared::<SharedOutcome>::zeroed()?;
+        let (event, signals) = (new_event()?, SignalFd::of_all()?);
         let parent = getpid();
         if let Forked::Parent(child) = sys::fork()? {
-            return Ok((Self { outcome: OutcomeMemory::Mapped(outcome), child, beside: None }, place));
+            let outcome = OutcomeMemory::Mapped(outcome);
+            return Ok((Self { outcome, child, event, signals, _cohabitant: None }, place));
         }
         sys::end_with(parent);
-        live(WaitingChild { outcome: &outcome, parent, notify, lives_with_parent: false }, || wait(place), then)
+        drop(signals);
+        let event = Cell::new(Some(event));
+        live(WaitingChild { outcome: &outcome, event, notify, lives_with_parent: false }, || wait(place), then)
     }
 
     /// The same in a process that lives in our memory, which makes the
@@ -242,16 +264,14 @@ impl Waiter {
         then: impl FnOnce(H, &WaitingChild) + 'static,
     ) -> Result<Self> {
         let outcome = Arc::new(SharedOutcome::default());
-        let parent = getpid();
+        let (event, signals) = (new_event()?, SignalFd::of_all()?);
         let its_outcome = Arc::clone(&outcome);
         let child = Cohabitant::start(STACK + room, move || {
-            live(WaitingChild { outcome: &its_outcome, parent, notify: false, lives_with_parent: true }, wait, then)
+            let event = Cell::new(None);
+            live(WaitingChild { outcome: &its_outcome, event, notify: false, lives_with_parent: true }, wait, then)
         })?;
-        Ok(Self {
-            outcome: OutcomeMemory::Ours(outcome),
-            child: child.pid(),
-            beside: Some((child, SignalFd::of_all()?)),
-        })
+        let outcome = OutcomeMemory::Ours(outcome);
+        Ok(Self { outcome, child: child.pid(), event, signals, _cohabitant: Some(child) })
     }
 
     /// Watches the child until the wait is over, one way or another.
@@ -287,21 +307,16 @@ impl Waiter {
             let limit = [look, left].into_iter().flatten().min();
             let arrived = self.next_signal(limit);
             match arrived {
-                // Where no more signals may be pending (RLIMIT_SIGPENDING), the
-                // kernel does not tell whose it is.
-                Arrived::Signal { number, sender, .. }
-                    if number == sys::notify_signal()
-                        && (sender == self.child_id() || sender == 0 && self.is_granted()) =>
-                {
-                    return Ok(self.granted(None));
-                }
                 Arrived::Child { .. } => {
                     if let Some(waited) = self.child_changed(Some(arrived))? {
                         return Ok(waited);
                     }
                 }
-                Arrived::Signal { number: signal, sender, .. } if is_deadly(signal) => {
-                    return self.give_up(NotGranted::Ended { signal, sender }, Some(arrived));
+                Arrived::LetGo { ask, sender } => {
+                    return self.give_up(NotGranted::AskedToLetGo { ask, sender }, Some(arrived));
+                }
+                Arrived::Signal { number, .. } if is_deadly(number) => {
+                    return self.give_up(NotGranted::Ended(number), Some(arrived));
                 }
                 Arrived::Signal { number, .. } if is_stopping(number) => {
                     return self.give_up(NotGranted::Stopped(number), Some(arrived));
@@ -317,8 +332,7 @@ impl Waiter {
     }
 
     fn next_signal(&self, limit: Option<Duration>) -> Arrived {
-        let Some((_, signals)) = &self.beside else { return sys::next_signal(limit) };
-        sys::asleep(|| signals.wait(limit));
+        sys::asleep(|| self.signals.wait_beside(&self.event, limit));
         sys::next_signal(Some(Duration::ZERO))
     }
 
@@ -326,10 +340,6 @@ impl Waiter {
     /// or has failed.
     fn is_granted(&self) -> bool {
         self.outcome.state.load(Ordering::SeqCst) == GRANTED
-    }
-
-    fn child_id(&self) -> i32 {
-        self.child.as_raw_nonzero().get()
     }
 
     /// Whether it has not ended. An error if it was waited for.
@@ -366,7 +376,10 @@ impl Waiter {
     /// Ends the child and those that sleep for it: when we return, none of
     /// them has anything of the lock any more.
     fn end_child(&self) {
-        let sleepers: Vec<_> = process::children(self.child_id()).into_iter().filter_map(process::open).collect();
+        let sleepers: Vec<_> = process::children(self.child.as_raw_nonzero().get())
+            .into_iter()
+            .filter_map(|pid| process::open(pid).ok().flatten())
+            .collect();
         let _ = sys::send(self.child, libc::SIGKILL);
         self.over(());
         for sleeper in &sleepers {
@@ -424,6 +437,10 @@ impl Waiter {
     pub fn failure(&self) -> Option<anyhow::Error> {
         (self.outcome.state.load(Ordering::SeqCst) == FAILED).then(|| self.outcome.failure())
     }
+}
+
+fn new_event() -> rustix::io::Result<OwnedFd> {
+    sys::above_stdio(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
 /// What the child does.

@@ -9,7 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use super::Run;
+use super::run::Run;
 use crate::duration::parse_limit;
 
 /// The options of a run, if the line is a usual one.

@@ -6,9 +6,11 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::{
-    Acquire, Break, Check, Command, Completions, List, LockPath, Prune, Release, Renew, Run, Status, Wait, fast_path,
-};
+use super::command::{Command, tree};
+use super::fast_path;
+use super::look::{Break, Completions, List, LockPath, Prune, Status, Wait};
+use super::run::Run;
+use super::token::{Acquire, Check, Release, Renew};
 use crate::escape::printable;
 
 /// Reads the command line.
@@ -72,7 +74,7 @@ fn missing_dashes(error: &clap::Error, words: &[OsString]) -> Option<String> {
         return None;
     }
     let word = printable(word.as_bytes());
-    let is_subcommand = |name: &str| super::tree().find_subcommand(name).is_some();
+    let is_subcommand = |name: &str| tree().find_subcommand(name).is_some();
     if let Some(first) = words.get(1).and_then(|first| first.to_str()).filter(|first| is_subcommand(first)) {
         return Some(format!("'{word}' is one word too many; see 'lockrun {first} --help'"));
     }

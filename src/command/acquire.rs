@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::engine::AnyHeld;
@@ -24,7 +25,7 @@ use crate::lock::{Admission, Engine, Grant, Held, Patience, Queued};
 use crate::message;
 use crate::process;
 use crate::record::Claim;
-use crate::sys::{self, Arrived, Shared};
+use crate::sys::{self, Arrived, Shared, SignalFd};
 use crate::token::{Token, TokenGrant};
 
 /// Nobody's lock is forgotten for longer.
@@ -176,15 +177,13 @@ impl Acquisition {
             // The signal will find nothing to end any more but this process;
             // the holder sees that and lets go. A stop comes too late to give
             // up our place.
-            Ok(GrantedChild { arrived: Some(Arrived::Signal { number, sender, .. }), .. })
-                if child::is_deadly(number) =>
-            {
-                Ok(Some(self.request.wait_ended(number, sender)))
+            Ok(GrantedChild { arrived, .. }) => {
+                match (arrived.and_then(|arrived| self.end_by(arrived)), waiter.failure()) {
+                    (Some(exit), _) => Ok(Some(exit)),
+                    (None, Some(failure)) => Err(failure),
+                    (None, None) => self.hand_out(channel).map(Some),
+                }
             }
-            Ok(_) => match waiter.failure() {
-                Some(failure) => Err(failure),
-                None => self.hand_out(channel).map(Some),
-            },
         }
     }
 
@@ -223,27 +222,40 @@ impl Acquisition {
         Keeper { held, token, listener: handover.listener, owner, lease, printed: channel }.hold(granted_at)
     }
 
+    /// How we end by a signal, if it ends us.
+    fn end_by(&self, arrived: Arrived) -> Option<Exit> {
+        match arrived {
+            Arrived::LetGo { ask, sender } => Some(self.request.asked_to_let_go(ask, sender)),
+            Arrived::Signal { number, .. } if child::is_deadly(number) => Some(Exit::Signal(number)),
+            _ => None,
+        }
+    }
+
     /// Prints the token, and only then lets the holder keep the lock.
     fn hand_out(&self, mut channel: UnixStream) -> Result<Exit> {
-        self.request.patience.mask.unblock(&ENDING);
+        let signals = SignalFd::of_all().context("cannot wait for signals")?;
+        channel.set_nonblocking(true)?;
         let mut holder = BufReader::new(channel.try_clone().context("cannot hear the process that holds the lock")?);
         let mut word = String::new();
-        holder.read_line(&mut word).context("the process that holds the lock does not answer")?;
+        loop {
+            // Until the holder has spoken, it may not listen to signals yet.
+            if let Some(exit) = self.end_by(sys::next_signal(Some(Duration::ZERO))) {
+                return Ok(exit);
+            }
+            match holder.read_line(&mut word) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => signals.wait_beside(&channel, None),
+                read => {
+                    read.context("the process that holds the lock does not answer")?;
+                    break;
+                }
+            }
+        }
         if !word.ends_with('\n') {
             bail!("{ENDED_EARLY}");
         }
-        // From now on the holder is told. What came until then, came to us.
-        loop {
-            match sys::next_signal(Some(Duration::ZERO)) {
-                Arrived::Nothing => break,
-                Arrived::Signal { number, sender, .. }
-                    if [sys::replace_signal(), sys::break_signal()].contains(&number) =>
-                {
-                    return Ok(self.request.wait_ended(number, sender));
-                }
-                _ => {}
-            }
-        }
+        // From now on the holder listens: who asks us asks it as well.
+        sys::ignore_requests();
+        self.request.patience.mask.unblock(&ENDING);
         self.request.tell_granted();
         if self.lease_by_default {
             let lease = duration::display(DEFAULT_LEASE);
@@ -252,11 +264,12 @@ impl Acquisition {
                 &format!("without --owner and --expires, the lock is let go after {lease} at the latest"),
             );
         }
-        channel.set_nonblocking(true)?;
         if let Some(why) = let_go(&mut holder) {
             return self.lost(&why);
         }
         stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
+        // From now on the token is good, and nothing ends us.
+        sys::block_all();
         let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
         match let_go(&mut holder).unwrap_or_default() {
             // The reader was faster than we are.
@@ -296,9 +309,9 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
     let refused = |why: &str| anyhow!("--owner {pid}: {why}");
     let process = process::id(pid).ok_or_else(|| refused("not a process id")).and_then(|pid| {
         pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
-            rustix::io::Errno::SRCH => refused("there is no such process"),
-            rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => refused("is a thread, not a process"),
-            other => refused(&message::os_error(other.raw_os_error())),
+            Errno::SRCH => refused("there is no such process"),
+            Errno::INVAL | Errno::NOENT => refused("is a thread, not a process"),
+            other => process::cannot_open(other).context(format!("--owner {pid}")),
         })
     })?;
     let process = sys::above_stdio(process)?;

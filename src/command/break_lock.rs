@@ -7,14 +7,11 @@ use anyhow::{Result, bail};
 use super::selection::SelectedLocks;
 use crate::cli;
 use crate::exit::Exit;
-use crate::lock::{LockState, Store};
+use crate::lock::{LockState, NOBODY_SEEN, Store, WHO_SEES};
 use crate::message;
 
 /// TERM to KILL, as for `--expires`.
 const KILL_AFTER: Duration = Duration::from_secs(10);
-
-const NOBODY: &str = "held, but nobody who holds it can be seen from here; nobody was signalled; \
-    root, or the holder's user, outside of containers, can break it";
 
 /// Returns when those who held it do so no more.
 ///
@@ -35,7 +32,7 @@ pub fn break_lock(options: cli::Break) -> Result<Exit> {
             Ok(true) => continue,
             // Let go before we could see by whom.
             Ok(false) if locks.look()?.iter().all(|seen| seen.state == LockState::Free) => continue,
-            Ok(false) => NOBODY.to_owned(),
+            Ok(false) => format!("{NOBODY_SEEN}; {WHO_SEES}"),
             Err(error) => message::describe(&error),
         };
         message::tell_about(&name, &why);

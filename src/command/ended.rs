@@ -151,7 +151,7 @@ mod tests {
             let mut held = held();
             let words = ["/bin/sh", "-c", command].map(Into::into);
             let exec = child::prepare(&words, &[], mask, false).unwrap();
-            let tree = Tree::of_what_follows();
+            let tree = Tree::of_what_follows(|_| false);
             let timer = Timer::new().unwrap();
             let (mut ready, stdout) = pipe().unwrap();
             rustix::stdio::dup2_stdout(&stdout).unwrap();

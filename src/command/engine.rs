@@ -107,9 +107,9 @@ impl Engine for AnyEngine {
         }
     }
 
-    fn warning(&self) -> Option<String> {
+    fn warnings(&self) -> Vec<String> {
         match self {
-            Self::Files(files) => files.warning(),
+            Self::Files(files) => files.warnings(),
         }
     }
 }
@@ -197,9 +197,9 @@ impl Store for AnyStore {
         }
     }
 
-    fn would_wait_for_itself(&self, target: &Target) -> Result<bool> {
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
         match self {
-            Self::Files(store) => store.would_wait_for_itself(target),
+            Self::Files(store) => store.would_wait_for_itself(target, waits_forever),
         }
     }
 
@@ -216,16 +216,24 @@ impl Store for AnyStore {
     }
 }
 
-/// Makes the lock file of a name if it is missing. Returns its absolute path.
+/// Makes the lock file of a name if it is missing. Returns its absolute path, and
+/// what to tell about the directory.
 ///
 /// # Errors
 /// It cannot be made, or something else is there.
-pub fn make_lock_file(dir: Option<PathBuf>, name: &[u8]) -> Result<PathBuf> {
-    file::make_lock_file(&locks_directory(dir)?, name)
+pub fn make_lock_file(dir: Option<PathBuf>, name: &[u8]) -> Result<(PathBuf, Vec<String>)> {
+    let dir = locks_directory(dir)?;
+    Ok((file::make_lock_file(&dir, name)?, dir.warnings()))
 }
 
 /// What is written about a token's grant, or about a later one of its lock.
 pub fn record_of_grant(token: &Token) -> Option<Record> {
     let file = &token.grants.first()?.file;
     file::record_of_grant(token.dir(), file, token.fence(), token.slot)
+}
+
+/// Whether a process is behind a token and holds its lock: it belongs to whoever
+/// has the token, wherever that was acquired.
+pub fn is_token_keeper(pid: i32) -> bool {
+    file::is_token_keeper(pid)
 }

@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 
 use super::{engine, stdout};
 use crate::cli;
+use crate::escape::printable;
 use crate::exit::Exit;
+use crate::message;
 
 /// Makes the file if it is missing and prints its absolute path.
 ///
@@ -21,7 +23,8 @@ pub fn path(options: cli::LockPath) -> Result<Exit> {
     if name.is_empty() {
         bail!("the lock's name is empty");
     }
-    let path = engine::make_lock_file(options.dir, &name.into_vec())?;
+    let (path, warnings) = engine::make_lock_file(options.dir, &name.into_vec())?;
+    warnings.iter().for_each(|warning| message::tell(&printable(warning.as_bytes())));
     stdout::print([path.as_os_str().as_bytes(), b"\n"].concat())?;
     Ok(Exit::Ok)
 }

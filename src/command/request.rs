@@ -13,10 +13,10 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
+use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms, UserPath};
 use crate::message;
 use crate::record::Claim;
-use crate::sys::{self, Mask};
+use crate::sys::{self, LetGo, Mask};
 use crate::users;
 use crate::waiting::{Verbosity, Waiting};
 
@@ -60,6 +60,7 @@ impl LockRequest {
             max_waiters: options.max_waiters,
             replace: options.replace,
             reentrant: options.reentrant,
+            waits_forever: limit.finite().is_none(),
         };
         if terms.replace && !patience.waits() {
             bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
@@ -84,7 +85,7 @@ impl LockRequest {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        if let Some(warning) = self.engine.warning() {
+        for warning in self.engine.warnings() {
             message::tell(&printable(warning.as_bytes()));
         }
         for name in names_like_paths {
@@ -118,7 +119,8 @@ impl LockRequest {
             }
             NotGranted::TimedOut => Some(self.timed_out()),
             NotGranted::Refused(refusal) => Some(self.refused(refusal)),
-            NotGranted::Ended { signal, sender } => Some(self.wait_ended(signal, sender)),
+            NotGranted::Ended(signal) => Some(Exit::Signal(signal)),
+            NotGranted::AskedToLetGo { ask, sender } => Some(self.asked_to_let_go(ask, sender)),
         }
     }
 
@@ -128,20 +130,19 @@ impl LockRequest {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
             // Never because of how things stand: it is told, always.
-            Refusal::Deadlock => {
-                message::tell_deadlock(&self.name, &self.engine.holders());
+            Refusal::Deadlock { reentrant_helps } => {
+                message::tell_deadlock(&self.name, &self.engine.holders(), reentrant_helps);
                 Exit::Deadlock
             }
         }
     }
 
-    /// A signal ended the wait: by that signal, or by who came with
-    /// `--replace` after us, or broke what we had of it already.
-    pub fn wait_ended(&self, signal: i32, sender: i32) -> Exit {
-        let what = match signal {
-            _ if signal == sys::replace_signal() => "replaced",
-            _ if signal == sys::break_signal() => "broken",
-            _ => return Exit::Signal(signal),
+    /// Another lockrun ended the wait: one that came with `--replace` after us,
+    /// or one that broke what we had of a set already.
+    pub fn asked_to_let_go(&self, ask: LetGo, sender: i32) -> Exit {
+        let what = match ask {
+            LetGo::Replace => "replaced",
+            LetGo::Break => "broken",
         };
         let by = message::by(sender);
         message::tell_about(&self.name, &format!("{what} while waiting, by {by}; the command was not started"));
@@ -204,7 +205,7 @@ fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce(
         bail!("the path of --file is empty: name a file or directory");
     }
     let named = names.into_iter().map(|name| Target::Name(name.into_vec()));
-    let mut targets: Vec<_> = named.chain(files.into_iter().map(Target::Path)).collect();
+    let mut targets: Vec<_> = named.chain(files.into_iter().map(UserPath::new).map(Target::Path)).collect();
     if targets.is_empty() {
         targets.push(Target::Name(default_name()));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::engine::{AnyHeld, AnyQueued};
+use super::engine::{self, AnyHeld, AnyQueued};
 use super::grantee::Grantee;
 use super::report::Report;
 use super::request::LockRequest;
@@ -121,7 +121,7 @@ impl Job {
     /// The lock was free: COMMAND is started as a child.
     fn run_at_once(&mut self, mut held: AnyHeld) -> Result<Exit> {
         let mut grantee = self.grantee()?;
-        let tree = Tree::of_what_follows();
+        let tree = Tree::of_what_follows(engine::is_token_keeper);
         let granted_at = sys::suspend_aware_now();
         held.settle(&self.claim)?;
         let fence = grantee.tell(&held)?;

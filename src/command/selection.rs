@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use anyhow::{Result, bail};
 
 use crate::cli;
-use crate::lock::{LockState, Seen, Store, Target};
+use crate::lock::{LockState, Seen, Store, Target, UserPath};
 
 use super::engine::AnyStore;
 
@@ -30,7 +30,7 @@ impl SelectedLocks {
             bail!("the path of --file is empty: name a file or directory");
         }
         let named = which.lock.into_iter().map(|name| Target::Name(name.into_vec()));
-        let targets = named.chain(which.file.into_iter().map(Target::Path)).collect();
+        let targets = named.chain(which.file.into_iter().map(UserPath::new).map(Target::Path)).collect();
         Ok(Self { store: AnyStore::choose(which.dir)?, targets })
     }
 

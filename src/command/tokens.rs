@@ -15,7 +15,6 @@ use crate::keeper::{self, Answer, Ask};
 use crate::message;
 use crate::process;
 use crate::record::Record;
-use crate::sys;
 use crate::token::Token;
 
 use super::engine;
@@ -105,11 +104,11 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
 /// Whether the holder with this pid goes on, though its socket is not there
 /// for us. One that was killed is waited for: its lock goes after its socket.
 fn is_out_of_reach(pid: i32) -> bool {
-    if process::name(pid) != sys::KEEPER_NAME {
+    if !engine::is_token_keeper(pid) {
         return false;
     }
     let is_ending = process::is_ending(pid);
-    if is_ending && let Some(holder) = process::open(pid) {
+    if is_ending && let Some(holder) = process::open(pid).ok().flatten() {
         process::wait_for_end(&holder, END_LIMIT);
     }
     !is_ending

@@ -47,9 +47,9 @@ pub fn wait(options: cli::Wait) -> Result<Exit> {
         let seen = locks.look_closely()?;
         let Some(busy) = seen.iter().find(|seen| !seen.is_free()) else { return Ok(Exit::Ok) };
         if std::mem::take(&mut is_first_look)
-            && let Some(ours) = held_around(&locks, &seen)
+            && let Some(ours) = held_around(&locks, &seen, limit.is_none())
         {
-            message::tell_deadlock(&message::shown_name(&ours.name), &ours.holders);
+            message::tell_deadlock(&message::shown_name(&ours.name), &ours.holders, false);
             return Ok(Exit::Deadlock);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -76,8 +76,8 @@ pub fn wait(options: cli::Wait) -> Result<Exit> {
 
 /// One that is held for a command that we are a part of. What we may not open
 /// is another user's.
-fn held_around<'a>(locks: &SelectedLocks, seen: &'a [Seen]) -> Option<&'a Seen> {
-    let is_ours = |target: &Target| locks.store.would_wait_for_itself(target).unwrap_or(false);
+fn held_around<'a>(locks: &SelectedLocks, seen: &'a [Seen], waits_forever: bool) -> Option<&'a Seen> {
+    let is_ours = |target: &Target| locks.store.would_wait_for_itself(target, waits_forever).unwrap_or(false);
     let pairs = locks.targets.iter().zip(seen);
     pairs.filter(|(target, seen)| !seen.is_free() && is_ours(target)).map(|(_, seen)| seen).next()
 }
@@ -88,7 +88,7 @@ fn holders(seen: &[Seen]) -> Vec<i32> {
 
 /// Those that can still end.
 fn open(pids: &[i32]) -> Vec<OwnedFd> {
-    pids.iter().filter_map(|pid| process::open(*pid)).collect()
+    pids.iter().filter_map(|pid| process::open(*pid).ok().flatten()).collect()
 }
 
 /// Whether one of them ended meanwhile.

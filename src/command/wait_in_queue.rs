@@ -3,25 +3,24 @@
 
 use anyhow::{Context, Result};
 
-use super::engine::{AnyHeld, FileHeld, FileQueued};
+use super::engine::{self, AnyHeld, FileHeld, FileQueued};
 use super::grantee::Grantee;
 use super::run::{Job, Running};
 use crate::child::{EarlySignals, Tree, Waiter, WaitingChild, Watch};
 use crate::exit::Exit;
 use crate::lock::{Engine, NotGranted, Waited};
 use crate::message;
-use crate::sys;
+use crate::sys::{self, Arrived};
 use crate::waiting::Verbosity;
 
-/// What ends a wait.
-const CAUGHT_AS_INIT: [i32; 11] = [
+/// What ends a wait, beside TERM.
+const CAUGHT_AS_INIT: [i32; 10] = [
     libc::SIGTSTP,
     libc::SIGTTIN,
     libc::SIGTTOU,
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
-    libc::SIGTERM,
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGALRM,
@@ -37,7 +36,7 @@ impl Job {
 
     /// A child waits for the lock and becomes COMMAND, while we watch.
     fn wait_in_child(&mut self, place: FileQueued) -> Result<Waited<Exit>> {
-        let tree = Tree::of_what_follows();
+        let tree = Tree::of_what_follows(engine::is_token_keeper);
         let mut waiting = self.request.waiting();
         let notify = self.expires.is_some() || waiting.is_living() || self.request.verbosity == Verbosity::Verbose;
         let mut grantee = self.grantee()?;
@@ -89,29 +88,27 @@ impl Job {
     fn wait_and_become(&mut self, mut place: FileQueued) -> Result<Waited<Exit>> {
         self.request.tell_verbose(|| message::held_by(&self.request.engine.holders()));
         // The kernel keeps those from PID 1 that it does not catch.
-        let mut catch =
-            if rustix::process::getpid().is_init() { CAUGHT_AS_INIT.to_vec() } else { sys::STOPPING.to_vec() };
-        catch.extend([sys::replace_signal(), sys::break_signal()]);
-        let interrupter = sys::Interrupter::new(self.request.patience.left(), &catch, &self.request.patience.mask)
+        let catch: &[i32] = if rustix::process::getpid().is_init() { &CAUGHT_AS_INIT } else { &sys::STOPPING };
+        let interrupter = sys::Interrupter::new(self.request.patience.left(), catch, &self.request.patience.mask)
             .context("cannot make a timer")?;
         let mut grantee = self.grantee()?;
         grantee.foretell(&mut place)?;
         let turn = place.wait_for_turn(&self.request.patience)?;
         drop(interrupter);
-        let signal = sys::take_caught();
-        let is_stop = signal.is_some_and(|signal| sys::STOPPING.contains(&signal));
-        match (turn, signal) {
-            (Ok(()), Some(signal)) if is_stop => {
+        match (turn, sys::take_caught()) {
+            (Ok(()), Some(Arrived::Signal { number, .. })) if sys::STOPPING.contains(&number) => {
                 // Too late to give up our place. It is blocked now, and stops
                 // us where we become COMMAND.
-                let _ = sys::send(rustix::process::getpid(), signal);
+                let _ = sys::send(rustix::process::getpid(), number);
                 self.become_command(grantee, AnyHeld::Files(place.into_held())).map(Ok)
             }
-            (_, Some(signal)) if is_stop => Ok(Err(NotGranted::Stopped(signal))),
-            // Who sent it, a handler is not told.
-            (_, Some(signal)) => Ok(Err(NotGranted::Ended { signal, sender: 0 })),
-            (Ok(()), None) => self.become_command(grantee, AnyHeld::Files(place.into_held())).map(Ok),
-            (Err(not), None) => Ok(Err(not)),
+            (_, Some(Arrived::Signal { number, .. })) if sys::STOPPING.contains(&number) => {
+                Ok(Err(NotGranted::Stopped(number)))
+            }
+            (_, Some(Arrived::Signal { number, .. })) => Ok(Err(NotGranted::Ended(number))),
+            (_, Some(Arrived::LetGo { ask, sender })) => Ok(Err(NotGranted::AskedToLetGo { ask, sender })),
+            (Ok(()), _) => self.become_command(grantee, AnyHeld::Files(place.into_held())).map(Ok),
+            (Err(not), _) => Ok(Err(not)),
         }
     }
 }

@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::lock::{Held, Note};
 use crate::message;
 use crate::record::timestamp;
-use crate::sys::{self, SignalFd, Timer};
+use crate::sys::{self, Arrived, LetGo, SignalFd, Timer};
 use crate::token::Token;
 
 pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
@@ -114,7 +114,7 @@ impl<H: Held> Holding<H> {
         if let Some(caller) = &self.printed {
             caller.set_nonblocking(true)?;
         }
-        let signals = SignalFd::new(&[sys::replace_signal(), sys::break_signal(), libc::SIGTERM, sys::timer_signal()])?;
+        let signals = SignalFd::new(&[libc::SIGTERM, sys::timer_signal()])?;
         loop {
             self.arm()?;
             let ready = {
@@ -151,9 +151,14 @@ impl<H: Held> Holding<H> {
                     _ => return Ok("its token was never printed".into()),
                 }
             }
-            if let Some((signal, sender)) = signal.filter(|(signal, _)| *signal != sys::timer_signal()) {
-                let what = if signal == sys::replace_signal() { "replaced" } else { "broken" };
-                return Ok(format!("{what} by {}", message::by(sender)).into());
+            match signal {
+                Some(Arrived::LetGo { ask: LetGo::Replace, sender }) => {
+                    return Ok(format!("replaced by {}", message::by(sender)).into());
+                }
+                Some(Arrived::LetGo { sender, .. } | Arrived::Signal { sender, .. }) => {
+                    return Ok(format!("broken by {}", message::by(sender)).into());
+                }
+                _ => {}
             }
             if let Some(client) = self.hear(&ready[5..])? {
                 return Ok(End { why: RELEASED.into(), client: Some(client) });

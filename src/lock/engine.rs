@@ -48,42 +48,40 @@ pub trait Engine {
     /// A granted lock.
     type Held: Held;
 
-    /// Takes the lock if nobody holds it in conflict and nobody waits for it,
-    /// and joins the queue otherwise.
+    /// Takes the lock if it is free and nobody is waiting for it, and joins the
+    /// queue otherwise.
     ///
     /// # Errors
-    /// Anything that keeps the engine from knowing that the lock is ours:
-    /// then it is not.
+    /// Anything that keeps the engine from knowing that the lock is ours: then it
+    /// is not.
     ///
     /// # Crash
-    /// A process that dies in here leaves nothing that blocks anyone, or not
-    /// for longer than its lease.
+    /// A process that dies here blocks nobody, or not for longer than its lease.
     fn ask(&self, patience: &Patience) -> Result<Admission<Self::Queued, Self::Held>>;
 
-    /// Who holds the lock now, as far as it can be seen from here.
+    /// The visible holders of the lock.
     fn holders(&self) -> Vec<Holder>;
 
-    /// Where the lock is, for `-v`: paths, or a server and a name.
+    /// The location of the lock for `-v`: paths, or a server and a name.
     fn places(&self) -> Vec<Vec<u8>>;
 
-    /// What people should know about these locks before they rely on them:
-    /// "… is on NFS: …".
-    fn warning(&self) -> Option<String>;
+    /// A warning about these locks, such as a network file system.
+    fn warnings(&self) -> Vec<String>;
 }
 
-/// The locks of one place, for commands that take none.
+/// The locks of one directory or server, for commands that take none.
 pub trait Store {
-    /// Looks at these, in this order; without any, at all, by name. Disturbs
-    /// nobody.
+    /// Looks at these locks, in this order; at all, by name, if none is given. Never
+    /// makes another process fail or wait.
     ///
     /// # Errors
-    /// One of them is no lock, or cannot be looked at.
+    /// One of them is not a lock, or cannot be inspected.
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>>;
 
-    /// Whether these could be taken at all.
+    /// Checks that these locks could be taken at all.
     ///
     /// # Errors
-    /// Why not: permissions, something else at its place.
+    /// Permissions, or a foreign file in place of a lock.
     fn require_usable(&self, targets: &[Target]) -> Result<()>;
 
     /// The names of all locks, for a shell to complete.
@@ -92,87 +90,86 @@ pub trait Store {
     /// They cannot be read.
     fn names(&self) -> Result<Vec<Vec<u8>>>;
 
-    /// Whether the lock is held for a command that we are a part of, so that it
-    /// is not free before we end.
+    /// Whether an outer command holds the lock, so that waiting for it would
+    /// deadlock. With `waits_forever`, any ancestor that holds it counts.
     ///
     /// # Errors
-    /// It cannot be looked at.
-    fn would_wait_for_itself(&self, target: &Target) -> Result<bool>;
+    /// It cannot be inspected.
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool>;
 
-    /// Makes whoever holds this lock let go, and waits until they have: TERM,
-    /// and KILL after `kill_after`. Returns whether anybody was seen to hold it.
+    /// Makes the holders release this lock, and waits until they have: TERM, and
+    /// KILL after `kill_after`. Returns whether any holder was visible.
     ///
     /// # Errors
-    /// They are another user's: then nobody was signalled. Or they did not end.
+    /// A holder belongs to another user, and nothing was signalled; or one did not
+    /// end.
     fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool>;
 
-    /// Removes what locks leave behind that nobody uses, or only says what
-    /// (`only_look`). `tell` gets each lock's name, or what went wrong with it.
-    /// Returns what people should know although all went well.
+    /// Removes what unused locks leave behind, or only lists it (`only_look`).
+    /// `tell` gets each lock's name, or what went wrong with it. Returns a warning
+    /// that is not a failure.
     ///
     /// # Errors
-    /// Nothing can be looked at.
+    /// Nothing can be inspected.
     fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>>;
 }
 
-/// A place in a queue. Dropping it gives it up.
+/// A place in a queue. Dropping it leaves the queue.
 pub trait Queued: Sized {
-    /// What it turns into.
+    /// The granted lock.
     type Held: Held;
 
-    /// Sleeps until our turn has come or the wait is over.
+    /// Sleeps until the lock is granted or the wait is over.
     ///
     /// # Errors
     /// As [`Engine::ask`].
     fn wait(self, patience: &Patience) -> Result<Waited<Self::Held>>;
 }
 
-/// A granted lock. Dropping it without [`release`](Held::release) lets go as a
-/// crash would: once every process that inherited it has ended, or its lease.
+/// A granted lock. Dropping it without [`release`](Held::release) releases it as a
+/// crash would: when every process that inherited it has ended, or with its lease.
 pub trait Held {
-    /// Makes the grant known: numbers it and records who holds the lock, and
-    /// lets the next in the queue come forward. Called once, by the process that
-    /// holds. A server has done so in the grant.
+    /// Draws the fencing token, writes the record, and lets the next waiter move up.
+    /// Called once, by the holder. A server does this in the grant.
     ///
     /// # Errors
-    /// None for a text that cannot be written (disk full, read-only): the
-    /// lock is held all the same.
+    /// Not for a record that cannot be written (disk full, read-only).
     fn settle(&mut self, claim: &Claim) -> Result<()>;
 
-    /// What was granted, once that is settled.
+    /// The grants, after [`settle`](Self::settle).
     fn grants(&self) -> Vec<Grant>;
 
-    /// Descriptors that COMMAND inherits, so that the lock stays while
-    /// COMMAND lives even if we are killed.
+    /// Descriptors that COMMAND inherits, so that the lock stays while COMMAND
+    /// lives, even if we are killed.
     fn descriptors(&self) -> Vec<RawFd>;
 
-    /// What the holder has to wake up for. Asked again before every sleep.
+    /// What must wake the holder. Asked again before every sleep.
     fn wakes(&self) -> Wakes<'_> {
         Wakes::default()
     }
 
-    /// To be called when [`wakes`](Self::wakes) says so, and last when COMMAND
-    /// has ended: does what is due, and says whether the lock was lost.
+    /// Does what is due, and returns whether the lock was lost. Called when
+    /// [`wakes`](Self::wakes) says so, and once more when COMMAND has ended.
     fn tend(&mut self) -> Option<Loss>;
 
-    /// Notes something about the grant where people look, as long as nobody
-    /// else has been granted the lock. What cannot be noted is not.
+    /// Updates the record of the grant, unless the lock was granted again since.
+    /// Failures are ignored: the record is a hint.
     fn note(&mut self, note: &Note<'_>);
 
-    /// Gives the lock back, also from processes that still have it open. Does
-    /// not take longer than `limit`.
+    /// Releases the lock, also for processes that still have it open. Takes no
+    /// longer than `limit`.
     ///
     /// # Errors
-    /// It could not be given back, and nothing else will do it.
+    /// It could not be released, and no lease will end it.
     fn release(&mut self, limit: Duration) -> Result<Released>;
 }
 
-/// What a held lock wants its holder to wake up for. Nothing: files.
+/// What must wake the holder of a lock. Nothing for files.
 #[derive(Clone, Copy, Default)]
 pub struct Wakes<'a> {
-    /// When this is readable.
+    /// This descriptor, when it is readable.
     pub descriptor: Option<BorrowedFd<'a>>,
-    /// At this time since boot, on the clock of
+    /// This time since boot, on the clock of
     /// [`suspend_aware_now`](crate::sys::suspend_aware_now).
     pub at: Option<Duration>,
 }
@@ -180,28 +177,28 @@ pub struct Wakes<'a> {
 /// The lock is lost, or will be before it can be renewed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// What to tell people.
+    /// How, for the message.
     pub lost: Lost,
-    /// COMMAND and all it started get TERM now and KILL at this time since boot
-    /// at the latest, before others are granted the lock; at once if that is
-    /// past. `None`: as `--kill-after` says.
+    /// COMMAND and everything it started get TERM now, and KILL at this time since
+    /// boot at the latest, before the lock can be granted again; at once if that is
+    /// past. `None`: after `--kill-after`.
     pub kill_at: Option<Duration>,
 }
 
-/// Something to note about a grant.
+/// A change to the record of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note<'a> {
-    /// It expires then (RFC 3339), or never.
+    /// The new expiry (RFC 3339), or none.
     Expires(Option<&'a str>),
-    /// It ended like this, and when: `released at …`.
+    /// How and when it ended: `released at …`.
     Ended(&'a str),
 }
 
-/// How a lock was given back.
+/// How a lock was released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Released {
     /// It is free.
     Done,
-    /// It will be free when its lease has ended; why, for one line.
+    /// It will be free when its lease ends; why, for one line.
     Later(String),
 }

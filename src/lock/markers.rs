@@ -1,8 +1,8 @@
-//! LOCKRUN_HELD: the locks that a command runs under, one word each.
+//! LOCKRUN_HELD: the locks that a command runs under, one marker each.
 //!
-//! A word is four fields between colons: two that say which lock it is, in the
-//! engine's own terms, the fence of the grant, and how strongly it is held. It
-//! proves nothing by itself, because a process may have outlived the lock.
+//! A marker has four fields separated by colons: two identify the lock in the
+//! engine's own terms, then the fencing token and the strength. It proves nothing
+//! by itself, because a process may outlive the lock.
 
 use crate::record::put_number;
 
@@ -11,20 +11,20 @@ pub const VARIABLE: &str = "LOCKRUN_HELD";
 /// Deeper nesting forgets the outermost ones.
 const MOST: usize = 1024;
 
-/// The words of our environment, the outermost first.
+/// The markers in our environment, outermost first.
 pub fn around() -> Vec<String> {
     let Some(words) = std::env::var_os(VARIABLE) else { return Vec::new() };
     words.to_string_lossy().split(' ').filter(|word| word.split(':').count() == 4).map(str::to_owned).collect()
 }
 
-/// The variable for COMMAND: those around us, and ours.
+/// The value for COMMAND: the markers around us, and ours.
 pub fn for_command(around: &[String], ours: impl Iterator<Item = String>) -> String {
     let words: Vec<String> = around.iter().cloned().chain(ours).collect();
     words[words.len().saturating_sub(MOST)..].join(" ")
 }
 
-/// Puts the fences of our grants into a variable that [`for_command`] made
-/// with other ones. `false` if they have fewer or more digits.
+/// Overwrites the fencing tokens of our grants in a value of [`for_command`];
+/// `false` if they have fewer or more digits.
 pub fn renumber(variable: &mut [u8], fences: &[u64]) -> bool {
     let ours = variable.rsplit_mut(|byte| *byte == b' ').zip(fences.iter().rev());
     ours.into_iter().all(|(marker, fence)| {

@@ -1,5 +1,4 @@
-//! Locks: the values that are asked for, answered and shown. What an engine has
-//! to offer is in [`engine`].
+//! Locks: the values of requests, answers and listings. [`engine`] has the traits.
 
 pub mod engine;
 pub mod file;
@@ -10,32 +9,32 @@ pub mod server;
 pub use engine::{Engine, Held, Loss, Note, Queued, Released, Store, Wakes};
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::duration::Limit;
-use crate::sys::{self, Mask};
+use crate::sys::{self, LetGo, Mask};
 
-/// Who may hold a lock beside us.
+/// How a lock is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nobody.
+    /// Excludes all others (a write lock).
     Exclusive,
-    /// Others who share it.
+    /// Excludes exclusive holders and slots (a read lock).
     Shared,
-    /// Those who have another slot of the pool.
+    /// One slot of a pool (a semaphore).
     Slot {
         /// Size of the pool.
         of: u32,
-        /// Exactly this one; `None`: any.
+        /// This slot; `None`: any.
         which: Option<u32>,
     },
 }
 
-/// Size of the largest pool. Its slots and queues fit into the offsets of a file.
+/// Size of the largest pool: its slots and queues fit into the offsets of a file.
 pub const MAX_SLOTS: u32 = 1 << 20;
 
-/// A whole number of any length, by which one certain slot is asked for.
+/// The argument of --slot: an integer of any length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WholeNumber {
     digits: String,
@@ -43,20 +42,20 @@ pub struct WholeNumber {
 }
 
 impl WholeNumber {
-    /// From decimal digits behind an optional sign.
+    /// Parses decimal digits after an optional sign.
     ///
     /// # Errors
-    /// It is something else: why, for people.
+    /// Not an integer; the text says so to people.
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_negative = text.starts_with('-');
         let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err("not a whole number".into());
+            return Err("not an integer".into());
         }
         Ok(Self { digits: digits.into(), is_negative })
     }
 
-    /// The slot that it stands for in a pool of so many: -1 is the last one.
+    /// The slot in a pool of `slots`: -1 is the last one.
     pub fn modulo(&self, slots: u32) -> u32 {
         let slots = u64::from(slots);
         let rest = self.digits.bytes().fold(0, |rest, digit| (rest * 10 + u64::from(digit - b'0')) % slots);
@@ -70,41 +69,69 @@ pub enum Target {
     /// `DIR/NAME.lock`.
     Name(Vec<u8>),
     /// Exactly this file or directory.
-    Path(PathBuf),
+    Path(UserPath),
+}
+
+/// The path of `--file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserPath {
+    given: PathBuf,
+    absolute: PathBuf,
+}
+
+impl UserPath {
+    /// In a working directory that has no path any more, `given` is shown.
+    pub fn new(given: PathBuf) -> Self {
+        let absolute = std::path::absolute(&given).unwrap_or_else(|_| given.clone());
+        Self { given, absolute }
+    }
+
+    /// To open the file: the absolute path need not lead there, if a parent may
+    /// not be searched or was mounted over.
+    pub fn given(&self) -> &Path {
+        &self.given
+    }
+
+    /// For people, and for records that are read in other directories.
+    pub fn absolute(&self) -> &Path {
+        &self.absolute
+    }
 }
 
 impl Target {
-    /// As the user gave it.
+    /// The name, or the path from any working directory.
     pub fn name(&self) -> &[u8] {
         match self {
             Target::Name(name) => name,
-            Target::Path(path) => path.as_os_str().as_bytes(),
+            Target::Path(path) => path.absolute().as_os_str().as_bytes(),
         }
     }
 }
 
-/// What is asked of all locks of a request.
+/// The conditions of a request, for all its locks.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// Who may hold them beside us.
+    /// Exclusive, shared, or a slot.
     pub mode: Mode,
-    /// Fail if so many wait already, instead of waiting with them.
+    /// Fail instead of waiting if this many are waiting already.
     pub max_waiters: Option<u32>,
-    /// End who holds them.
+    /// End the holders.
     pub replace: bool,
-    /// Take what a lockrun around us holds for held.
+    /// Treat a lock held by an outer lockrun as ours.
     pub reentrant: bool,
+    /// Wait without limit, so that waiting for an ancestor would never end.
+    pub waits_forever: bool,
 }
 
-/// How long to wait, and what may interrupt it.
+/// How long to wait, and what may interrupt the wait.
 #[derive(Clone, Copy)]
 pub struct Patience {
-    /// How long, from [`since`](Self::since) on; zero: not in the queue at all.
+    /// The timeout, counted from [`since`](Self::since); zero: do not queue.
     pub limit: Limit,
-    /// When we began.
+    /// Start of the wait.
     pub since: Instant,
-    /// The signals that the caller had blocked: all others may end us in the
-    /// short moments in which even a request has to wait.
+    /// The signals that the caller had blocked. All others may end us, even in the
+    /// short waits inside a request.
     pub mask: Mask,
 }
 
@@ -114,72 +141,81 @@ impl Patience {
         self.limit != Limit::After(Duration::ZERO)
     }
 
-    /// The same for a process that somebody else ends when the time is over.
+    /// The same for a process whose parent ends it at the deadline.
     pub fn of_watched(self) -> Self {
         Self { limit: if self.waits() { Limit::Never } else { self.limit }, ..self }
     }
 
-    /// When to give up; `None`: never, or not while any machine stays up.
+    /// The deadline; `None`: none, or beyond the range of the clock.
     pub fn deadline(&self) -> Option<Instant> {
         self.since.checked_add(self.limit.finite()?)
     }
 
-    /// What is left until the deadline; `None`: no limit.
+    /// Time until the deadline; `None`: no limit.
     pub fn left(&self) -> Option<Duration> {
         self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether the deadline has passed, or a signal has come that ends or
-    /// interrupts the wait ([`sys::Interrupter`](crate::sys::Interrupter)).
+    /// Whether the deadline has passed, or a signal has interrupted the wait ([`sys::Interrupter`](crate::sys::Interrupter)).
     pub fn is_over(&self) -> bool {
         sys::has_caught() || self.left().is_some_and(|left| left.is_zero())
     }
 }
 
-/// What an engine answers to a request.
+/// What is wrong where a lock is held by nobody whom we see: nobody can be made to
+/// let go.
+pub const NOBODY_SEEN: &str = "held, but nobody who holds it can be seen from here; nobody was signalled";
+/// And what to do.
+pub const WHO_SEES: &str = "root, or the holder's user, outside of containers, can end it";
+
+/// An engine's answer to a request.
 pub enum Admission<Q, H> {
-    /// Ours, from now on.
+    /// The lock is ours.
     Granted(H),
-    /// Not now; but this is our place in the queue.
+    /// Our place in the queue.
     Queued(Q),
-    /// Not ours, and there is nothing to wait in.
+    /// Not granted, and not queued.
     Not(NotGranted),
 }
 
-/// How a request or a wait ended without the lock. Nothing of it is left.
+/// How a request or a wait ended without the lock. Nothing remains in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotGranted {
-    /// It is not waited for.
+    /// The terms do not allow waiting.
     Refused(Refusal),
-    /// The whole timeout has passed.
+    /// The timeout has passed.
     TimedOut,
-    /// What was waited for is gone (the lock file was removed or replaced): ask
-    /// anew.
+    /// The lock file was removed or replaced: ask again.
     Again,
-    /// This signal of the terminal is to stop us. Nobody waits for a job that is
-    /// stopped, so it is obeyed without the place in the queue; then ask anew.
+    /// The terminal stops us by this signal. A stopped job must not block the queue,
+    /// so it has left it: stop, then ask again.
     Stopped(i32),
     /// This signal ended the wait.
-    Ended {
-        /// Its number.
-        signal: i32,
-        /// Who sent it, 0 if that is not known.
+    Ended(i32),
+    /// Another lockrun ended the wait.
+    AskedToLetGo {
+        /// For what.
+        ask: LetGo,
+        /// Its process, 0 if that cannot be seen from here.
         sender: i32,
     },
 }
 
-/// What became of a wait.
+/// The result of a wait.
 pub type Waited<H> = Result<H, NotGranted>;
 
-/// Why a lock is not waited for.
+/// Why a request does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Held in conflict, or others wait, and we were not to wait.
+    /// `--timeout 0`, and the lock is held in conflict or others are waiting.
     Busy,
-    /// As many wait as are allowed to.
+    /// `--max-waiters` are waiting already.
     QueueFull,
-    /// It is held around us, and would never be free.
-    Deadlock,
+    /// An outer lockrun, a token or an ancestor holds it.
+    Deadlock {
+        /// With [`Terms::reentrant`] it would be granted.
+        reentrant_helps: bool,
+    },
 }
 
 /// One grant.
@@ -187,18 +223,18 @@ pub enum Refusal {
 pub struct Grant {
     /// The lock's name as it was given.
     pub name: Vec<u8>,
-    /// The file in the locks directory that remembers this grant.
+    /// The file in the locks directory with the record of this grant.
     pub file: String,
-    /// Rises with every grant of this name, so that a store can refuse a
-    /// holder that was paused past its expiry.
+    /// The fencing token: it rises with every grant of the name, so that a store
+    /// can refuse a holder that was paused past its expiry.
     pub fence: u64,
-    /// Our slot of a pool.
+    /// The slot in a pool.
     pub slot: Option<u32>,
-    /// How a lockrun under this one recognises the grant.
+    /// The word of [`markers`] by which a nested lockrun recognises the grant.
     pub marker: String,
 }
 
-/// How a lock was lost while we believed to hold it.
+/// How a lock was lost while it was held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The lock's name.
@@ -207,62 +243,63 @@ pub struct Lost {
     pub how: String,
 }
 
-/// Somebody who holds a lock, for messages. Nothing is decided by it.
+/// A holder of a lock, for messages only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// Its process, if the kernel shows one.
+    /// The process, if the kernel shows one.
     pub pid: Option<i32>,
     /// Its command line, not yet made safe to print.
     pub command: Option<String>,
     /// Its user.
     pub user: Option<String>,
-    /// For how long it has held the lock.
+    /// Time since the grant.
     pub age: Option<Duration>,
     /// When it expires, RFC 3339.
     pub expires: Option<String>,
-    /// The process on whose end a token is let go.
+    /// The process whose end releases the token.
     pub owner: Option<i32>,
     /// When the lock was granted, RFC 3339.
     pub since: Option<String>,
-    /// The grant's number.
+    /// The fencing token.
     pub fence: Option<u64>,
     /// Its slot of a pool.
     pub slot: Option<u32>,
     /// Size of the pool, as this holder sees it.
     pub slots: Option<u32>,
+    /// It is an ancestor of ours.
+    pub is_ancestor: bool,
 }
 
 /// How a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockState {
-    /// By nobody, for certain.
+    /// Not held.
     Free,
-    /// By one who excludes all others.
+    /// Held exclusively.
     Exclusive,
-    /// By one or more who share it.
+    /// Held shared, or by slots.
     Shared,
-    /// That cannot be seen from here.
+    /// Not visible from here.
     Unknown,
 }
 
-/// A lock that somebody looked at.
+/// A lock as listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Its name, or the path that it was locked by.
+    /// Its name, or the path given with --file.
     pub name: Vec<u8>,
-    /// The file that is locked.
+    /// The locked file.
     pub path: PathBuf,
     /// How it is held.
     pub state: LockState,
-    /// Who holds it, as far as can be seen: perhaps nobody although it is
-    /// held.
+    /// The visible holders: perhaps none, although the lock is held.
     pub holders: Vec<Holder>,
-    /// How many wait for it.
+    /// Length of the queue.
     pub waiting: usize,
 }
 
 impl Seen {
-    /// Whether somebody who does not wait would get it.
+    /// Whether `--timeout 0` would get it now.
     pub fn is_free(&self) -> bool {
         self.state == LockState::Free && self.waiting == 0
     }

@@ -1,10 +1,15 @@
 //! Interrupting a system call that sleeps: by a deadline, or by a signal.
 
+use std::ffi::c_void;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::signal::{Caught, Mask, block_all, handle, is_ignored, restore, unblock, wake_signal};
+use rustix::process::getpid;
+
+use super::signal::{
+    Arrived, Caught, LetGo, Mask, arrived, block_all, handle, is_ignored, restore, send, unblock, wake_signal,
+};
 use super::timer::{SignalTimer, set_by_id};
 
 /// While it lives, a blocked system call returns `EINTR` soon after a
@@ -29,6 +34,10 @@ struct RestoredMask(Mask);
 impl Drop for RestoredMask {
     fn drop(&mut self) {
         restore(&self.0);
+        // Blocked, it stays pending until COMMAND has it.
+        if TERM_OF_COMMAND.swap(false, Ordering::SeqCst) {
+            let _ = send(getpid(), libc::SIGTERM);
+        }
     }
 }
 
@@ -42,8 +51,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 impl Interrupter {
     /// Interrupts blocking calls from `after` on (`None`: never for that), and
-    /// when one of the `signals` comes, see
-    /// [`take_caught`](super::take_caught). Only what `mask` has stays blocked.
+    /// when one of the `signals` comes or, unless there are none, a request to
+    /// let go: see [`take_caught`]. Only what `mask` has stays blocked.
     ///
     /// # Errors
     /// `EAGAIN`: no memory for a timer.
@@ -61,9 +70,15 @@ impl Interrupter {
             HANDLER_HAS_TIMER.store(true, Ordering::SeqCst);
         }
         interrupter.caught_signals.extend(signals.iter().filter_map(|signal| catch(*signal)));
+        if interrupter.for_handlers {
+            interrupter.caught_signals.push(catch_requests(mask));
+        }
         // Only now: what is pending already is for the handlers, too.
         restore(mask);
-        unblock_wake();
+        unblock(wake_signal());
+        if interrupter.for_handlers {
+            unblock(libc::SIGTERM);
+        }
         Ok(interrupter)
     }
 }
@@ -83,12 +98,19 @@ fn interrupt_from_now_on() {
     }
 }
 
-/// The signal that was caught by [`catch`], 0 if none was.
+/// The signal that was caught, 0 if none was; who sent it, and what it asked.
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
+static SENDER: AtomicI32 = AtomicI32::new(0);
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-/// The signal that interrupted us since the last call, if one did.
-pub fn take_caught() -> Option<i32> {
-    Some(CAUGHT.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
+/// What interrupted us since the last call, if something did.
+pub fn take_caught() -> Option<Arrived> {
+    let number = Some(CAUGHT.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)?;
+    let sender = SENDER.load(Ordering::SeqCst);
+    Some(match LetGo::of_value(ASKED.load(Ordering::SeqCst)) {
+        Some(ask) => Arrived::LetGo { ask, sender },
+        None => Arrived::Signal { number, from_kernel: false, sender },
+    })
 }
 
 /// Whether a signal has been caught that nobody has taken.
@@ -96,26 +118,46 @@ pub fn has_caught() -> bool {
     CAUGHT.load(Ordering::SeqCst) != 0
 }
 
+extern "C" fn remember(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel passes a valid structure.
+    let (asked, sender) = match arrived(unsafe { &*info }) {
+        Arrived::LetGo { ask, sender } => (ask.value(), sender),
+        Arrived::Signal { sender, .. } => (0, sender),
+        _ => (0, 0),
+    };
+    ASKED.store(asked, Ordering::SeqCst);
+    SENDER.store(sender, Ordering::SeqCst);
+    CAUGHT.store(signal, Ordering::SeqCst);
+    // It may have come just before the call that it should interrupt.
+    interrupt_from_now_on();
+}
+
 /// Lets a signal interrupt system calls instead of doing what it would do by
 /// default; one that is ignored stays so.
 fn catch(signal: i32) -> Option<Caught> {
-    extern "C" fn remember(signal: libc::c_int) {
-        CAUGHT.store(signal, Ordering::SeqCst);
-        // It may have come just before the call that it should interrupt.
-        interrupt_from_now_on();
+    (!is_ignored(signal)).then(|| handle(signal, remember, 0))
+}
+
+/// Whether a SIGTERM came that is COMMAND's, see [`catch_requests`].
+static TERM_OF_COMMAND: AtomicBool = AtomicBool::new(false);
+
+/// Lets requests to let go interrupt system calls, also where SIGTERM is
+/// ignored, or blocked by `mask`: any other SIGTERM is COMMAND's then.
+fn catch_requests(mask: &Mask) -> Caught {
+    extern "C" fn remember_requests(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: the kernel passes a valid structure.
+        match arrived(unsafe { &*info }) {
+            Arrived::LetGo { .. } => remember(signal, info, context),
+            _ => TERM_OF_COMMAND.store(true, Ordering::SeqCst),
+        }
     }
-    (!is_ignored(signal)).then(|| handle(signal, remember))
+    let ends_us = !mask.has(libc::SIGTERM) && !is_ignored(libc::SIGTERM);
+    handle(libc::SIGTERM, if ends_us { remember } else { remember_requests }, 0)
 }
 
 /// Lets [`wake_signal`] interrupt system calls, whatever the caller blocked or
-/// ignored. To be unblocked by whoever waits: [`unblock_wake`].
+/// ignored.
 fn catch_wake() -> Caught {
-    extern "C" fn nothing(_: libc::c_int) {}
-    handle(wake_signal(), nothing)
-}
-
-/// See [`catch_wake`]. The mask that was there before comes back with
-/// [`restore`].
-fn unblock_wake() {
-    unblock(wake_signal());
+    extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
+    handle(wake_signal(), nothing, 0)
 }

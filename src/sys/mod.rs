@@ -30,12 +30,9 @@ pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
 pub use ready::{is_readable, wait_until_ready};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, Mask, STOPPING, block_all, break_signal, default_on_child_death, discard, end_by, ignore_requests,
-    is_ignored, next_signal, notify_signal, pending, replace_signal, restore, send, send_by_pidfd, stop_by,
-    take_missed_stop, timer_signal,
+    Arrived, LetGo, Mask, STOPPING, ask_to_let_go, block_all, default_on_child_death, discard, end_by, ignore_requests,
+    is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
-pub use start::{
-    KEEPER_NAME, WAITER_NAME, above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle,
-};
+pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle};
 pub use timer::Timer;

@@ -1,10 +1,15 @@
 //! Signals without handlers: everything is blocked, and read one by one.
 //!
 //! No handler means no code that runs at odd moments, nothing for a child to
-//! inherit but a mask that it restores, and the same behaviour as PID 1.
+//! inherit but a mask that it restores, and the same behaviour as PID 1. Where
+//! a process sleeps in the kernel itself, a handler interrupts the sleep.
+//!
+//! No process is ever sent a signal that only lockrun understands: it may have
+//! executed COMMAND by the time it comes.
 
+use std::ffi::c_void;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -13,22 +18,40 @@ use rustix::process::Pid;
 
 use super::clock::timespec;
 
-/// By this signal a waiting process tells the one that watches it that the
-/// lock is granted. From anybody else but that child it is a signal like any
-/// other.
-pub fn notify_signal() -> i32 {
-    libc::SIGRTMAX() - 1
+/// What one lockrun asks of another by SIGTERM.
+///
+/// It travels as the value of the signal (sigqueue(3)). A waiter may execute
+/// COMMAND, or be about to, between our look at it and the signal: then what
+/// COMMAND gets is a SIGTERM like any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetGo {
+    /// For a lockrun that takes its place.
+    Replace,
+    /// Because somebody said so; asked a second time, without any more
+    /// patience.
+    Break,
 }
 
-/// By this signal a lockrun is asked to let go for one that takes its place.
-pub fn replace_signal() -> i32 {
-    libc::SIGRTMAX() - 4
-}
+impl LetGo {
+    const ALL: [Self; 2] = [Self::Replace, Self::Break];
 
-/// By this signal a lockrun is asked to let go because somebody said so; by a
-/// second one, without any more patience.
-pub fn break_signal() -> i32 {
-    libc::SIGRTMAX() - 5
+    pub(super) fn value(self) -> usize {
+        let word = match self {
+            Self::Replace => *b"lrRP",
+            Self::Break => *b"lrBK",
+        };
+        u32::from_be_bytes(word) as usize
+    }
+
+    /// What a signal asks, if that.
+    pub(super) fn of_signal(number: i32, code: i32, value: usize) -> Option<Self> {
+        let is_queued_term = number == libc::SIGTERM && code == libc::SI_QUEUE;
+        if is_queued_term { Self::of_value(value) } else { None }
+    }
+
+    pub(super) fn of_value(value: usize) -> Option<Self> {
+        Self::ALL.into_iter().find(|ask| ask.value() == value)
+    }
 }
 
 /// By this signal a [`Timer`](super::Timer) reports.
@@ -61,6 +84,13 @@ pub enum Arrived {
     },
     /// A [`Timer`](super::Timer) of ours fired.
     Timer,
+    /// Another lockrun asks us to let go.
+    LetGo {
+        /// For what.
+        ask: LetGo,
+        /// Its process, 0 if that is in another pid namespace.
+        sender: i32,
+    },
     /// A signal that somebody sent.
     Signal {
         /// Its number.
@@ -100,7 +130,7 @@ pub fn restore(mask: &Mask) -> Mask {
 pub fn next_signal(limit: Option<Duration>) -> Arrived {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let limit = limit.map(timespec);
-    let number = loop {
+    loop {
         let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let mut all = MaybeUninit::uninit();
         // SAFETY: a full set and live locals; a null time means no limit.
@@ -111,18 +141,26 @@ pub fn next_signal(limit: Option<Duration>) -> Arrived {
         match number {
             -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
             -1 => return Arrived::Nothing,
-            number => break number,
+            _ => break,
         }
-    };
-    // SAFETY: sigtimedwait returned a signal, so it filled the structure; its
-    // parts are read only where the code says that they are set.
-    let (code, sender, status) = unsafe {
-        let info = info.assume_init();
-        let is_child = number == libc::SIGCHLD && info.si_code > 0;
-        let has_sender = is_child || matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
+    }
+    // SAFETY: sigtimedwait returned a signal, so it filled the structure.
+    arrived(unsafe { info.assume_init_ref() })
+}
+
+pub(super) fn arrived(info: &libc::siginfo_t) -> Arrived {
+    let (number, code) = (info.si_signo, info.si_code);
+    let is_child = number == libc::SIGCHLD && code > 0;
+    let has_sender = is_child || matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
+    // SAFETY: the parts are read only where the code says that they are set.
+    let (sender, status, value) = unsafe {
         let sender = if has_sender { info.si_pid() } else { 0 };
-        (info.si_code, sender, if is_child { info.si_status() } else { 0 })
+        let value = if code == libc::SI_QUEUE { info.si_value().sival_ptr.addr() } else { 0 };
+        (sender, if is_child { info.si_status() } else { 0 }, value)
     };
+    if let Some(ask) = LetGo::of_signal(number, code, value) {
+        return Arrived::LetGo { ask, sender };
+    }
     match number {
         libc::SIGCHLD => Arrived::Child {
             ended: match code {
@@ -150,11 +188,21 @@ pub fn discard(signal: i32) {
     }
 }
 
-/// For those who only look at locks: what holders and waiters are asked by
-/// does not end them, should somebody take them for one.
+/// For commands that only look at locks: should somebody take one of them for
+/// a holder, the request does not end it. Any other SIGTERM does.
 pub fn ignore_requests() {
-    for signal in [replace_signal(), break_signal()] {
-        set_action(signal, libc::SIG_IGN);
+    extern "C" fn end_unless_asked(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+        // SAFETY: the kernel passes a valid structure. The two calls may be
+        // made in handlers; what is raised here comes when the handler returns.
+        unsafe {
+            if !matches!(arrived(&*info), Arrived::LetGo { .. }) {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            }
+        }
+    }
+    if !is_ignored(libc::SIGTERM) {
+        std::mem::forget(handle(libc::SIGTERM, end_unless_asked, libc::SA_RESTART));
     }
 }
 
@@ -209,6 +257,39 @@ pub fn send_by_pidfd(process: &OwnedFd, signal: i32) -> rustix::io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open; a null siginfo means that of kill(2).
     errno(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0) })
+}
+
+/// Asks a process to let go, by a SIGTERM that only a lockrun knows more of.
+///
+/// # Errors
+/// As [`send`].
+pub fn ask_to_let_go(process: &OwnedFd, ask: LetGo) -> rustix::io::Result<()> {
+    /// What siginfo_t(3type) has where a signal was queued by a process.
+    #[repr(C)]
+    struct Queued {
+        signal_error_code: [libc::c_int; 3],
+        sender: Sender,
+    }
+    #[repr(C)]
+    struct Sender {
+        pid: libc::pid_t,
+        uid: libc::uid_t,
+        value: libc::sigval,
+    }
+    #[repr(C)]
+    union Info {
+        queued: ManuallyDrop<Queued>,
+        whole: libc::siginfo_t,
+    }
+    let value = libc::sigval { sival_ptr: std::ptr::without_provenance_mut(ask.value()) };
+    // SAFETY: getpid and getuid have no preconditions.
+    let sender = unsafe { Sender { pid: libc::getpid(), uid: libc::getuid(), value } };
+    // SAFETY: all zero is a valid siginfo_t.
+    let mut info = Info { whole: unsafe { std::mem::zeroed() } };
+    let signal_error_code = [libc::SIGTERM, 0, libc::SI_QUEUE];
+    info.queued = ManuallyDrop::new(Queued { signal_error_code, sender });
+    // SAFETY: the descriptor is open; `info` is as large as a siginfo_t.
+    errno(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGTERM, &raw const info, 0) })
 }
 
 fn errno(result: libc::c_long) -> rustix::io::Result<()> {
@@ -279,11 +360,11 @@ static MISSED_STOP: AtomicI32 = AtomicI32::new(0);
 /// signals of [`STOPPING`] do not stop this process before it executes
 /// something. What is ignored stays so, and handlers end with the exec.
 pub(super) fn do_not_stop_before_exec() {
-    extern "C" fn remember(signal: libc::c_int) {
+    extern "C" fn remember(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
         MISSED_STOP.store(signal, Ordering::SeqCst);
     }
     for signal in STOPPING {
-        let caught = handle(signal, remember);
+        let caught = handle(signal, remember, 0);
         if caught.before.sa_sigaction != libc::SIG_IGN {
             // COMMAND finds the default.
             std::mem::forget(caught);
@@ -307,15 +388,19 @@ pub(super) fn unblock(signal: i32) {
     }
 }
 
+/// A handler, to which the kernel passes what it knows about the signal.
+pub(super) type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void);
+
 /// Calls `handler` when the signal comes, until what this returns is dropped.
-pub(super) fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> Caught {
+/// Without `SA_RESTART` among the flags, it is there to interrupt.
+pub(super) fn handle(signal: i32, handler: Handler, flags: libc::c_int) -> Caught {
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: zeroed is an empty mask and no flags, no SA_RESTART among them:
-    // the handler is there to interrupt. Our handlers store an atomic and set
-    // a timer, which handlers may do.
+    // SAFETY: zeroed is an empty mask. Our handlers store atomics, set a timer
+    // and raise a signal, which handlers may do.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | flags;
         libc::sigaction(signal, &raw const action, before.as_mut_ptr());
         Caught { signal, before: before.assume_init() }
     }

@@ -5,7 +5,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::ready::is_readable;
+use rustix::event::{PollFd, PollFlags};
+
+use super::ready::wait_until_ready;
+use super::signal::{Arrived, LetGo, timer_signal};
 
 /// Becomes readable when one of some blocked signals comes (signalfd(2)).
 pub struct SignalFd {
@@ -39,14 +42,15 @@ impl SignalFd {
         Self::new(&(1..=libc::SIGRTMAX()).collect::<Vec<_>>())
     }
 
-    /// Sleeps until one comes, at most `limit`; perhaps a little less long.
-    /// Touches nothing of the C library, not even errno.
-    pub fn wait(&self, limit: Option<Duration>) {
-        let _ = is_readable(&self.fd, limit);
+    /// Sleeps until one comes or there is something to read from `other`, at
+    /// most `limit`. Touches nothing of the C library, not even errno.
+    pub fn wait_beside(&self, other: &impl AsFd, limit: Option<Duration>) {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN), PollFd::new(other, PollFlags::IN)];
+        let _ = wait_until_ready(&mut polled, limit);
     }
 
-    /// A signal that has come, and who sent it.
-    pub fn read(&self) -> Option<(i32, i32)> {
+    /// A signal that has come.
+    pub fn read(&self) -> Option<Arrived> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: the kernel writes whole structures of this size or nothing,
@@ -55,7 +59,13 @@ impl SignalFd {
             let read = libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size);
             (usize::try_from(read) == Ok(size)).then(|| info.assume_init())
         }?;
-        Some((i32::try_from(info.ssi_signo).ok()?, i32::try_from(info.ssi_pid).ok()?))
+        let number = i32::try_from(info.ssi_signo).ok()?;
+        let sender = i32::try_from(info.ssi_pid).ok()?;
+        Some(match LetGo::of_signal(number, info.ssi_code, usize::try_from(info.ssi_ptr).unwrap_or(0)) {
+            Some(ask) => Arrived::LetGo { ask, sender },
+            None if number == timer_signal() && info.ssi_code == libc::SI_TIMER => Arrived::Timer,
+            None => Arrived::Signal { number, from_kernel: info.ssi_code > 0, sender },
+        })
     }
 }
 

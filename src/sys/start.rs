@@ -20,21 +20,16 @@ pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(fd, 3) }
 }
 
-/// What the process behind a token is called in the kernel's short form,
-/// which ps(1) shows without options.
-pub const KEEPER_NAME: &str = "lockrun-holder";
-
-/// And the process that waits for a lock, until it is COMMAND.
-pub const WAITER_NAME: &str = "lockrun-waiter";
-
-/// Calls this process [`WAITER_NAME`].
+/// Calls this process `lockrun-waiter`, which ps(1) shows until it is COMMAND.
+/// For people: nothing is decided by a name.
 pub fn become_waiter() {
     let _ = rustix::thread::set_name(c"lockrun-waiter");
 }
 
 /// Makes this process one that nobody who called it can be held up by: of a
 /// session of its own, in no directory, with none of the descriptors that it
-/// inherited, and named [`KEEPER_NAME`].
+/// inherited, and called `lockrun-holder` by
+/// ps(1).
 ///
 /// Ours are told from inherited ones by their close-on-exec flag.
 pub fn detach() {

@@ -77,11 +77,11 @@ fn in_a_pool_it_does_not_keep_the_whole_lock_away() {
     }
 }
 
-/// strace(1) on a job of the shell that waits by `--exec`: it gets `signal` with
-/// the grant.
+/// strace(1) on a lockrun that waits by `--exec`: with the grant, this happens
+/// to it.
 #[track_caller]
-fn signalled_with_the_grant(sandbox: &Sandbox, waiter: i32, signal: &str) -> Running {
-    let inject = format!("inject=newfstatat:signal={signal}:when=1");
+fn with_the_grant(sandbox: &Sandbox, waiter: i32, what: &str) -> Running {
+    let inject = format!("inject=newfstatat:{what}:when=1");
     let waiter = waiter.to_string();
     let tracer = ["-e", "trace=newfstatat", "-e", &inject, "-o", "trace", "-p", &waiter];
     let tracer = sandbox.command("strace", &tracer).start();
@@ -97,7 +97,7 @@ fn with_the_grant_it_stops_what_becomes_the_command() {
     shell.enter("lockrun --exec -l calc -- echo ran");
     eventually("it waits", || shell.is_waiting());
     let lockrun = children(shell.pid())[0];
-    let tracer = signalled_with_the_grant(&sandbox, lockrun, "TSTP");
+    let tracer = with_the_grant(&sandbox, lockrun, "signal=TSTP");
     holder.release();
     eventually("it is stopped", || saw_a_stop(&sandbox));
     tracer.signal(libc::SIGTERM);
@@ -113,10 +113,15 @@ fn replaced_with_the_grant_it_does_not_become_the_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["--exec", "-l", "calc", "--", "echo", "ran"]).start().until_waiting();
-    let tracer = signalled_with_the_grant(&sandbox, waiter.pid(), &lockrun::sys::replace_signal().to_string());
+    let tracer = with_the_grant(&sandbox, waiter.pid(), "delay_enter=100s");
     holder.release();
-    waiter.wait().assert_code(123).assert_stdout("").assert_one_line(&["calc", "replaced"]);
+    eventually("it has the lock", || sandbox.list(&["calc"])[0]["holders"][0]["pid"] == waiter.pid());
+    let replacer = sandbox.lockrun(&["--replace", "-l", "calc", "--", "true"]).start().until_waiting();
+    tracer.signal(libc::SIGTERM);
+    let by = format!("replaced while waiting, by pid {}", replacer.pid());
+    waiter.wait().assert_code(123).assert_stdout("").assert_one_line(&["calc", &by]);
     tracer.wait();
+    replacer.wait().assert_code(0);
     sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
 }
 

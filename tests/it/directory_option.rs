@@ -7,11 +7,12 @@ use std::os::unix::fs::MetadataExt;
 #[test]
 fn the_option_beats_the_environment() {
     let sandbox = Sandbox::new();
+    sandbox.make_dir("work/given", 0o700);
     for option in ["-d", "--dir"] {
         sandbox.lockrun(&[option, "given", "-l", "calc", "--", "true"]).run().assert_code(0).assert_silent();
     }
     assert!(sandbox.path("work/given/calc.lock").is_file());
-    assert!(!sandbox.locks().exists());
+    assert!(sandbox.files_in_locks().is_empty());
 }
 
 #[test]
@@ -27,10 +28,51 @@ fn the_same_name_in_another_directory_is_another_lock() {
 fn a_missing_directory_is_made_for_its_user_alone() {
     for umask in [0o000, 0o022, 0o077, 0o277] {
         let sandbox = Sandbox::new();
-        sandbox.lockrun(&["-l", "calc", "--", "true"]).umask(umask).run().assert_code(0);
-        let mode = fs::metadata(sandbox.locks()).unwrap().mode() & 0o7777;
-        assert_eq!(mode, 0o700, "under umask {umask:03o}");
+        sandbox.lockrun(&["--dir", "new/locks", "-l", "calc", "--", "true"]).umask(umask).run().assert_code(0);
+        for made in ["work/new", "work/new/locks"] {
+            let mode = fs::metadata(sandbox.path(made)).unwrap().mode() & 0o7777;
+            assert_eq!(mode, 0o700, "{made} under umask {umask:03o}");
+        }
     }
+}
+
+#[test]
+fn a_directory_that_is_made_is_told_once_and_not_to_cron() {
+    let sandbox = Sandbox::new();
+    let absolute = |dir: &str| sandbox.path("work").join(dir).display().to_string();
+    let run = |options: &[&str]| sandbox.lockrun(&[options, &["-l", "calc", "--", "true"]].concat());
+    let told = |dir: &str| format!("lockrun: made the locks directory {}\n", absolute(dir));
+    assert_eq!(run(&["--dir", "typo"]).run().assert_code(0).stderr, told("typo"));
+    run(&["--dir", "typo"]).run().assert_code(0).assert_silent();
+    run(&["--dir", "quiet", "-q"]).run().assert_code(0).assert_silent();
+    assert_eq!(run(&[]).env("LOCKRUN_DIR", "environment").run().assert_code(0).stderr, told("environment"));
+    let acquired = sandbox.lockrun(&["acquire", "--dir", "token", "-l", "calc", "--expires", "1h"]).run();
+    assert_eq!(acquired.assert_code(0).stderr, told("token"));
+    let path = sandbox.lockrun(&["path", "--dir", "path", "calc"]).run();
+    path.assert_code(0).assert_stdout(&format!("{}/calc.lock\n", absolute("path")));
+    assert_eq!(path.stderr, told("path"));
+}
+
+#[test]
+fn looking_into_a_directory_that_is_missing_fails_and_makes_nothing() {
+    let sandbox = Sandbox::new();
+    let commands: [&[&str]; 7] = [
+        &["list"],
+        &["list", "--json", "calc"],
+        &["status", "calc"],
+        &["status", "--file", "file"],
+        &["wait", "calc"],
+        &["break", "calc"],
+        &["prune"],
+    ];
+    for command in commands {
+        let words = [command, &["--dir", "typo"]].concat();
+        let said = ["the locks directory typo does not exist", "--dir"];
+        sandbox.lockrun(&words).run().assert_code(125).assert_stdout("").assert_one_line(&said);
+        let by_environment = sandbox.lockrun(command).env("LOCKRUN_DIR", "typo").run();
+        by_environment.assert_code(125).assert_stdout("").assert_one_line(&["typo does not exist", "LOCKRUN_DIR"]);
+    }
+    assert_eq!(fs::read_dir(sandbox.path("work")).unwrap().count(), 0);
 }
 
 #[test]

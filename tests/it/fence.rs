@@ -62,6 +62,7 @@ fn it_rises_after_the_file_was_removed() {
     fs::remove_file(sandbox.lock_file("calc")).unwrap();
     assert!(grant(&sandbox, &["-l", "calc"]) > before);
     fs::remove_dir_all(sandbox.locks()).unwrap();
+    sandbox.make_dir("locks", 0o700);
     assert!(grant(&sandbox, &["-l", "calc"]) > before);
 }
 

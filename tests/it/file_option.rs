@@ -145,3 +145,41 @@ fn a_path_that_cannot_be_opened_is_named() {
         assert!(!sandbox.path("work/ran").exists());
     }
 }
+
+#[test]
+fn a_relative_path_is_recorded_listed_and_told_as_an_absolute_one() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("work/file", "");
+    sandbox.make_dir("work/elsewhere", 0o755);
+    let elsewhere = sandbox.path("work/elsewhere");
+    let path = file.to_str().unwrap();
+    let holder = sandbox.lockrun(&["--file", "./file", "-c", "echo $LOCKRUN_NAME; exec cat"]);
+    let holder = holder.input("").start().until_says(&format!("{path}\n"));
+    let listed = sandbox.lockrun(&["list", "--json"]).current_dir(&elsewhere).run();
+    let listed: serde_json::Value = serde_json::from_str(&listed.assert_code(0).stdout).unwrap();
+    assert_eq!([&listed[0]["name"], &listed[0]["path"]], [path, path], "{listed}");
+    for asked in [&["--file", "../file"], &["--file", path]] {
+        let attempt = sandbox.lockrun(&[&["-n"], &asked[..], &["--", "true"]].concat());
+        let outcome = attempt.current_dir(&elsewhere).run();
+        outcome.assert_code(75).assert_one_line(&["/file: busy", sandbox.path("work").to_str().unwrap()]);
+    }
+    let said = sandbox.lockrun(&["-n", "--file", "file", "--", "true"]).run();
+    assert!(said.stderr.starts_with(&format!("lockrun: {path}: busy")), "{said:?}");
+    holder.wait().assert_code(0);
+    let token = sandbox.acquire(&["--file", "file", "--expires", "1h"]);
+    let checked = sandbox.lockrun(&["check", "--json", &token]).run();
+    assert!(checked.stdout.contains(&format!("\"name\":\"{path}\"")), "{checked:?}");
+    sandbox.release(&token).assert_code(0);
+    for record in sandbox.files_in_locks() {
+        let text = fs::read_to_string(sandbox.locks().join(record)).unwrap();
+        assert!(text.contains(&format!("\"name\":\"{path}\"")), "{text}");
+    }
+}
+
+#[test]
+fn a_relative_directory_is_listed_as_an_absolute_one() {
+    let sandbox = Sandbox::new();
+    sandbox.lockrun(&["-q", "--dir", "given", "-l", "calc", "--", "true"]).run().assert_code(0);
+    let listed = sandbox.list(&["--dir", "given"]);
+    assert_eq!(listed[0]["path"], sandbox.path("work/given/calc.lock").to_str().unwrap());
+}

@@ -6,7 +6,7 @@ fn shown(option: &str) -> String {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&[option]).run();
     outcome.assert_code(0).assert_silent();
-    assert!(!sandbox.locks().exists());
+    assert!(sandbox.files_in_locks().is_empty());
     outcome.stdout
 }
 

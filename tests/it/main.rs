@@ -121,6 +121,8 @@ mod status;
 mod undisturbed;
 /// `wait`.
 mod wait;
+/// Whom `break`, `--replace` and `--expires` signal, and whom they spare.
+mod who_is_signalled;
 
 // Pools, sets, and what goes with them.
 
@@ -134,6 +136,8 @@ mod max_waiters;
 mod mixed_queue;
 /// A lock under itself.
 mod nesting;
+/// The same where the environment does not say so.
+mod nesting_ancestors;
 /// `--reentrant`.
 mod reentrant;
 /// `--replace`.

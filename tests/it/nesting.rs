@@ -53,6 +53,26 @@ fn every_mode_under_every_mode_of_the_whole_lock() {
 }
 
 #[test]
+fn the_line_names_reentrant_where_that_would_help() {
+    let held: [(&[&str], &str, bool); 6] = [
+        (&["-l", "calc"], "-l calc", true),
+        (&["-l", "calc"], "-l calc -l other", true),
+        (&["-s", "-l", "calc"], "-s -l calc", true),
+        (&["-s", "-l", "calc"], "-l calc", false),
+        (&["--slots", "2", "-l", "calc"], "-l calc", false),
+        (&["-l", "calc"], "--reentrant -l calc -l shared", false),
+    ];
+    for (outer, inner, helps) in held {
+        let sandbox = Sandbox::new();
+        let script = format!("lockrun {inner} -- true");
+        let script = format!("lockrun -s -l shared -c '{script}'");
+        let outcome = under(&sandbox, outer, &script);
+        outcome.assert_code(122).assert_one_line(&["would wait for itself"]);
+        assert_eq!(outcome.stderr.contains("; --reentrant"), helps, "{outcome:?}");
+    }
+}
+
+#[test]
 fn quiet_or_impatient_it_is_told_all_the_same() {
     let sandbox = Sandbox::new();
     for options in ["-q", "-n", "-q -n", "-E 9"] {

@@ -6,14 +6,15 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, Result};
 
+use super::dir::Dir;
 use super::files::Files;
 use super::identity::Identity;
 use super::ledger::{self, Ledger};
 use super::nesting::{self, Marker, Nesting, Strength};
 use super::taking::Taking;
-use super::{Dir, Target};
+use crate::lock::Target;
 use crate::lock::{Grant, Mode, Patience};
-use crate::record::{Claim, Record};
+use crate::record::{self, Claim, Record};
 
 /// One lock of a request.
 pub struct Contender {
@@ -170,14 +171,41 @@ impl Contender {
     /// And under tokens. To be asked only of what could not be taken, or is
     /// shared: anything else that is taken was nobody's.
     pub fn judge_tokens(&self, reentrant: bool) -> Result<Nesting> {
-        let Some(queue) = self.files.queue() else { return Ok(Nesting::Outside) };
-        let held = nesting::held_by_tokens(self.files.identity(), queue, self.files.queue_identity());
-        let held = held.with_context(|| self.files.cannot_lock())?;
+        let Some(lock) = self.locked() else { return Ok(Nesting::Outside) };
+        let held = nesting::held_by_tokens(lock).with_context(|| self.files.cannot_lock())?;
         if held.is_empty() {
             return Ok(Nesting::Outside);
         }
         let all = [&self.held_around[..], &held].concat();
         Ok(nesting::judge(&all, self.taking.mode(), reentrant))
+    }
+
+    /// And under ancestors that are seen to hold it, which takes longest. To be
+    /// asked of what could not be taken (`is_blocked`), or will be asked for
+    /// after that.
+    pub fn judge_ancestors(&self, is_blocked: bool, reentrant: bool) -> Result<Nesting> {
+        let queue = self.files.queue();
+        let records = queue.map_or_else(Vec::new, |queue| record::all(queue.file()));
+        let mut held = nesting::held_by_ancestors(self.files.lock(), self.files.identity(), &records);
+        let mode = self.taking.mode();
+        let shares = |held: &[Marker]| held.iter().all(|marker| marker.strength == Strength::Shared);
+        let judge = |held: &[Marker], reentrant| match mode {
+            Mode::Shared if !is_blocked && shares(held) => Nesting::Outside,
+            _ => nesting::judge(held, mode, reentrant),
+        };
+        let nesting = judge(&held, reentrant);
+        let Some(lock) = self.locked().filter(|_| nesting == Nesting::Outside) else { return Ok(nesting) };
+        held.extend(nesting::held_by_tokens_of_others(lock).with_context(|| self.files.cannot_lock())?);
+        Ok(judge(&held, false))
+    }
+
+    fn locked(&self) -> Option<nesting::Lock<'_>> {
+        Some(nesting::Lock {
+            file: self.files.lock(),
+            identity: self.files.identity(),
+            queue: self.files.queue()?,
+            queue_identity: self.files.queue_identity(),
+        })
     }
 
     /// Lets the next in the queue come forward.

@@ -21,9 +21,10 @@ use crate::users;
 #[derive(Clone)]
 pub struct Dir {
     fd: Arc<OwnedFd>,
-    path: PathBuf,
+    given: PathBuf,
     /// The same, from any working directory.
-    absolute: PathBuf,
+    path: PathBuf,
+    was_made: bool,
     /// Not named by anybody: see [`default_of_user`](Self::default_of_user).
     is_default: bool,
     stat: Stat,
@@ -44,13 +45,17 @@ impl Dir {
             .context(Advice::new("check it, or give another --dir"))
     }
 
-    /// As [`given`](Self::given), or `None` if it is missing: whoever only
-    /// looks makes nothing.
+    /// As [`given`](Self::given), for commands that only look: they make
+    /// nothing, and a typing error is not an empty directory.
     ///
     /// # Errors
-    /// As [`given`](Self::given).
-    pub fn given_if_any(path: &Path) -> Result<Option<Self>> {
-        if is_missing(path) { Ok(None) } else { Self::given(path).map(Some) }
+    /// As [`given`](Self::given); and when it is missing.
+    pub fn given_to_look(path: &Path) -> Result<Self> {
+        if is_missing(path) {
+            return Err(anyhow!("the locks directory {} does not exist", path.display()))
+                .context(Advice::new("check --dir and LOCKRUN_DIR; a run makes it"));
+        }
+        Self::given(path)
     }
 
     /// As [`default_of_user`](Self::default_of_user), or `None` if it is
@@ -92,17 +97,17 @@ impl Dir {
     /// # Errors
     /// As when it was opened first.
     pub fn reopen(&self) -> Result<Self> {
-        if self.is_default { Self::default_of_user() } else { Self::given(&self.path) }
+        if self.is_default { Self::default_of_user() } else { Self::given(&self.given) }
     }
 
     /// Whether it is still what is at the path.
     pub fn is_current(&self) -> bool {
-        Identity::behind(&self.absolute).is_ok_and(|now| now == Some(Identity::from(&self.stat)))
+        Identity::behind(&self.path).is_ok_and(|now| now == Some(Identity::from(&self.stat)))
     }
 
     /// The path of a file in it, from any working directory.
     pub fn path_of(&self, name: &str) -> PathBuf {
-        self.absolute.join(name)
+        self.path.join(name)
     }
 
     fn open_or_make(path: &Path) -> Result<Self> {
@@ -110,12 +115,12 @@ impl Dir {
             let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             sys::above_stdio(fd)
         };
-        let fd = match open() {
+        let (fd, was_made) = match open() {
             Err(Errno::NOENT) => {
                 make_with_parents(path)?;
-                open()?
+                (open()?, true)
             }
-            other => other?,
+            other => (other?, false),
         };
         let stat = rustix::fs::fstat(&fd)?;
         let absolute = match path.is_absolute() {
@@ -123,12 +128,22 @@ impl Dir {
             // Where we are in no directory any more, nothing has a path.
             false => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         };
-        Ok(Self { fd: Arc::new(fd), path: path.to_owned(), absolute, is_default: false, stat })
+        Ok(Self { fd: Arc::new(fd), given: path.to_owned(), path: absolute, was_made, is_default: false, stat })
     }
 
-    /// The path, as it was given.
+    /// The path, from any working directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What to tell somebody who takes a lock in it.
+    pub fn warnings(&self) -> Vec<String> {
+        let path = self.path.display();
+        let made = || format!("made the locks directory {path}");
+        let network = |kind| format!("{path} is on {kind}: locks there reach as far as its server lets them");
+        // A directory with a typing error in its name excludes nobody.
+        let was_made = self.was_made && !self.is_default;
+        was_made.then(made).into_iter().chain(self.network().map(network)).collect()
     }
 
     /// The names of its files.

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::CWD;
 
+use super::dir::Dir;
 use super::identity::Identity;
 use super::lock_file::LockFile;
 use super::open::{self, Opened};
 use super::queue::Queue;
-use super::{Dir, Target};
 use crate::advice::Advice;
 use crate::lock::Mode;
+use crate::lock::Target;
 use crate::record::{self, Text};
 use crate::sys;
 
@@ -41,7 +42,7 @@ impl Files {
     pub fn open(dir: &Dir, target: &Target, mode: Mode) -> Result<Self> {
         let path = match target {
             Target::Name(_) => None,
-            Target::Path(path) => Some(std::path::absolute(path).context("cannot tell where we are")?),
+            Target::Path(path) => Some(path.absolute().to_owned()),
         };
         let (lock, queue_name) = match target {
             Target::Name(name) => {
@@ -56,7 +57,7 @@ impl Files {
                 (lock, file_name)
             }
             Target::Path(path) => {
-                let lock = open::user_file(path)?;
+                let lock = open::user_file(path.given())?;
                 let gate = LockFile::Gate(lock.identity).file_name();
                 (lock, gate)
             }
@@ -142,7 +143,7 @@ impl Files {
     /// No permission; `EBADF`: it is a file of ours, open for writing already.
     pub fn reopen_for_writing(&mut self) -> std::io::Result<()> {
         let Target::Path(path) = &self.target else { return Err(rustix::io::Errno::BADF.into()) };
-        self.lock.file = open::user_file_for_writing(path)?.into();
+        self.lock.file = open::user_file_for_writing(path.given())?.into();
         Ok(())
     }
 
@@ -200,7 +201,7 @@ impl Files {
     fn shown(&self) -> String {
         match &self.target {
             Target::Name(_) => self.queue_name.clone(),
-            Target::Path(path) => path.display().to_string(),
+            Target::Path(path) => path.absolute().display().to_string(),
         }
     }
 }

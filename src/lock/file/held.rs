@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Dir;
 use super::contender::Contender;
+use super::dir::Dir;
 use crate::lock::{Grant, Held, Loss, Lost, Note, Released};
 use crate::record::{Claim, Record};
 

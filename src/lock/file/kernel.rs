@@ -195,20 +195,23 @@ impl Kernel {
     /// The processes that have a locked description of the file open, and who
     /// locked it; not ourselves.
     pub fn inheritors(&self, file: FileId) -> Vec<(i32, Locker)> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let own = rustix::process::getpid().as_raw_nonzero().get();
-        let mut pids: Vec<i32> = entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| *pid != own)
-            .collect();
-        pids.sort_unstable();
         let mut inheritors = Vec::new();
-        for pid in pids {
+        for pid in processes() {
             let locks = self.locks_of(pid).unwrap_or_default();
             inheritors.extend(locks.get(&file).into_iter().flatten().map(|locker| (pid, *locker)));
         }
         inheritors
     }
+}
+
+/// Every process that /proc shows but ourselves.
+pub fn processes() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<i32> = pids.filter(|pid| *pid != own).collect();
+    pids.sort_unstable();
+    pids
 }
 
 impl FileId {
@@ -240,15 +243,6 @@ fn locks_of(pid: i32) -> Option<Locks> {
     Some(locks)
 }
 
-/// Whether a process has the lock on a file at this moment, or a ticket of
-/// its queue; nothing that was read before counts.
-pub fn has_now(pid: i32, file: FileId) -> bool {
-    let is_about_it = |line: &KernelLock| match line {
-        KernelLock::Flock(locked, _) | KernelLock::Bytes { file: locked, .. } => *locked == file,
-    };
-    descriptors_of(pid).is_some_and(|descriptors| descriptors.iter().any(|one| one.locks.iter().any(is_about_it)))
-}
-
 /// What the kernel shows about a descriptor of a process.
 #[derive(Debug)]
 pub struct Descriptor {
@@ -258,6 +252,11 @@ pub struct Descriptor {
     pub locks: Vec<KernelLock>,
     /// The process that it refers to, if it is a pidfd.
     pub process: Option<i32>,
+    /// The event that it refers to, if it is an eventfd: a number that no other
+    /// one has.
+    pub event: Option<u64>,
+    /// The process did not inherit it when it was executed.
+    pub closes_on_exec: bool,
 }
 
 /// The descriptors of a process, as they are now; `None` if we may not look,
@@ -267,11 +266,14 @@ pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
     let mut seen = Vec::new();
     match each_descriptor(pid, |name, info| {
         let info = String::from_utf8_lossy(info);
-        let process = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
         seen.push(Descriptor {
             path: directory.join(OsStr::from_bytes(name)),
             locks: info.lines().filter_map(|line| parse(line.strip_prefix("lock:")?)).collect(),
-            process: process.and_then(|pid| pid.trim().parse().ok()),
+            process: field("Pid:").and_then(|pid| pid.parse().ok()),
+            event: field("eventfd-id:").and_then(|id| id.parse().ok()),
+            closes_on_exec: flags.is_some_and(|flags| flags & OFlags::CLOEXEC.bits() != 0),
         });
     }) {
         Err(Errno::ACCESS | Errno::PERM) => None,

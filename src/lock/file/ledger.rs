@@ -6,9 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use rustix::process::getpid;
 
+use super::dir::Dir;
 use super::files::Files;
 use super::taking::Taking;
-use super::{Dir, floor, open};
+use super::{floor, open};
 use crate::advice::Advice;
 use crate::lock::Mode;
 use crate::record::{self, Claim, PreparedRecord, Record, Text};

@@ -1,11 +1,18 @@
-//! Locks that are held around us: by a lockrun whose command we run under,
-//! or by a token.
+//! Locks that are held around us: by a lockrun whose command we run under, by a
+//! token, or by an ancestor of ours that is some other program.
 //!
 //! COMMAND finds in its environment which locks it runs under. That alone
 //! proves nothing: a process may have outlived the lock. Whether we or one of
-//! those who started us have it locked, the kernel shows. Whoever holds a lock
-//! for a token is found by the signs in the lock's queue, and the kernel shows
-//! for whom. The lock's text tells nothing here: it is about the last grant.
+//! our ancestors have it locked, the kernel shows. The keeper of a token is found
+//! by its bytes in the lock's queue, which anybody can lock who may open the
+//! file: so it must be a process of our own user that the kernel shows to hold
+//! the lock, for the owner that the bytes say. The lock's text tells nothing
+//! here: it is about the last grant.
+//!
+//! Where the environment was cleared (sudo, env -i), or the lock was taken by a
+//! script with a descriptor or by flock(1), nothing but the kernel knows. An
+//! ancestor that it shows to hold the lock may give it back while we wait, so
+//! that counts only for a call that would wait without limit.
 
 use std::cell::LazyCell;
 use std::fmt;
@@ -13,7 +20,7 @@ use std::fs::File;
 use std::io;
 use std::str::FromStr;
 
-use rustix::process::getpid;
+use rustix::process::{geteuid, getpid};
 
 use super::identity::Identity;
 use super::kernel::{self, Descriptor, Kernel, KernelLock, Locker};
@@ -21,7 +28,7 @@ use super::queue::{self, OwnedToken, Queue};
 use super::slots;
 use crate::lock::{Mode, markers};
 use crate::process;
-use crate::sys;
+use crate::record::Record;
 use crate::token::Token;
 
 /// One lock, held around a command.
@@ -87,6 +94,10 @@ impl Strength {
         if locker.shared { Strength::Shared } else { Strength::Exclusive }
     }
 
+    fn slot(self) -> Option<u32> {
+        if let Strength::Slot(slot) = self { Some(slot) } else { None }
+    }
+
     /// Whether a request of this mode asks for no more.
     pub fn covers(self, mode: Mode) -> bool {
         match self {
@@ -104,7 +115,7 @@ impl Strength {
 impl Marker {
     /// The slot of a pool that is held.
     pub fn slot(&self) -> Option<u32> {
-        if let Strength::Slot(slot) = self.strength { Some(slot) } else { None }
+        self.strength.slot()
     }
 }
 
@@ -163,76 +174,152 @@ pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Nesting {
     }
 }
 
+/// The lock of a process, as the kernel shows it.
+struct Shown {
+    strength: Strength,
+    /// The process that called flock(2), perhaps another one.
+    locker: i32,
+}
+
+/// What these processes have locked of a file.
+fn shown(pids: impl Iterator<Item = i32>, lock: &File, identity: Identity) -> Vec<Shown> {
+    let lockers = LazyCell::new(|| {
+        let kernel = Kernel::look();
+        kernel.id_of(lock).map_or_else(Vec::new, |lock| kernel.lockers(lock).to_vec())
+    });
+    pids.flat_map(|pid| match kernel::descriptors_of(pid) {
+        Some(descriptors) => {
+            let shown = |descriptor: &Descriptor| {
+                let strength = Strength::shown(descriptor, identity)?;
+                let locker = descriptor.locks.iter().find_map(|lock| match lock {
+                    KernelLock::Flock(_, locker) => Some(locker.pid),
+                    KernelLock::Bytes { .. } => None,
+                })?;
+                Some(Shown { strength, locker })
+            };
+            descriptors.iter().filter_map(shown).collect::<Vec<_>>()
+        }
+        // Another user's: who called flock(2) is shown to everybody.
+        None => {
+            let shown = |locker: &Locker| Shown { strength: Strength::of_locker(locker), locker: pid };
+            lockers.iter().filter(|locker| locker.pid == pid).map(shown).collect()
+        }
+    })
+    .collect()
+}
+
+fn us() -> i32 {
+    getpid().as_raw_nonzero().get()
+}
+
+/// Everybody is a descendant of the first process, which may have inherited
+/// anything and waits for nobody.
+fn ancestors_but_init() -> impl Iterator<Item = i32> {
+    process::ancestors(us()).filter(|pid| *pid != 1)
+}
+
 /// Of these markers, those of the lock on this file that is held around us
 /// still. To be asked before we lock it ourselves.
 ///
 /// Under the holder, either we have inherited the lock, also when the lockrun
 /// that took it was killed, or, where the descriptor was closed on the way,
-/// one of our ancestors has it. Once it was given back, nobody of them has,
+/// one of our ancestors has it. Once it was given back, none of them has it,
 /// whoever has it now.
 pub fn held_around(markers: &[Marker], lock: &File, identity: Identity) -> Vec<Marker> {
     let mut about_this: Vec<Marker> = markers.iter().filter(|marker| marker.identity == identity).copied().collect();
     if about_this.is_empty() {
         return about_this;
     }
-    let us = getpid().as_raw_nonzero().get();
-    let lockers = LazyCell::new(|| {
-        let kernel = Kernel::look();
-        kernel.id_of(lock).map_or_else(Vec::new, |lock| kernel.lockers(lock).to_vec())
-    });
-    let holders = std::iter::once(us).chain(process::ancestors(us));
-    let shown: Vec<Strength> = holders
-        .flat_map(|pid| match kernel::descriptors_of(pid) {
-            Some(descriptors) => {
-                descriptors.iter().filter_map(|descriptor| Strength::shown(descriptor, identity)).collect()
-            }
-            // Another user's: who called flock(2) is shown to everybody.
-            None => lockers.iter().filter(|locker| locker.pid == pid).map(Strength::of_locker).collect::<Vec<_>>(),
-        })
-        .collect();
-    about_this.retain(|marker| shown.contains(&marker.strength));
+    let shown = shown(std::iter::once(us()).chain(process::ancestors(us())), lock, identity);
+    about_this.retain(|marker| shown.iter().any(|shown| shown.strength == marker.strength));
     about_this
 }
 
-/// By which grants the lock on this file is held for us by tokens: one of our
+/// What we, or ancestors of ours, have locked of this file, whatever the
+/// environment says. The number of such a grant is known if one of these records
+/// is about it; otherwise it is 0, which no grant has.
+pub fn held_by_ancestors(lock: &File, identity: Identity, records: &[(Option<u32>, Record)]) -> Vec<Marker> {
+    let marker = |shown: Shown| {
+        let is_about_it = |record: &&(Option<u32>, Record)| {
+            record.1.pid == shown.locker && (record.0.is_none() || record.0 == shown.strength.slot())
+        };
+        let fence = records.iter().filter(is_about_it).map(|(_, record)| record.fence).max().unwrap_or(0);
+        Marker { identity, fence, strength: shown.strength }
+    };
+    shown(std::iter::once(us()).chain(ancestors_but_init()), lock, identity).into_iter().map(marker).collect()
+}
+
+/// A lock, and the queue before it.
+#[derive(Clone, Copy)]
+pub struct Lock<'a> {
+    pub file: &'a File,
+    pub identity: Identity,
+    pub queue: &'a Queue,
+    pub queue_identity: Identity,
+}
+
+/// By which grants the lock is held for us by tokens of our own user: one of our
 /// environment, and those of our ancestors.
 ///
 /// # Errors
 /// The queue cannot be read.
-pub fn held_by_tokens(lock: Identity, queue: &Queue, queue_identity: Identity) -> io::Result<Vec<Marker>> {
+pub fn held_by_tokens(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
+    let us = geteuid().as_raw();
     let mut held = Vec::new();
     let token = std::env::var_os("LOCKRUN_TOKEN").and_then(|word| Token::parse(word.as_encoded_bytes()));
     for marker in token.iter().flat_map(|token| &token.grants).filter_map(|grant| grant.marker.parse::<Marker>().ok()) {
-        if marker.identity == lock && queue.is_token_held(marker.fence)? {
-            held.push(marker);
+        if marker.identity == lock.identity && lock.queue.is_token_held(marker.fence)? {
+            let kernel = Kernel::look_thoroughly();
+            let lockers = kernel.id_of(lock.file).map_or(&[][..], |id| kernel.lockers(id));
+            let kept = lockers.iter().filter_map(|locker| kept_by(locker.pid, us, lock, None));
+            held.extend(kept.filter(|kept| kept.fence == marker.fence));
         }
     }
-    let us = getpid().as_raw_nonzero().get();
-    for sign in queue.keepers_for(process::ancestors(us))? {
-        held.extend(held_by_token(&sign, lock, queue_identity));
+    for OwnedToken { owner, holder } in lock.queue.keepers_for(ancestors_but_init())? {
+        held.extend(kept_by(holder, us, lock, Some(owner)));
     }
     Ok(held)
 }
 
-/// The grant of a token, if the process that the sign names, as we know
-/// processes, really holds the lock on behalf of that owner.
-fn held_by_token(sign: &OwnedToken, lock: Identity, queue: Identity) -> Option<Marker> {
-    if process::name(sign.holder) != sys::KEEPER_NAME {
+/// As [`held_by_tokens`], for owners among our ancestors that are another user's
+/// and have a token of that user: `sudo lockrun` in a script, say. Such a token
+/// is not ours, but we would wait for our ancestor.
+///
+/// # Errors
+/// The queue cannot be read.
+pub fn held_by_tokens_of_others(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
+    let us = geteuid().as_raw();
+    let tokens = lock.queue.keepers_for(ancestors_but_init())?.into_iter();
+    let others = tokens.filter_map(|OwnedToken { owner, holder }| {
+        let user = process::user_id(owner).filter(|user| *user != us)?;
+        kept_by(holder, user, lock, Some(owner))
+    });
+    Ok(others.collect())
+}
+
+/// The grant of a token, if this process is of this user and really holds the
+/// lock for that owner.
+fn kept_by(holder: i32, user: u32, lock: Lock<'_>, owner: Option<i32>) -> Option<Marker> {
+    if process::user_id(holder) != Some(user) {
         return None;
     }
-    let descriptors = kernel::descriptors_of(sign.holder)?;
-    descriptors.iter().find(|descriptor| descriptor.process == Some(sign.owner))?;
-    let sign_on = |descriptor: &Descriptor| {
-        let grant = descriptor.locks.iter().find_map(|line| match line {
+    let mut descriptors = kernel::descriptors_of(holder)?;
+    // What it has inherited is somebody else's.
+    descriptors.retain(|descriptor| descriptor.closes_on_exec);
+    if owner.is_some_and(|owner| !descriptors.iter().any(|descriptor| descriptor.process == Some(owner))) {
+        return None;
+    }
+    let announced = |descriptor: &Descriptor| {
+        let fence = descriptor.locks.iter().find_map(|lock| match lock {
             KernelLock::Bytes { first, .. } => queue::fence_of_token_byte(*first),
             KernelLock::Flock(..) => None,
         })?;
-        (Identity::behind(&descriptor.path) == Ok(Some(queue))).then_some(grant)
+        (Identity::behind(&descriptor.path) == Ok(Some(lock.queue_identity))).then_some(fence)
     };
     Some(Marker {
-        identity: lock,
-        fence: descriptors.iter().find_map(sign_on)?,
-        strength: descriptors.iter().find_map(|descriptor| Strength::shown(descriptor, lock))?,
+        identity: lock.identity,
+        fence: descriptors.iter().find_map(announced)?,
+        strength: descriptors.iter().find_map(|descriptor| Strength::shown(descriptor, lock.identity))?,
     })
 }
 

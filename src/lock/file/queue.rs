@@ -135,9 +135,11 @@ fn number_of(fence: u64) -> Option<i64> {
     i64::try_from(fence).ok().filter(|number| *number < AREA)
 }
 
-/// Whether a byte range that begins here is a ticket.
-pub fn is_ticket(first: i64) -> bool {
-    (MAIN..DOOR).contains(&first)
+/// Whether a description with locks on bytes that begin here has a ticket, lower
+/// than `ticket`, of a waiter with --replace.
+pub fn is_replacer_before(firsts: &[i64], ticket: Ticket) -> bool {
+    let before = REPLACERS..REPLACERS + ticket.0 * STRIDE;
+    firsts.iter().any(|first| before.contains(first) && firsts.contains(&(first - REPLACERS + MAIN)))
 }
 
 /// The fencing token that a byte range of another description announces.
@@ -292,14 +294,13 @@ impl Queue {
     }
 
     /// Marks the ticket's waiter as one with --replace.
-    pub fn mark_as_replacer(&self, ticket: Ticket, pid: i32) -> io::Result<()> {
-        self.bytes().try_lock(Kind::Write, REPLACERS + ticket.0 * STRIDE, i64::from(pid) + 2).map(drop)
+    pub fn mark_as_replacer(&self, ticket: Ticket) -> io::Result<()> {
+        self.bytes().try_lock(Kind::Write, REPLACERS + ticket.0 * STRIDE, 1).map(drop)
     }
 
-    /// The processes before `ticket` that wait with --replace.
-    pub fn replacers_before(&self, ticket: Ticket) -> io::Result<Vec<i32>> {
-        let replacers = self.all(REPLACERS, REPLACERS + ticket.0 * STRIDE)?;
-        Ok(replacers.into_iter().filter_map(|found| i32::try_from(found.len - 2).ok()).collect())
+    /// Whether somebody waits before `ticket` with --replace.
+    pub fn has_replacer_before(&self, ticket: Ticket) -> io::Result<bool> {
+        Ok(self.bytes().conflict(Kind::Write, REPLACERS, ticket.0 * STRIDE)?.is_some())
     }
 
     /// Everything that other descriptions have locked in `from..to`.

@@ -4,8 +4,8 @@ use std::io;
 
 use anyhow::{Context, Result};
 
-use super::Dir;
 use super::contender::Contender;
+use super::dir::Dir;
 use super::held::FileHeld;
 use crate::lock::{Grant, NotGranted, Patience, Queued, Waited};
 use crate::record::Claim;

@@ -1,19 +1,87 @@
 //! Asking for all locks of a request at once: granted, queued, or refused.
 
+use std::os::unix::ffi::OsStringExt;
+
 use anyhow::Result;
 
 use super::contender::Contender;
-use super::nesting::{Marker, Nesting};
-use super::{Dir, FileEngine, FileHeld, FileQueued};
-use crate::lock::{Admission, Mode, NotGranted, Patience, Refusal};
+use super::dir::Dir;
+use super::held::FileHeld;
+use super::lock_file::LockFile;
+use super::nesting::{self, Marker, Nesting};
+use super::queued::FileQueued;
+use super::survey::Survey;
+use crate::lock::{Admission, Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
 
-/// Asks for all locks of `engine`; see [`Engine::ask`](crate::lock::Engine::ask).
-pub fn ask(engine: &FileEngine, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
-    let mut request = Request { engine, dir: engine.dir.clone(), covered_by_tokens: Vec::new() };
-    loop {
-        if let Some(admission) = request.ask_once(patience)? {
-            return Ok(admission);
+/// Lock files in one directory: all or none of some targets.
+#[derive(Clone)]
+pub struct FileEngine {
+    dir: Dir,
+    targets: Vec<Target>,
+    terms: Terms,
+    /// What lockruns around us hold.
+    pub(super) around: Vec<Marker>,
+}
+
+impl FileEngine {
+    /// A request for all of `targets`.
+    pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
+        Self { dir, targets, terms, around: nesting::markers_around() }
+    }
+
+    /// The locks directory.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Which locks, in the order given.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Opens every target, in the one order in which everybody takes them:
+    /// by the identity of the locked file, which is the same for every
+    /// spelling. Two spellings of one file become one.
+    pub fn contenders(&self, dir: &Dir) -> Result<Vec<Contender>> {
+        let mut contenders = self
+            .targets
+            .iter()
+            .map(|target| Contender::open(dir, target, self.terms.mode))
+            .collect::<Result<Vec<_>>>()?;
+        contenders.sort_by_key(Contender::identity);
+        contenders.dedup_by_key(|contender| contender.identity());
+        Ok(contenders)
+    }
+}
+
+impl Engine for FileEngine {
+    type Queued = FileQueued;
+    type Held = FileHeld;
+
+    fn ask(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
+        let mut request = Request { engine: self, dir: self.dir.clone(), covered: Vec::new() };
+        loop {
+            if let Some(admission) = request.ask_once(patience)? {
+                return Ok(admission);
+            }
         }
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        let survey = Survey::new(Some(&self.dir));
+        self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
+    }
+
+    fn places(&self) -> Vec<Vec<u8>> {
+        let path = |target: &Target| match target {
+            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
+            Target::Path(path) => path.absolute().to_owned(),
+        };
+        self.targets.iter().map(|target| path(target).into_os_string().into_vec()).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.dir.warnings()
     }
 }
 
@@ -21,8 +89,8 @@ pub fn ask(engine: &FileEngine, patience: &Patience) -> Result<Admission<FileQue
 struct Request<'a> {
     engine: &'a FileEngine,
     dir: Dir,
-    /// Found last, when the doors are ours already.
-    covered_by_tokens: Vec<Marker>,
+    /// What tokens and ancestors hold of it: found last.
+    covered: Vec<Marker>,
 }
 
 /// What asks for a new start, as `None` of a whole try.
@@ -32,7 +100,7 @@ impl Request<'_> {
     fn ask_once(&mut self, patience: &Patience) -> Try<Admission<FileQueued, FileHeld>> {
         let Some(mut contenders) = self.open()? else { return Ok(None) };
         if self.judge_markers(&mut contenders) == Nesting::Deadlock {
-            return Ok(Some(refused(Refusal::Deadlock)));
+            return Ok(Some(self.deadlock(contenders)?));
         }
         for contender in &mut contenders {
             if !contender.enter_door(patience)? {
@@ -51,15 +119,29 @@ impl Request<'_> {
         match self.judge_tokens(&contenders, blocked)? {
             Nesting::Outside => {}
             Nesting::Covered(marker) => {
-                self.covered_by_tokens.push(marker);
+                self.covered.push(marker);
                 return Ok(None);
             }
-            Nesting::Deadlock => return Ok(Some(refused(Refusal::Deadlock))),
+            Nesting::Deadlock => return Ok(Some(self.deadlock(contenders)?)),
         }
-        Ok(Some(match blocked {
-            None => Admission::Granted(FileHeld::new(self.dir.clone(), contenders)),
-            Some(blocked) => self.queue(contenders, blocked, patience)?,
-        }))
+        match blocked {
+            None => Ok(Some(Admission::Granted(FileHeld::new(self.dir.clone(), contenders)))),
+            Some(blocked) => self.queue(contenders, blocked, patience),
+        }
+    }
+
+    /// Refuses, and says whether `--reentrant` would have helped.
+    fn deadlock(&self, mut contenders: Vec<Contender>) -> Result<Admission<FileQueued, FileHeld>> {
+        let mut reentrant_helps = !self.engine.terms.reentrant;
+        for contender in &mut contenders {
+            let nestings = [
+                contender.judge_markers(&self.engine.around, true),
+                contender.judge_tokens(true)?,
+                contender.judge_ancestors(false, true)?,
+            ];
+            reentrant_helps &= !nestings.contains(&Nesting::Deadlock);
+        }
+        Ok(refused(Refusal::Deadlock { reentrant_helps }))
     }
 
     /// `None`: the directory was replaced.
@@ -81,7 +163,7 @@ impl Request<'_> {
                 Nesting::Covered(marker) => contender.cover(marker.fence, marker.slot()),
                 Nesting::Deadlock => return Nesting::Deadlock,
             }
-            let covered = self.covered_by_tokens.iter().find(|marker| marker.identity == contender.identity());
+            let covered = self.covered.iter().find(|marker| marker.identity == contender.identity());
             if let Some(marker) = covered {
                 contender.cover(marker.fence, marker.slot());
             }
@@ -107,21 +189,41 @@ impl Request<'_> {
         Ok(Nesting::Outside)
     }
 
+    /// And what our ancestors hold of them, whatever the environment says.
+    fn judge_ancestors(&self, contenders: &[Contender], blocked: usize) -> Result<Nesting> {
+        for (position, contender) in contenders.iter().enumerate().skip(blocked) {
+            if contender.is_covered() {
+                continue;
+            }
+            match contender.judge_ancestors(position == blocked, self.engine.terms.reentrant)? {
+                Nesting::Outside => {}
+                nesting => return Ok(nesting),
+            }
+        }
+        Ok(Nesting::Outside)
+    }
+
     /// Joins the queue of the lock that others have, and leaves every door.
     fn queue(
-        &self,
+        &mut self,
         mut contenders: Vec<Contender>,
         blocked: usize,
         patience: &Patience,
-    ) -> Result<Admission<FileQueued, FileHeld>> {
+    ) -> Try<Admission<FileQueued, FileHeld>> {
         let terms = self.engine.terms;
+        if terms.reentrant
+            && let Nesting::Covered(marker) = self.judge_ancestors(&contenders, blocked)?
+        {
+            self.covered.push(marker);
+            return Ok(None);
+        }
         if !patience.waits() {
-            return Ok(refused(Refusal::Busy));
+            return Ok(Some(refused(Refusal::Busy)));
         }
         if let Some(most) = terms.max_waiters.filter(|_| !terms.replace) {
             for contender in &mut contenders[blocked..] {
                 if contender.would_wait_with(most as usize)? {
-                    return Ok(refused(Refusal::QueueFull));
+                    return Ok(Some(refused(Refusal::QueueFull)));
                 }
             }
         }
@@ -131,10 +233,15 @@ impl Request<'_> {
         for contender in &mut contenders {
             contender.leave_door()?;
         }
+        // Looked for only now: it takes longer than anybody should hold a door. We
+        // never end our own ancestor.
+        if (terms.waits_forever || terms.replace) && self.judge_ancestors(&contenders, blocked)? == Nesting::Deadlock {
+            return Ok(Some(self.deadlock(contenders)?));
+        }
         if terms.replace {
             contenders[blocked].end_rivals()?;
         }
-        Ok(Admission::Queued(FileQueued::new(self.dir.clone(), contenders, blocked, terms.replace)))
+        Ok(Some(Admission::Queued(FileQueued::new(self.dir.clone(), contenders, blocked, terms.replace))))
     }
 }
 

@@ -1,172 +1,100 @@
 //! Making others let go: those who hold a lock, and those who wait to end the
 //! holder themselves.
 //!
-//! A process is signalled only if the kernel shows, after we have a
-//! descriptor of the process, that it has the lock, or the ticket, now. A pid
-//! from a text is never used.
+//! A process is asked only if the kernel shows, after we have a descriptor of
+//! the process, that it has the lock, or the ticket, on a descriptor of its
+//! own. Neither a text nor a name nor a relative makes it a rival.
+//!
+//! Everybody is asked by SIGTERM, see [`LetGo`]: a waiter may be COMMAND by the
+//! time it comes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use rustix::process::getpid;
+use rustix::process::{geteuid, getpid};
 
-use super::kernel::{self, FileId, Kernel};
+use super::kernel::{self, FileId, Kernel, KernelLock, Locker};
+use super::lockruns;
+use super::queue::{self, Queue, Ticket};
 use super::slots;
 use crate::advice::Advice;
+use crate::lock::{NOBODY_SEEN, WHO_SEES};
 use crate::process;
-use crate::sys::{self, Forked};
+use crate::sys::{self, Forked, LetGo};
 
 /// A holder without a lockrun around it gets so long from TERM to KILL.
 const KILL_AFTER: Duration = Duration::from_secs(10);
+/// The end of a killed process takes no longer, unless it hangs in the
+/// kernel.
+const KILLED: Duration = Duration::from_secs(5);
+/// So often we look whether one that does not end has let go.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So often a lock that is held by nobody whom we see is looked at, because it
+/// may just have changed hands.
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// A process that has the lock, or waits for it.
-pub struct Rival {
+struct Rival {
     pid: i32,
     process: OwnedFd,
-    /// A lockrun, which ends its command by itself when it is asked to, and
-    /// says by whom.
-    is_lockrun: bool,
-    /// The kernel shows us that it has the lock. Of others we only know that
-    /// it had it once, so that they may be named, but never signalled.
-    is_seen: bool,
-    /// The child that waits for it, if it is one that waits: the lock may be
-    /// granted to it, and it may be the holder of a token, by the time of a
-    /// signal that its parent does not read any more.
-    child: Option<(i32, OwnedFd)>,
+    kind: Kind,
+    /// By which grants it has the lock.
+    grants: Vec<Locker>,
 }
 
-/// Ends who holds `lock`, and those of `replacers` who wait on `queue`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A lockrun that took the lock, or waits for it, or watches one that does.
+    /// It ends its command and all that this started, and says by whom.
+    Lockrun,
+    /// Anybody else who has the lock: flock(1), COMMAND of a lockrun that was
+    /// killed, or of `--exec`.
+    Other,
+    /// Another user's: all that we are shown is its number, beside the lock.
+    Unseen,
+}
+
+/// Ends who holds `lock`, and who waits on `queue` before `ticket` to do the
+/// same.
 ///
 /// # Errors
-/// One of the holders is another user's: then none has been signalled.
-pub fn end(lock: &File, queue: &File, replacers: &[i32]) -> Result<()> {
-    let queue = FileId::of(queue);
-    let has_ticket = |pid| queue.is_some_and(|queue| has_ticket(pid, queue));
-    let waiting = replacers.iter().filter_map(|pid| Rival::find(*pid, &|| has_ticket(*pid)));
-    let waiting: Vec<Rival> = waiting.filter(|rival| rival.is_lockrun).collect();
-    let lock = FileId::of(lock);
-    let holding = lock.map(holding).unwrap_or_default();
-    require_ours(&holding)?;
-    for rival in &waiting {
-        rival.signal(sys::replace_signal())?;
-    }
-    match lock {
-        Some(lock) if ask_to_end(&holding, sys::replace_signal())? => kill_later(lock, holding),
-        _ => Ok(()),
-    }
-}
-
-/// Asks everybody to end who holds the lock: a lockrun by `signal`, so that
-/// it ends its command and all it started, anybody else by TERM. Returns
-/// whether there is anybody else.
-///
-/// # Errors
-/// See [`Rival::signal`].
-fn ask_to_end(holding: &[Rival], signal: i32) -> Result<bool> {
-    let (lockruns, others) = lockruns_and_others(holding);
-    let asked = lockruns.into_iter().map(|rival| (rival, signal));
-    for (rival, signal) in asked.chain(others.iter().map(|rival| (*rival, libc::SIGTERM))) {
-        rival.signal(signal)?;
-        // What is stopped cannot end.
-        if process::is_stopped(rival.pid) {
-            rival.signal(libc::SIGCONT)?;
+/// One of the holders is another user's, or cannot be seen: then nobody has
+/// been signalled.
+pub fn end(lock: &File, queue: &Queue, ticket: Ticket) -> Result<()> {
+    let Some(id) = FileId::of(lock) else { return require_free(lock) };
+    for _ in 0..LOOKS {
+        let waiting = replacers_before(queue, ticket)?;
+        let holding = holding(id)?;
+        if !waiting.is_empty() || !holding.is_empty() {
+            require_ours(&holding)?;
+            ask(&waiting, LetGo::Replace)?;
+            let is_lockruns_own = ask(&holding, LetGo::Replace)?;
+            return if is_lockruns_own { Ok(()) } else { kill_later(id, holding) };
         }
-    }
-    Ok(!others.is_empty())
-}
-
-/// A lockrun ends all that it runs by itself. One that runs under another
-/// holder has only inherited the lock, and is not asked.
-fn lockruns_and_others(holding: &[Rival]) -> (Vec<&Rival>, Vec<&Rival>) {
-    let is_below = |rival: &Rival, holders: &[&Rival]| {
-        process::ancestors(rival.pid).any(|ancestor| holders.iter().any(|holder| holder.pid == ancestor))
-    };
-    let all: Vec<&Rival> = holding.iter().collect();
-    let (lockruns, others): (Vec<_>, Vec<_>) =
-        holding.iter().partition(|rival| rival.is_lockrun && !is_below(rival, &all));
-    let others = others.into_iter().filter(|rival| !is_below(rival, &lockruns)).collect();
-    (lockruns, others)
-}
-
-/// Everybody who has the lock on this file. We do not count, nor do those who
-/// have the file open without holding it, or wait for a place in its pool.
-fn holding(lock: FileId) -> Vec<Rival> {
-    let has_it = |pid| kernel::has_now(pid, lock) && !slots::only_waits(pid, lock);
-    let kernel = Kernel::look();
-    let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
-    // While we read, the lock may have been granted to a child of one that we
-    // had passed by then.
-    let parents: Vec<i32> = pids.iter().filter_map(|pid| process::parent(*pid)).collect();
-    pids.extend(parents);
-    pids.sort_unstable();
-    pids.dedup();
-    let mut rivals: Vec<Rival> =
-        pids.into_iter().filter(|pid| *pid != us()).filter_map(|pid| Rival::find(pid, &|| has_it(pid))).collect();
-    // Of other users we see only who called flock(2). They cannot be signalled
-    // by us, but they can be named.
-    let strangers = kernel.lockers(lock).iter().filter(|locker| kernel.locks_of(locker.pid).is_none());
-    let strangers = strangers.filter_map(|locker| Rival::find(locker.pid, &|| true));
-    rivals.extend(strangers.map(|rival| Rival { is_seen: false, ..rival }));
-    rivals
-}
-
-/// # Errors
-/// One of them may not be signalled by us.
-fn require_ours(rivals: &[Rival]) -> Result<()> {
-    const NOTHING: i32 = 0;
-    rivals.iter().try_for_each(|rival| rival.signal(NOTHING))
-}
-
-/// The wrapper leaves the ticket to the child that waits in it.
-fn has_ticket(pid: i32, queue: FileId) -> bool {
-    kernel::has_now(pid, queue) || process::children(pid).into_iter().any(|child| kernel::has_now(child, queue))
-}
-
-impl Rival {
-    /// The process, if what makes it one still holds when we cannot mistake
-    /// it any more.
-    fn find(pid: i32, is_one: &dyn Fn() -> bool) -> Option<Self> {
-        let process = process::open(pid)?;
-        if !is_one() {
-            return None;
+        if is_free(lock) || !Kernel::look().lockers(id).is_empty() {
+            return Ok(());
         }
-        // A lockrun's child that waits listens to nobody; its parent does.
-        if process::name(pid) == sys::WAITER_NAME {
-            let parent = process::parent(pid)?;
-            let rival = Self::find(parent, &|| process::parent(pid) == Some(parent))?;
-            let child = rival.child.or(Some((pid, process)));
-            return Some(Self { child, ..rival });
-        }
-        Some(Self { pid, process, is_lockrun: is_lockrun(pid), is_seen: true, child: None })
+        std::thread::sleep(BETWEEN_LOOKS);
     }
+    require_free(lock)
+}
 
-    /// Sends a signal.
-    ///
-    /// # Errors
-    /// It is another user's. That it has ended is none.
-    fn signal(&self, signal: i32) -> Result<()> {
-        let mut sent = if self.is_seen { sys::send_by_pidfd(&self.process, signal) } else { Err(Errno::PERM) };
-        if let Some((pid, child)) = &self.child
-            && process::name(*pid) == sys::KEEPER_NAME
-        {
-            sent = sys::send_by_pidfd(child, signal);
-        }
-        match sent {
-            Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(Errno::PERM) => Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
-                .context(Advice::new("ask that user, or root")),
-            Err(e) => Err(e).with_context(|| format!("cannot end pid {}", self.pid)),
-        }
-    }
+fn require_free(lock: &File) -> Result<()> {
+    if is_free(lock) { Ok(()) } else { Err(anyhow!(NOBODY_SEEN)).context(Advice::new(WHO_SEES)) }
+}
 
-    /// Sleeps until it has ended, or the time is over.
-    pub fn wait(&self, limit: Duration) -> bool {
-        process::wait_for_end(&self.process, limit)
-    }
+/// Takes the lock for a moment. Nobody is hurt by that: who comes now finds our
+/// ticket, and who waits before us is asleep on the lock.
+fn is_free(lock: &File) -> bool {
+    let is_free = rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK);
+    let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
+    is_free
 }
 
 /// Makes whoever holds the lock on this file let go, and waits until they
@@ -179,39 +107,223 @@ impl Rival {
 /// even so.
 pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };
-    let rivals = holding(lock);
+    let rivals = holding(lock)?;
     require_ours(&rivals)?;
-    ask_to_end(&rivals, sys::break_signal())?;
-    wait_for_all(&rivals, kill_after);
-    let left = still_holding(lock, &rivals);
+    ask(&rivals, LetGo::Break)?;
+    let left = wait_until_free(lock, &rivals, kill_after)?;
     // A lockrun that is asked twice kills what it runs, and then says so; if
     // even it does not answer, it is killed as anybody else.
-    let (lockruns, others) = lockruns_and_others(&left);
-    for rival in &lockruns {
-        rival.signal(sys::break_signal())?;
+    for rival in &left {
+        match rival.kind {
+            Kind::Lockrun => rival.ask(LetGo::Break)?,
+            Kind::Other if is_run_by_one_of(rival, &left) => {}
+            Kind::Other | Kind::Unseen => rival.signal(libc::SIGKILL)?,
+        }
     }
-    for rival in &others {
+    let left = wait_until_free(lock, &left, KILLED)?;
+    for rival in &left {
         rival.signal(libc::SIGKILL)?;
     }
-    wait_for_all(&left, KILLED);
-    for rival in still_holding(lock, &left) {
-        rival.signal(libc::SIGKILL)?;
-    }
-    wait_for_all(&left, KILLED);
-    match still_holding(lock, &left).first() {
+    match wait_until_free(lock, &left, KILLED)?.first() {
         None => Ok(!rivals.is_empty()),
         Some(rival) => Err(anyhow!("pid {} holds it even after KILL", rival.pid)),
     }
 }
 
-/// The end of a killed process takes no longer, unless it hangs in the
-/// kernel.
-const KILLED: Duration = Duration::from_secs(5);
+/// Asks everybody once; what a lockrun of them runs is left to that. Returns
+/// whether all of it is.
+///
+/// # Errors
+/// See [`Rival::signal`].
+fn ask(rivals: &[Rival], what: LetGo) -> Result<bool> {
+    let mut is_lockruns_own = true;
+    for rival in rivals {
+        if rival.kind != Kind::Lockrun {
+            if is_run_by_one_of(rival, rivals) {
+                continue;
+            }
+            is_lockruns_own = false;
+        }
+        rival.ask(what)?;
+        // What is stopped cannot end.
+        if process::is_stopped(rival.pid) {
+            rival.signal(libc::SIGCONT)?;
+        }
+    }
+    Ok(is_lockruns_own)
+}
 
-/// Those who held the lock and hold it still.
-fn still_holding(lock: FileId, rivals: &[Rival]) -> Vec<Rival> {
-    let was_there = |now: &Rival| rivals.iter().any(|rival| rival.pid == now.pid);
-    holding(lock).into_iter().filter(was_there).collect()
+/// A lockrun ends all that it runs by itself.
+fn is_run_by_one_of(rival: &Rival, rivals: &[Rival]) -> bool {
+    let is_lockrun = |pid| rivals.iter().any(|rival| rival.kind == Kind::Lockrun && rival.pid == pid);
+    process::ancestors(rival.pid).any(is_lockrun)
+}
+
+/// Everybody who has the lock on this file. We do not count, nor do those who
+/// have the file open without holding it, or wait for a slot of its pool.
+fn holding(lock: FileId) -> Result<Vec<Rival>> {
+    let kernel = Kernel::look();
+    let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
+    // While we read, the lock may have been granted to a child of one that we
+    // had passed by then.
+    let parents: Vec<i32> = pids.iter().filter_map(|pid| process::parent(*pid)).collect();
+    pids.extend(parents);
+    pids.sort_unstable();
+    pids.dedup();
+    let mut rivals = Vec::new();
+    for pid in pids.into_iter().filter(|pid| *pid != us()) {
+        rivals.extend(Rival::find(pid, || has_lock(pid, lock))?);
+    }
+    add_watchers(&mut rivals)?;
+    for locker in kernel.lockers(lock).iter().filter(|locker| locker.pid > 0 && locker.pid != us()) {
+        // Of other users we see only who called flock(2): where /proc hides them
+        // (hidepid), not even that they exist.
+        let is_hidden = kernel.locks_of(locker.pid).is_none() || process::user_id(locker.pid).is_none();
+        if is_hidden {
+            rivals.extend(Rival::find(locker.pid, || Some((Kind::Unseen, vec![*locker])))?);
+        }
+    }
+    Ok(rivals)
+}
+
+/// Whether a process has the lock now, and what it is then.
+fn has_lock(pid: i32, lock: FileId) -> Option<(Kind, Vec<Locker>)> {
+    let is_lockrun = process::is_lockrun(pid);
+    let (mut kind, mut grants) = (Kind::Other, Vec::new());
+    for descriptor in kernel::descriptors_of(pid)? {
+        let is_own = is_lockrun && descriptor.closes_on_exec;
+        if is_own && slots::only_waits(&descriptor) {
+            continue;
+        }
+        for held in &descriptor.locks {
+            if let KernelLock::Flock(file, locker) = held
+                && *file == lock
+            {
+                grants.push(*locker);
+                if is_own {
+                    kind = Kind::Lockrun;
+                }
+            }
+        }
+    }
+    (!grants.is_empty()).then_some((kind, grants))
+}
+
+/// Those who wait to end the holder, in front of `ticket`.
+fn replacers_before(queue: &Queue, ticket: Ticket) -> Result<Vec<Rival>> {
+    if !queue.has_replacer_before(ticket)? {
+        return Ok(Vec::new());
+    }
+    let Some(id) = FileId::of(queue.file()) else { return Ok(Vec::new()) };
+    let is_replacer = |pid| {
+        let own = lockruns::own_descriptors(pid)?;
+        let bytes = |lock: &KernelLock| match lock {
+            KernelLock::Bytes { file, first, .. } if *file == id => Some(*first),
+            _ => None,
+        };
+        let mut tickets = own.iter().map(|descriptor| descriptor.locks.iter().filter_map(bytes).collect::<Vec<_>>());
+        tickets.any(|bytes| queue::is_replacer_before(&bytes, ticket)).then(|| (Kind::Lockrun, Vec::new()))
+    };
+    let mut rivals = Vec::new();
+    for pid in kernel::processes() {
+        if is_replacer(pid).is_some() {
+            rivals.extend(Rival::find(pid, || is_replacer(pid))?);
+        }
+    }
+    add_watchers(&mut rivals)?;
+    Ok(rivals)
+}
+
+/// A waiter's signals are read by the lockrun that watches it, or, when that
+/// has gone, by what the waiter has become.
+fn add_watchers(rivals: &mut Vec<Rival>) -> Result<()> {
+    for waiter in 0..rivals.len() {
+        let waiter = rivals[waiter].pid;
+        if rivals.iter().any(|rival| rival.pid == waiter && rival.kind != Kind::Lockrun) {
+            continue;
+        }
+        let Some(watcher) = lockruns::watcher_of(waiter) else { continue };
+        if watcher != us() && !rivals.iter().any(|rival| rival.pid == watcher) {
+            let is_watcher = || (lockruns::watcher_of(waiter) == Some(watcher)).then(|| (Kind::Lockrun, Vec::new()));
+            rivals.extend(Rival::find(watcher, is_watcher)?);
+        }
+    }
+    // The watcher first: it is to say why its command ended.
+    rivals.sort_by_cached_key(|rival| process::ancestors(rival.pid).count());
+    Ok(())
+}
+
+/// # Errors
+/// One of them may not be signalled by us.
+fn require_ours(rivals: &[Rival]) -> Result<()> {
+    const NOTHING: i32 = 0;
+    rivals.iter().try_for_each(|rival| rival.signal(NOTHING))
+}
+
+impl Rival {
+    /// The process, if what makes it one still holds when we cannot mistake
+    /// it any more.
+    fn find(pid: i32, look: impl FnOnce() -> Option<(Kind, Vec<Locker>)>) -> Result<Option<Self>> {
+        let Some(process) = process::open(pid)? else { return Ok(None) };
+        Ok(look().map(|(kind, grants)| Self { pid, process, kind, grants }))
+    }
+
+    /// Asks it to let go.
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal).
+    fn ask(&self, what: LetGo) -> Result<()> {
+        self.sent(sys::ask_to_let_go(&self.process, what))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It is another user's. That it has ended is none.
+    fn signal(&self, signal: i32) -> Result<()> {
+        let is_unseen = self.kind == Kind::Unseen;
+        self.sent(if is_unseen { Err(Errno::PERM) } else { sys::send_by_pidfd(&self.process, signal) })
+    }
+
+    fn sent(&self, sent: rustix::io::Result<()>) -> Result<()> {
+        let is_ours = || geteuid().is_root() || process::user_id(self.pid) == Some(geteuid().as_raw());
+        match sent {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(Errno::PERM) if self.kind == Kind::Unseen || !is_ours() => {
+                Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
+                    .context(Advice::new("ask that user, or root"))
+            }
+            Err(e) => Err(process::cannot_signal(e)).with_context(|| format!("cannot end pid {}", self.pid)),
+        }
+    }
+}
+
+/// Waits until these have ended or let go, at most `limit`. Returns who still
+/// has the lock by one of their grants.
+fn wait_until_free(lock: FileId, rivals: &[Rival], limit: Duration) -> Result<Vec<Rival>> {
+    // One that is too far off for the clock is none.
+    let deadline = Instant::now().checked_add(limit);
+    let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+    wait_for_all(rivals, left().min(LOOK));
+    loop {
+        let holding = still_holding(lock, rivals)?;
+        if holding.is_empty() || left().is_zero() {
+            return Ok(holding);
+        }
+        wait_for_all(&holding, left().min(LOOK));
+    }
+}
+
+/// Those who held the lock and hold it still, and those who have it from them:
+/// a grant is known by the process that called flock(2) for it.
+fn still_holding(lock: FileId, before: &[Rival]) -> Result<Vec<Rival>> {
+    let is_same = |now: &Rival, then: &Rival| {
+        let has_its_grant = now.grants.iter().any(|grant| grant.pid > 0 && then.grants.contains(grant));
+        has_its_grant || now.pid == then.pid && !process::wait_for_end(&then.process, Duration::ZERO)
+    };
+    let mut holding = holding(lock)?;
+    holding.retain(|now| before.iter().any(|then| is_same(now, then)));
+    Ok(holding)
 }
 
 fn us() -> i32 {
@@ -219,19 +331,10 @@ fn us() -> i32 {
 }
 
 fn wait_for_all(rivals: &[Rival], limit: Duration) {
-    // One that is too far off for the clock is none.
-    let deadline = Instant::now().checked_add(limit);
+    let deadline = Instant::now() + limit;
     for rival in rivals {
-        rival.wait(deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now())));
+        process::wait_for_end(&rival.process, deadline.saturating_duration_since(Instant::now()));
     }
-}
-
-/// Told by its name in the kernel, or by being the same program as we are.
-/// Anybody else would just die of what only a lockrun understands.
-fn is_lockrun(pid: i32) -> bool {
-    let program = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
-    ["lockrun", sys::KEEPER_NAME].contains(&process::name(pid).as_str())
-        || program(&pid.to_string()).is_some_and(|theirs| program("self") == Some(theirs))
 }
 
 /// KILL for what still has the lock after a while. By a process of its own,
@@ -245,9 +348,8 @@ fn kill_later(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
         // Our ticket and what we hold are not its own, and may be given back
         // while it waits.
         sys::close_all_but(&rivals.iter().map(|rival| rival.process.as_fd()).collect::<Vec<_>>());
-        wait_for_all(&rivals, KILL_AFTER);
-        let left = still_holding(lock, &rivals);
-        for rival in lockruns_and_others(&left).1 {
+        let left = wait_until_free(lock, &rivals, KILL_AFTER).unwrap_or_default();
+        for rival in left.iter().filter(|rival| rival.kind == Kind::Other && !is_run_by_one_of(rival, &left)) {
             let _ = rival.signal(libc::SIGKILL);
         }
         sys::exit_now(0);

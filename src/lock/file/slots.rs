@@ -16,16 +16,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
-use super::kernel::{self, FileId, KernelLock};
-use super::queue::{HELD_SLOTS, Queue, Ticket, is_ticket};
+use super::kernel::{Descriptor, KernelLock};
+use super::queue::{HELD_SLOTS, Queue, Ticket};
 use crate::lock::MAX_SLOTS;
-use crate::process;
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 
 /// Locked by shared holders alone, so that a waiter can wait for them.
 const READERS: i64 = HELD_SLOTS + MAX_SLOTS as i64;
 /// All slots, and the readers' byte.
 const ALL: i64 = MAX_SLOTS as i64 + 1;
+/// On the descriptions of those who wait for a slot or for all of them. Next to
+/// nothing else, or the kernel would make one range of two.
+const WAITS: i64 = HELD_SLOTS + ALL + 1;
 
 /// The slots of a lock.
 #[derive(Clone, Copy)]
@@ -75,6 +77,16 @@ impl<'fd> Slots<'fd> {
     /// Read-locks all slots, asleep until all are free.
     pub fn share_all(self) -> io::Result<()> {
         self.bytes.lock(Kind::Read, HELD_SLOTS, ALL)
+    }
+
+    /// Marks that we have flock(2) only because we wait for a slot.
+    pub fn mark_as_waiting(self) -> io::Result<()> {
+        self.bytes.try_lock(Kind::Read, WAITS, 1).map(drop)
+    }
+
+    /// From now on we hold what we have.
+    pub fn mark_as_held(self) -> io::Result<()> {
+        self.bytes.unlock(WAITS, 1)
     }
 
     /// Releases every slot that we have.
@@ -179,27 +191,10 @@ pub fn held_by(first: i64, last: i64) -> Option<u32> {
     (first == last).then_some(first - HELD_SLOTS)?.try_into().ok().filter(|slot| *slot < MAX_SLOTS)
 }
 
-/// Whether a process has the lock on this file only because it waits for slots:
-/// it holds the lock shared, and no slot.
-pub fn only_waits(pid: i32, lock: FileId) -> bool {
-    let locks_of = |pid| {
-        let descriptors = kernel::descriptors_of(pid).unwrap_or_default();
-        descriptors.into_iter().flat_map(|descriptor| descriptor.locks).collect::<Vec<_>>()
-    };
-    let shares = |line: &KernelLock| matches!(line, KernelLock::Flock(file, locker) if *file == lock && locker.shared);
-    let slot =
-        |line: &KernelLock| matches!(line, KernelLock::Bytes { file, first, .. } if *file == lock && is_slot(*first));
-    let ticket =
-        |line: &KernelLock| matches!(line, KernelLock::Bytes { file, first, .. } if *file == lock && is_ticket(*first));
-    let own = locks_of(pid);
-    own.iter().any(shares)
-        && !own.iter().any(slot)
-        && (own.iter().any(ticket)
-            || process::children(pid).into_iter().any(|child| locks_of(child).iter().any(ticket)))
-}
-
-fn is_slot(first: i64) -> bool {
-    (HELD_SLOTS..HELD_SLOTS + ALL).contains(&first)
+/// Whether this descriptor of a lockrun has the lock only because that waits
+/// for a slot, or for all of them: shared with those who have one.
+pub fn only_waits(descriptor: &Descriptor) -> bool {
+    descriptor.locks.iter().any(|lock| matches!(lock, KernelLock::Bytes { first: WAITS, .. }))
 }
 
 fn at(slot: u32) -> i64 {

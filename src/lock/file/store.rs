@@ -4,13 +4,17 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, bail};
 use rustix::fs::{Mode, OFlags};
 
+use super::dir::Dir;
+use super::lock_file::LockFile;
 use super::nesting::Nesting;
+use super::request::FileEngine;
 use super::survey::Survey;
-use super::{Dir, FileEngine, prune, rivals};
+use super::{open, prune, rivals};
 use crate::lock::{self, Seen, Store, Target, Terms};
+use crate::record::{self, Record, Text};
 use crate::sys;
 
 /// The lock files of a directory, which need not be there yet.
@@ -23,7 +27,7 @@ impl FileStore {
     /// Those in the directory that was given, or in the user's own.
     ///
     /// # Errors
-    /// See [`Dir::given`] and [`Dir::default_of_user`].
+    /// See [`Dir::given_to_look`] and [`Dir::default_of_user`].
     pub fn open(given: Option<PathBuf>) -> Result<Self> {
         let store = Self { given, dir: OnceCell::new() };
         store.dir()?;
@@ -34,7 +38,7 @@ impl FileStore {
     fn dir(&self) -> Result<Option<&Dir>> {
         if self.dir.get().is_none() {
             let dir = match &self.given {
-                Some(path) => Dir::given_if_any(path)?,
+                Some(path) => Some(Dir::given_to_look(path)?),
                 None => Dir::default_of_user_if_any()?,
             };
             if let Some(dir) = dir {
@@ -63,13 +67,16 @@ impl Store for FileStore {
         self.dir()?.map_or_else(|| Ok(Vec::new()), Survey::names_in)
     }
 
-    fn would_wait_for_itself(&self, target: &Target) -> Result<bool> {
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
         let Some(dir) = self.dir()? else { return Ok(false) };
-        let terms = Terms { mode: lock::Mode::Exclusive, max_waiters: None, replace: false, reentrant: false };
+        let mode = lock::Mode::Exclusive;
+        let terms = Terms { mode, max_waiters: None, replace: false, reentrant: false, waits_forever };
         let engine = FileEngine::new(dir.clone(), vec![target.clone()], terms);
         for mut contender in engine.contenders(dir)? {
             let nestings = [contender.judge_markers(&engine.around, false), contender.judge_tokens(false)?];
-            if nestings.contains(&Nesting::Deadlock) {
+            let is_deadlock = nestings.contains(&Nesting::Deadlock)
+                || waits_forever && contender.judge_ancestors(true, false)? == Nesting::Deadlock;
+            if is_deadlock {
                 return Ok(true);
             }
         }
@@ -86,4 +93,28 @@ impl Store for FileStore {
     fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
         self.dir()?.map_or(Ok(None), |dir| prune::all(dir, only_look, tell))
     }
+}
+
+/// Makes the lock file of a name if it is missing. Returns its path, from any
+/// working directory.
+///
+/// # Errors
+/// See [`open::lock_file`]; or its content is not lockrun's.
+pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
+    let file_name = LockFile::of_name(name).file_name();
+    let opened = open::lock_file(dir, &file_name)?;
+    let path = dir.path_of(&file_name);
+    if record::read(&opened.file) == Text::Foreign {
+        bail!("{}: its content is not lockrun's", path.display());
+    }
+    Ok(path)
+}
+
+/// What a lock file says about a token's grant, or about a later one. Of a
+/// pool, each slot remembers its own last grant.
+pub fn record_of_grant(dir: &Path, file_name: &str, fence: u64, slot: Option<u32>) -> Option<Record> {
+    // A forged token can name anything.
+    let file = open::plain_file(&dir.join(file_name))?;
+    let of_slot = slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
+    of_slot.filter(|record| record.fence == fence).or_else(|| record::read(&file).record())
 }

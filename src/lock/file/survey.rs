@@ -10,12 +10,12 @@
 //! What a file's text names is opened only if the kernel cannot be asked, and
 //! if it is the plain file or directory that the file's name says.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -24,12 +24,13 @@ use rustix::io::Errno;
 
 use super::dir::{self, Dir};
 use super::identity::Identity;
-use super::kernel::{FileId, Kernel, Locker};
+use super::kernel::{Descriptor, FileId, Kernel, KernelLock, Locker};
 use super::lock_file::LockFile;
+use super::lockruns;
 use super::open;
 use super::queue::Queue;
 use super::slots;
-use crate::lock::{Holder, LockState, Seen, Target};
+use crate::lock::{Holder, LockState, Seen, Target, UserPath};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
@@ -53,6 +54,7 @@ pub struct Survey<'a> {
     /// and what the kernel does not show is not locked.
     certain: bool,
     strangers: RefCell<HashMap<i32, Holder>>,
+    ancestors: OnceCell<Vec<i32>>,
 }
 
 /// What belongs to one lock.
@@ -94,6 +96,7 @@ impl<'a> Survey<'a> {
             id,
             kernel,
             strangers: RefCell::default(),
+            ancestors: OnceCell::new(),
         }
     }
 
@@ -146,14 +149,11 @@ impl<'a> Survey<'a> {
                     Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
                 }
             }
-            Target::Path(path) => {
-                let name = path.as_os_str().as_bytes().to_vec();
-                match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-                    Ok(found) => self.at_path(name, path, &found, Named::ByUser),
-                    Err(Errno::NOENT) => Ok(free(name, path.clone())),
-                    Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
-                }
-            }
+            Target::Path(path) => match rustix::fs::open(path.given(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(found) => self.at_path(path, &found, Named::ByUser),
+                Err(Errno::NOENT) => Ok(free(target.name().to_vec(), path.absolute().to_owned())),
+                Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.absolute().display())),
+            },
         }
     }
 
@@ -191,8 +191,7 @@ impl<'a> Survey<'a> {
                 let record = self.text(file_name)?.record();
                 let path = PathBuf::from(record?.name);
                 if let Some(found) = open::file_named(&path, *locked) {
-                    let name = path.as_os_str().as_bytes().to_vec();
-                    return self.at_path(name, &path, &found, Named::ByText).ok();
+                    return self.at_path(&UserPath::new(path), &found, Named::ByText).ok();
                 }
                 // The path leads elsewhere, but whoever has locked the file
                 // that it led to has it locked still.
@@ -243,8 +242,8 @@ impl<'a> Survey<'a> {
         })
     }
 
-    fn at_path(&self, name: Vec<u8>, path: &Path, found: &OwnedFd, named: Named) -> Result<Seen> {
-        let stat = fstat(found).with_context(|| format!("cannot look at {}", path.display()))?;
+    fn at_path(&self, path: &UserPath, found: &OwnedFd, named: Named) -> Result<Seen> {
+        let stat = fstat(found).with_context(|| format!("cannot look at {}", path.absolute().display()))?;
         let gate = LockFile::Gate(Identity::from(&stat)).file_name();
         let lock = self.kernel.id_of(found);
         let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
@@ -253,15 +252,15 @@ impl<'a> Survey<'a> {
             Named::ByText => self.kernel.shows_everybody(),
         };
         Ok(self.look(&Subject {
-            name,
-            path: path.to_owned(),
+            name: path.absolute().as_os_str().as_bytes().to_vec(),
+            path: path.absolute().to_owned(),
             lock,
             queue,
             certain: lock.is_some() && shows_all && dir::network(found).is_none(),
             open_lock: Some(&|| match named {
                 Named::ByUser => {
                     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-                    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+                    Ok(rustix::fs::open(path.given(), flags, Mode::empty())?.into())
                 }
                 Named::ByText => open::open_found(found),
             }),
@@ -301,9 +300,9 @@ impl<'a> Survey<'a> {
         if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
             seen.holders = self.holders(subject.lock, lockers, &records);
-            // In an order of its own, and first of all those of whom most is
-            // known.
-            seen.holders.sort_by_key(|holder| (holder.slot, holder.since.is_none(), holder.pid));
+            // In an order of its own, and first of all those that matter most to us,
+            // and of whom most is known.
+            seen.holders.sort_by_key(|holder| (!holder.is_ancestor, holder.slot, holder.since.is_none(), holder.pid));
         }
         seen
     }
@@ -311,7 +310,7 @@ impl<'a> Survey<'a> {
     /// Everybody who holds the lock, as far as can be seen.
     fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
         let Some(lock) = lock else { return Vec::new() };
-        let only_waits = |locker: &&Locker| locker.shared && slots::only_waits(locker.pid, lock);
+        let only_waits = |locker: &&Locker| locker.shared && only_waits(locker.pid, lock);
         let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
         if lockers.is_empty() && !waiting.is_empty() {
             return Vec::new();
@@ -341,7 +340,11 @@ impl<'a> Survey<'a> {
                 return holders;
             }
             for locker in gone {
-                let heir = inheritors.iter().find(|(_, of)| *of == locker).map(|(pid, _)| *pid);
+                let has_it = |pid: &&i32| inheritors.contains(&(**pid, locker));
+                // The script that we run in, rather than what else it has started.
+                let script = self.ancestors().iter().rev().find(has_it).copied();
+                let first = || inheritors.iter().find(|(_, of)| *of == locker).map(|(pid, _)| *pid);
+                let heir = script.or_else(first);
                 holders.push(self.holder(heir, locker.pid, records));
             }
         }
@@ -352,6 +355,7 @@ impl<'a> Survey<'a> {
     /// it is the one.
     fn holder(&self, pid: Option<i32>, locker: i32, records: &[(Option<u32>, Record)]) -> Holder {
         let own = records.iter().filter(|(_, record)| locker > 0 && record.pid == locker);
+        let is_ancestor = pid.is_some_and(|pid| self.ancestors().contains(&pid));
         // A place's record is the better one of the same grant.
         match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
             Some((slot, record)) => Holder {
@@ -365,13 +369,20 @@ impl<'a> Survey<'a> {
                 fence: Some(record.fence),
                 slot: *slot,
                 slots: record.slots,
+                is_ancestor,
             },
-            None => pid.map(|pid| self.stranger(pid)).unwrap_or_default(),
+            None => Holder { is_ancestor, ..pid.map(|pid| self.stranger(pid)).unwrap_or_default() },
         }
     }
 }
 
 impl Survey<'_> {
+    /// Our ancestors, the nearest first; not the first process of all.
+    fn ancestors(&self) -> &[i32] {
+        let us = rustix::process::getpid().as_raw_nonzero().get();
+        self.ancestors.get_or_init(|| process::ancestors(us).filter(|pid| *pid != 1).collect())
+    }
+
     /// What the kernel says about a process; asked once.
     fn stranger(&self, pid: i32) -> Holder {
         let mut strangers = self.strangers.borrow_mut();
@@ -383,6 +394,16 @@ impl Survey<'_> {
         };
         strangers.entry(pid).or_insert_with(stranger).clone()
     }
+}
+
+/// Whether this is a lockrun that has the lock shared only because it waits for
+/// a slot.
+fn only_waits(pid: i32, lock: FileId) -> bool {
+    let has_it = |descriptor: &Descriptor| {
+        descriptor.locks.iter().any(|held| matches!(held, KernelLock::Flock(file, _) if *file == lock))
+    };
+    let own = lockruns::own_descriptors(pid).unwrap_or_default();
+    own.iter().any(|descriptor| has_it(descriptor) && slots::only_waits(descriptor))
 }
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {

@@ -172,10 +172,14 @@ impl Taking {
             Mode::Exclusive => FlockOperation::LockExclusive,
             Mode::Shared | Mode::Slot { .. } => FlockOperation::LockShared,
         };
+        let slots = Slots::of(files.lock());
+        let waits_for_slots = self.mode != Mode::Exclusive && files.has_slots();
+        if waits_for_slots {
+            slots.mark_as_waiting()?;
+        }
         // Not by fs2, which writes to errno: a process that lives in our memory
         // shares it.
         sys::asleep(|| rustix::fs::flock(files.lock(), operation))?;
-        let slots = Slots::of(files.lock());
         match (self.mode, files.queue(), self.ticket) {
             (Mode::Shared, ..) if files.has_slots() => slots.share_all()?,
             (Mode::Slot { which: Some(slot), .. }, ..) => {
@@ -187,6 +191,9 @@ impl Taking {
             }
             _ => {}
         }
+        if waits_for_slots {
+            slots.mark_as_held()?;
+        }
         Ok(())
     }
 
@@ -196,7 +203,7 @@ impl Taking {
             let pid = getpid().as_raw_nonzero().get();
             let ticket = queue.draw_ticket(self.mode, pid).with_context(|| files.cannot_lock())?;
             if will_replace {
-                queue.mark_as_replacer(ticket, pid).with_context(|| files.cannot_lock())?;
+                queue.mark_as_replacer(ticket).with_context(|| files.cannot_lock())?;
             }
             self.ticket = Some(ticket);
         }
@@ -238,8 +245,7 @@ impl Taking {
     /// They are another user's.
     pub fn end_rivals(&self, files: &Files) -> Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
-            let replacers = queue.replacers_before(ticket).with_context(|| files.cannot_lock())?;
-            rivals::end(files.lock(), queue.file(), &replacers).with_context(|| files.cannot_lock())?;
+            rivals::end(files.lock(), queue, ticket).with_context(|| files.cannot_lock())?;
         }
         Ok(())
     }
@@ -267,7 +273,7 @@ fn interruptibly(
     loop {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                if sys::has_caught() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                     return Ok(false);
                 }
             }

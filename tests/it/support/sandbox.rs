@@ -18,7 +18,7 @@ const MARKER: &str = "JENKINS_NODE_COOKIE";
 ///
 /// ```text
 /// bin/lockrun   the program under test, also runnable by other users
-/// locks/        $LOCKRUN_DIR; not there until lockrun makes it
+/// locks/        $LOCKRUN_DIR
 /// home/         $HOME
 /// work/         the directory that commands run in
 /// ```
@@ -50,6 +50,7 @@ impl Sandbox {
         for directory in ["", "bin", "home", "work", "output"] {
             sandbox.make_dir(directory, 0o755);
         }
+        sandbox.make_dir("locks", 0o700);
         install(&sandbox.path("bin/lockrun"));
         sandbox
     }

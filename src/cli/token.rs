@@ -1,0 +1,98 @@
+//! The command lines of the commands that make and use tokens.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+use super::run::Lock;
+use crate::duration::{self, Limit};
+
+/// Take a lock and print a token for it.
+///
+/// The token is one word on stdout; 'lockrun release TOKEN' releases the lock.
+/// Until then a small background process holds it.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lockrun acquire",
+    override_usage = "TOKEN=$(lockrun acquire --name NAME [OPTIONS]) || exit $?",
+    after_long_help = AFTER_ACQUIRE_HELP,
+    max_term_width = 80,
+    args_override_self = true,
+)]
+pub struct Acquire {
+    /// Which lock, and how to get it.
+    #[command(flatten)]
+    pub lock: Lock,
+
+    /// Let go when the process PID has ended
+    ///
+    /// However it ended. In a script, --owner $$ is the script itself.
+    #[arg(long, value_name = "PID", allow_hyphen_values = true, help_heading = "Token options")]
+    pub owner: Option<i32>,
+
+    /// Let go after DUR, or never: forever
+    ///
+    /// Counted from the grant, on a clock that runs through suspend. Without
+    /// --owner and --expires, after one hour.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
+        help_heading = "Token options")]
+    pub expires: Option<Limit>,
+}
+
+/// Release the locks of tokens.
+///
+/// Returns when they are free. Exit code 123 if a lock had been lost: work done
+/// under it was not protected to the end.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun release", max_term_width = 80)]
+pub struct Release {
+    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    #[arg(value_name = "TOKEN", allow_hyphen_values = true)]
+    pub token: Vec<OsString>,
+}
+
+/// Extend the expiry of a token's lock.
+///
+/// Exit code 123 if the lock had been lost.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun renew", max_term_width = 80, args_override_self = true)]
+pub struct Renew {
+    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    #[arg(value_name = "TOKEN")]
+    pub token: Option<OsString>,
+
+    /// Expire after DUR from now, or never: forever
+    ///
+    /// Without it, as long as it was taken for.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true)]
+    pub expires: Option<Limit>,
+}
+
+/// Check whether a token's lock is still held.
+///
+/// Exit code 0 if it is, 123 if it was lost.
+#[derive(Parser, Debug)]
+#[command(name = "lockrun check", max_term_width = 80)]
+pub struct Check {
+    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    #[arg(value_name = "TOKEN")]
+    pub token: Option<OsString>,
+
+    /// Print name, slot, fence, expires and remaining seconds as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const AFTER_ACQUIRE_HELP: &str = "\
+Examples:
+  TOKEN=$(lockrun acquire --name deploy --timeout 10 --owner $$) || exit $?
+  ...
+  lockrun release \"$TOKEN\"
+
+Exit codes:
+    0  the lock is held, the token is printed
+   75  busy: --timeout 0, and it is held or others wait
+  121  queue full: --max-waiters
+  122  it would deadlock: the lock is held for this very process
+  124  timed out: waited the whole --timeout
+  125  lockrun itself failed: usage, permission, disk, a foreign file";
