@@ -11,6 +11,9 @@ pub enum Exit {
     Ok,
     /// A question was answered with no.
     No,
+    /// The store of `--store` cannot be reached: nothing was done. `EX_UNAVAILABLE` of
+    /// sysexits.h.
+    Unreachable,
     /// Busy: `--timeout 0`, and the lock is held in conflict or others wait.
     /// `EX_TEMPFAIL` of sysexits.h, as lockf(1) and lckdo(1) use it.
     Busy,
@@ -43,6 +46,7 @@ impl Exit {
         match self {
             Exit::Ok => 0,
             Exit::No => 1,
+            Exit::Unreachable => 69,
             Exit::Busy => 75,
             Exit::QueueFull => 121,
             Exit::Deadlock => 122,

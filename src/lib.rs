@@ -51,7 +51,7 @@ use exit::Exit;
 pub fn main() -> u8 {
     let exit = run(sys::arguments()).unwrap_or_else(|error| {
         message::tell_error(&error);
-        Exit::Failed
+        if error.is::<lock::Unreachable>() { Exit::Unreachable } else { Exit::Failed }
     });
     exit.finish()
 }

@@ -138,6 +138,9 @@ pub fn held_by(holders: &[Holder]) -> String {
         Some(pid) => text += &format!(" pid {pid}"),
         None => text += " an unknown process",
     }
+    if let Some(host) = &first.host {
+        text += &format!(" on {}", printable(host.as_bytes()));
+    }
     if let Some(command) = &first.command {
         text += &format!(" ({})", shorten(&printable(command.as_bytes()), COMMAND_SHOWN));
     }
@@ -149,6 +152,9 @@ pub fn held_by(holders: &[Holder]) -> String {
     }
     if let Some(age) = first.age {
         text += &format!(", for {}", duration::display(age));
+    }
+    if let Some(until) = &first.kept_until {
+        text += &format!(", which has ended; kept until {}", printable(until.as_bytes()));
     }
     if let Some(owner) = first.owner {
         text += &format!(", until pid {owner} ends");

@@ -103,8 +103,8 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
             sys::stop_by(libc::SIGSTOP);
         }
         let Wakes { descriptor, at } = held.wakes();
-        // Once it is lost, COMMAND is ended, and only worse news matters.
-        let at = at.filter(|_| !supervisor.is_lost());
+        // Once the time of KILL is known, only worse news matters.
+        let at = at.filter(|_| supervisor.kill_by.is_none());
         sleep.arm(&plan, supervisor.next_time(&plan, at))?;
         let until_at = at.map(|at| at.saturating_sub(sys::suspend_aware_now()));
         let limit = [supervisor.pause(), until_at].into_iter().flatten().min();
@@ -285,10 +285,6 @@ impl Supervisor {
             self.kill_by = None;
             self.kill_within(plan, Duration::ZERO);
         }
-    }
-
-    fn is_lost(&self) -> bool {
-        matches!(self.cause, Some(Cause::Lost(_))) || self.kill_by.is_some()
     }
 
     /// COMMAND ends before others are granted the lock, whatever it is that ends

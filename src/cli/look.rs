@@ -22,6 +22,10 @@ pub struct Selection {
     /// The locks directory [env: LOCKRUN_DIR]
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+
+    /// A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]
+    #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    pub store: Option<OsString>,
 }
 
 /// List locks, their holders and their queues.
@@ -123,6 +127,10 @@ pub struct Prune {
     /// The locks directory [env: LOCKRUN_DIR]
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+
+    /// A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]
+    #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    pub store: Option<OsString>,
 }
 
 /// Make the lock file of NAME safely, and print its path.

@@ -67,6 +67,14 @@ pub struct Run {
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Run options")]
     pub hold: Option<Hold>,
 
+    /// On a server: keep the lock for at least DUR
+    ///
+    /// DUR counts from the grant. The lock stays even if COMMAND ends or fails
+    /// earlier, or its host dies; lockrun returns when COMMAND has ended.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
+        help_heading = "Run options")]
+    pub at_least: Option<Duration>,
+
     /// Append one line of JSON about the run to FILE
     ///
     /// Name, command, times, seconds waited and held, exit code, fence.
@@ -103,6 +111,13 @@ pub struct Lock {
     /// /run/lockrun for root, ~/.local/state/lockrun for others.
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+
+    /// Lock on a server: etcd://HOST,HOST [env: LOCKRUN_STORE]
+    ///
+    /// Excludes the same name on every host that uses the server. 'file:' means
+    /// lock files after all. See lockrun-store(7).
+    #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    pub store: Option<OsString>,
 
     /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]
     ///

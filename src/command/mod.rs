@@ -24,3 +24,5 @@ mod stdout;
 mod tokens;
 pub mod wait;
 mod wait_in_queue;
+#[cfg(feature = "etcd")]
+mod wait_on_server;

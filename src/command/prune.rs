@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::lock::Store;
 use crate::message;
 
-use super::engine::AnyStore;
+use super::engine::{AnyStore, Location};
 use super::stdout;
 
 /// Prints the name of every lock whose file it removed.
@@ -17,7 +17,7 @@ use super::stdout;
 /// The directory cannot be read, or stdout not written to. What is wrong with
 /// one file is told, and the others are removed.
 pub fn prune(options: cli::Prune) -> Result<Exit> {
-    let store = AnyStore::choose(options.dir)?;
+    let store = AnyStore::choose(Location { dir: options.dir, store: options.store, has_files: false })?;
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
     let problem = store.prune(options.dry_run, &mut |removed| match removed {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::engine::AnyEngine;
+use super::engine::{AnyEngine, Location};
 use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
@@ -66,17 +66,12 @@ impl LockRequest {
             bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
         }
         let names_like_paths: Vec<_> = options.name.iter().filter(|name| looks_like_a_path(name)).cloned().collect();
-        let targets = targets(options.name, options.file, default_name)?;
+        let location = Location { dir: options.dir, store: options.store, has_files: !options.file.is_empty() };
+        let targets = targets(options.name, options.file)?;
+        let (engine, targets) = AnyEngine::choose(location, targets, default_name, terms)?;
         let names: Vec<_> = targets.iter().map(|target| target.name().to_vec()).collect();
         let name = names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", ");
-        let request = Self {
-            engine: AnyEngine::choose(options.dir, targets, terms)?,
-            names,
-            name,
-            patience,
-            verbosity,
-            conflict_code: options.conflict_exit_code,
-        };
+        let request = Self { engine, names, name, patience, verbosity, conflict_code: options.conflict_exit_code };
         request.tell_what_may_surprise(&names_like_paths);
         Ok(request)
     }
@@ -125,7 +120,7 @@ impl LockRequest {
     }
 
     /// It is not waited for.
-    fn refused(&self, refusal: Refusal) -> Exit {
+    pub(super) fn refused(&self, refusal: Refusal) -> Exit {
         match refusal {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
@@ -150,7 +145,7 @@ impl LockRequest {
     }
 
     /// The time is over.
-    fn timed_out(&self) -> Exit {
+    pub(super) fn timed_out(&self) -> Exit {
         let limit = self.patience.limit.finite().unwrap_or_default();
         self.not_got(Exit::TimedOut, &format!("timed out after {}", duration::display(limit)))
     }
@@ -165,8 +160,13 @@ impl LockRequest {
 
     /// What people see while we wait.
     pub fn waiting(&self) -> Waiting<impl Fn() -> Vec<Holder>> {
+        self.waiting_since(self.patience)
+    }
+
+    /// The same for a wait that began at another time.
+    pub fn waiting_since(&self, patience: Patience) -> Waiting<impl Fn() -> Vec<Holder>> {
         let holders = || self.engine.holders();
-        Waiting::new(self.name.clone(), self.verbosity, self.patience, holders)
+        Waiting::new(self.name.clone(), self.verbosity, patience, holders)
     }
 
     /// Who we are, for the lock's text.
@@ -197,7 +197,7 @@ fn limit_of_environment() -> Result<Option<Limit>> {
     }
 }
 
-fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce() -> Vec<u8>) -> Result<Vec<Target>> {
+fn targets(names: Vec<OsString>, files: Vec<PathBuf>) -> Result<Vec<Target>> {
     if names.iter().any(|name| name.is_empty()) {
         bail!("the lock's name is empty: give --name at least one character");
     }
@@ -205,11 +205,7 @@ fn targets(names: Vec<OsString>, files: Vec<PathBuf>, default_name: impl FnOnce(
         bail!("the path of --file is empty: name a file or directory");
     }
     let named = names.into_iter().map(|name| Target::Name(name.into_vec()));
-    let mut targets: Vec<_> = named.chain(files.into_iter().map(UserPath::new).map(Target::Path)).collect();
-    if targets.is_empty() {
-        targets.push(Target::Name(default_name()));
-    }
-    Ok(targets)
+    Ok(named.chain(files.into_iter().map(UserPath::new).map(Target::Path)).collect())
 }
 
 fn mode(options: &cli::Lock) -> Mode {

@@ -11,6 +11,8 @@ use super::engine::{self, AnyHeld, AnyQueued};
 use super::grantee::Grantee;
 use super::report::Report;
 use super::request::LockRequest;
+#[cfg(feature = "etcd")]
+use super::wait_on_server::OnServer;
 use super::{ended, environment};
 use crate::child::{self, EarlySignals, Supervision, Tree};
 use crate::cli::{self, Hold};
@@ -81,13 +83,17 @@ impl Job {
         let quoted = || name::of_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
         let mask = sys::block_all();
         let ignore_child_death = sys::default_on_child_death();
-        let request = LockRequest::new(options.lock, quoted, mask)?;
+        let mut request = LockRequest::new(options.lock, quoted, mask)?;
         let expires = options.expires.and_then(duration::Limit::finite);
         let command = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>().join(&b' ');
         let names = || request.names.join(&b'\n');
+        let kill_after = options.kill_after.unwrap_or(KILL_AFTER);
+        let report = report.map(|report| report.about(&names(), &command));
+        let claim = request.claim(command, expires);
+        request.engine.set_details(&request.name, &claim, kill_after, options.at_least, options.exec)?;
         Ok(Self {
-            report: report.map(|report| report.about(&names(), &command)),
-            claim: request.claim(command, expires),
+            report,
+            claim,
             request,
             words,
             mask,
@@ -95,7 +101,7 @@ impl Job {
             become_command: options.exec,
             expires,
             timer: expires.map(|_| Timer::new()).transpose().context("cannot make the timer of --expires")?,
-            kill_after: options.kill_after.unwrap_or(KILL_AFTER),
+            kill_after,
             hold_tree: options.hold == Some(Hold::Tree),
         })
     }
@@ -110,6 +116,12 @@ impl Job {
                 Admission::Queued(AnyQueued::Files(place)) => match self.wait_in_queue(place)? {
                     Ok(exit) => return Ok(exit),
                     Err(not) => not,
+                },
+                #[cfg(feature = "etcd")]
+                Admission::Queued(AnyQueued::Server(queued)) => match self.wait_on_server(queued)? {
+                    OnServer::Granted(held) => return self.run_at_once(AnyHeld::Server(held)),
+                    OnServer::Over(exit) => return Ok(exit),
+                    OnServer::Not(not) => not,
                 },
             };
             if let Some(exit) = self.request.not_granted(not_granted) {
@@ -135,6 +147,7 @@ impl Job {
         std::mem::forget(grantee);
         match started {
             Ok(command) => {
+                held.started(command);
                 let supervision = self.supervision(command, tree, granted_at, EarlySignals::Pending(pending));
                 self.finish(Running { held, supervision, granted_at, fence })
             }

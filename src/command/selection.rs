@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::cli;
 use crate::lock::{LockState, Seen, Store, Target, UserPath};
 
-use super::engine::AnyStore;
+use super::engine::{AnyStore, Location};
 
 /// Locks that a command is about, and where they are.
 pub struct SelectedLocks {
@@ -29,9 +29,10 @@ impl SelectedLocks {
         if which.file.iter().any(|path| path.as_os_str().is_empty()) {
             bail!("the path of --file is empty: name a file or directory");
         }
+        let location = Location { dir: which.dir, store: which.store, has_files: !which.file.is_empty() };
         let named = which.lock.into_iter().map(|name| Target::Name(name.into_vec()));
         let targets = named.chain(which.file.into_iter().map(UserPath::new).map(Target::Path)).collect();
-        Ok(Self { store: AnyStore::choose(which.dir)?, targets })
+        Ok(Self { store: AnyStore::choose(location)?, targets })
     }
 
     /// Looks at the ones that were named, in this order, or at all, by name.

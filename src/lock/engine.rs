@@ -36,6 +36,8 @@
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 use anyhow::{Error, Result};
 
 use super::{Admission, Grant, Holder, Lost, Patience, Seen, Target, Waited};
@@ -142,6 +144,9 @@ pub trait Held {
     /// Descriptors that COMMAND inherits, so that the lock stays while COMMAND
     /// lives, even if we are killed.
     fn descriptors(&self) -> Vec<RawFd>;
+
+    /// COMMAND runs as this process.
+    fn started(&mut self, _command: Pid) {}
 
     /// What must wake the holder. Asked again before every sleep.
     fn wakes(&self) -> Wakes<'_> {

@@ -248,6 +248,8 @@ pub struct Lost {
 pub struct Holder {
     /// The process, if the kernel shows one.
     pub pid: Option<i32>,
+    /// Its host; `None`: this one.
+    pub host: Option<String>,
     /// Its command line, not yet made safe to print.
     pub command: Option<String>,
     /// Its user.
@@ -256,6 +258,8 @@ pub struct Holder {
     pub age: Option<Duration>,
     /// When it expires, RFC 3339.
     pub expires: Option<String>,
+    /// The command has ended, and --at-least keeps the lock until then, RFC 3339.
+    pub kept_until: Option<String>,
     /// The process whose end releases the token.
     pub owner: Option<i32>,
     /// When the lock was granted, RFC 3339.
@@ -282,6 +286,18 @@ pub enum LockState {
     /// Not visible from here.
     Unknown,
 }
+
+/// A server could not be reached, and nothing was done there.
+#[derive(Debug)]
+pub struct Unreachable(pub String);
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreachable {}
 
 /// A lock as listed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A module, and which others it may use: only such as come later.
 const ALLOWED: [(&str, &[&str]); 21] = [
     ("main", &["lib"]),
-    ("lib", &["cli", "command", "exit", "message", "sys"]),
+    ("lib", &["cli", "command", "exit", "lock", "message", "sys"]),
     (
         "command",
         &[

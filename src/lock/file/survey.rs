@@ -359,6 +359,8 @@ impl<'a> Survey<'a> {
         // A place's record is the better one of the same grant.
         match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
             Some((slot, record)) => Holder {
+                host: None,
+                kept_until: None,
                 pid,
                 command: Some(record.command.clone()),
                 user: Some(record.user.clone()),

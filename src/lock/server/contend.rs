@@ -94,6 +94,8 @@ pub struct Request {
     pub connect: Duration,
     /// `--at-least`.
     pub at_least: Option<Duration>,
+    /// `--expires`, for people: the wrapper ends the command.
+    pub expires: Option<Duration>,
 }
 
 impl Request {
@@ -351,7 +353,8 @@ impl<'a, S: RowStore> Contest<'a, S> {
             let is_shared_twice = mode == Mode::Shared && held.iter().any(|row| row.mode == Mode::Shared);
             if is_shared_twice || matches!(foresee(&held, mode), Decision::Wait(_)) {
                 self.tell_holders(std::slice::from_ref(look));
-                return Some(Outcome::Refused(Refusal::Deadlock));
+                let reentrant_helps = around.iter().any(|row| covers(row, mode));
+                return Some(Outcome::Refused(Refusal::Deadlock { reentrant_helps }));
             }
         }
         None
@@ -374,6 +377,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         let note = |lock: usize| Note {
             name: String::from_utf8_lossy(request.locks[lock].given()).into_owned(),
             entered: Some(timestamp(now)),
+            expires: request.expires.and_then(|expires| now.checked_add(expires)).map(timestamp),
             kept_until: request.at_least.and_then(|at_least| now.checked_add(at_least)).map(timestamp),
             ..request.note.clone()
         };

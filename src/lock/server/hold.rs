@@ -118,6 +118,9 @@ impl<'a, S: RowStore> Holding<'a, S> {
                     if self.is_lost {
                         self.kill();
                     }
+                    if self.tenure.rows.is_empty() {
+                        return;
+                    }
                 }
                 Step::Heard(event) => self.heard(event),
                 Step::Watching(watch) => self.watching(watch),
@@ -161,7 +164,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 let watched: Vec<_> = tenure.rows.iter().map(watched).collect();
                 return Step::Watching(store.watch(&watched, limits).await);
             }
-            note_since(*store, tenure, limits).await;
+            note_since(*store, request.expires, tenure, limits).await;
             Step::Noted
         };
         let heard = async {
@@ -345,9 +348,14 @@ pub fn tell(line: &UnixDatagram, news: &News) {
 }
 
 /// Writes since when the locks are held, where they were waited for.
-async fn note_since<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits) {
-    let since = SystemTime::now().checked_sub(WORTH_A_NOTE).map(timestamp);
-    amend(store, tenure, limits, |note| note.since.clone_from(&since)).await;
+async fn note_since<S: RowStore>(store: &mut S, expires: Option<Duration>, tenure: &mut Tenure, limits: Limits) {
+    let Some(since) = SystemTime::now().checked_sub(WORTH_A_NOTE) else { return };
+    let expires = expires.and_then(|expires| since.checked_add(expires)).map(timestamp);
+    amend(store, tenure, limits, |note| {
+        note.since = Some(timestamp(since));
+        note.expires.clone_from(&expires);
+    })
+    .await;
 }
 
 async fn note_end<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits) {

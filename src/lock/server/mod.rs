@@ -8,12 +8,16 @@
 //! - [`contend`]: from a request to its grant
 //! - [`hold`]: from the grant to its end
 //! - [`lease`]: when to renew, and when to end a command in time
-//! - [`page`], [`news`]: between the keeper, which runs all this, and its wrapper
+//! - [`keeper`]: the process that does both; `wrapper`: the process beside it
+//! - [`page`], [`news`]: between the two
 
 pub mod contend;
+pub mod engine;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod hold;
+mod inspect;
+pub mod keeper;
 pub mod last_resort;
 pub mod lease;
 pub mod news;
@@ -22,3 +26,8 @@ pub mod queue;
 pub mod row;
 pub mod store;
 pub mod url;
+mod wrapper;
+
+pub use engine::{Details, ServerEngine};
+pub use inspect::ServerStore;
+pub use wrapper::{Progress, ServerHeld, ServerQueued, is_our_keeper};

@@ -80,7 +80,10 @@ pub enum Refused {
     /// `--max-waiters`.
     QueueFull,
     /// Held around us.
-    Deadlock,
+    Deadlock {
+        /// With --reentrant it would be granted.
+        reentrant_helps: bool,
+    },
 }
 
 /// One grant.
@@ -105,6 +108,10 @@ pub struct Kept {
     pub id: String,
     /// Its order, so that no other one is taken for it.
     pub order: u64,
+    /// As it was at the grant.
+    pub version: u64,
+    /// Where the store keeps it.
+    pub key: String,
 }
 
 /// A holder, as its row tells.

@@ -1,0 +1,144 @@
+//! A request for locks on a server, as the commands see it.
+
+use std::cell::RefCell;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::getpid;
+
+use super::contend::{Request, Seed};
+use super::queue::Id;
+use super::row::{FORMAT, LockName, Note, NotedMode};
+use super::url::Server;
+use super::wrapper::{Plan, ServerQueued, Tell};
+use crate::lock::{Holder, Mode, Patience, Target, Terms, markers};
+use crate::record::Claim;
+
+/// A lease below this is at the mercy of an ordinary delay.
+const SHORT_TTL: Duration = Duration::from_secs(5);
+
+/// A request for one lock or several.
+pub struct ServerEngine {
+    server: Server,
+    names: Vec<Vec<u8>>,
+    terms: Terms,
+    details: Option<Details>,
+    holders: Rc<RefCell<Vec<Holder>>>,
+}
+
+/// What a request on a server has to know beside the locks.
+pub struct Details {
+    /// Who asks.
+    pub claim: Claim,
+    /// From TERM to KILL.
+    pub kill_after: Duration,
+    /// `--at-least`.
+    pub at_least: Option<Duration>,
+    /// Says something about the locks to people.
+    pub tell: Tell,
+}
+
+impl ServerEngine {
+    /// For these locks, which are names.
+    pub fn new(server: Server, targets: &[Target], terms: Terms) -> Self {
+        let names = targets.iter().map(|target| target.name().to_vec()).collect();
+        Self { server, names, terms, details: None, holders: Rc::default() }
+    }
+
+    /// Adds what has to be known before it asks.
+    pub fn set_details(&mut self, details: Details) {
+        self.details = Some(details);
+    }
+
+    /// Starts a keeper, which asks.
+    ///
+    /// # Errors
+    /// No process, memory or descriptor is left; or the kernel is older than 5.3.
+    pub fn ask(&self, patience: &Patience) -> Result<ServerQueued> {
+        let Some(Details { claim, kill_after, at_least, tell }) = &self.details else {
+            bail!(
+                "tokens on a server are not in this version of lockrun: write lockrun --store URL --name NAME -- COMMAND"
+            );
+        };
+        let note = Note {
+            format: FORMAT,
+            mode: noted(self.terms.mode),
+            host: claim.host.clone(),
+            pid: getpid().as_raw_nonzero().get(),
+            user: claim.user.clone(),
+            command: String::from_utf8_lossy(&claim.command).into_owned(),
+            kill_after: Some(kill_after.as_secs_f64()),
+            replace: self.terms.replace,
+            ..Note::default()
+        };
+        let mut locks: Vec<_> = self.names.iter().map(|name| LockName::new(name)).collect();
+        locks.sort_by(|one, other| one.encoded().cmp(other.encoded()));
+        locks.dedup();
+        let request = Request {
+            locks,
+            mode: note.mode.clone(),
+            note,
+            waits: patience.waits(),
+            max_waiters: self.terms.max_waiters,
+            reentrant: self.terms.reentrant,
+            around: around(),
+            seed: Seed::random().context("no random numbers")?,
+            ttl: self.server.ttl,
+            connect: self.server.connect,
+            at_least: *at_least,
+            expires: claim.expires,
+        };
+        let (server, kill_after) = (self.server.clone(), *kill_after);
+        let (tell, holders) = (Rc::clone(tell), Rc::clone(&self.holders));
+        ServerQueued::start(Plan { server, request, kill_after, tell, holders })
+            .context("cannot start a process that keeps the lock")
+    }
+
+    /// Who held the locks when the keeper looked last.
+    pub fn holders(&self) -> Vec<Holder> {
+        self.holders.borrow().clone()
+    }
+
+    /// The store and the names.
+    pub fn places(&self) -> Vec<Vec<u8>> {
+        let place = |name: &Vec<u8>| format!("{}/{}", self.server, LockName::new(name).encoded()).into_bytes();
+        self.names.iter().map(place).collect()
+    }
+
+    /// For -v: what may surprise about this store.
+    pub fn remark(&self) -> Option<&'static str> {
+        let is_short = self.server.ttl < SHORT_TTL;
+        is_short.then_some("?ttl= is below 5 seconds: a short outage of the store ends the command")
+    }
+
+    /// Only `-v` tells what is remarkable about a server.
+    pub fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn noted(mode: Mode) -> NotedMode {
+    match mode {
+        Mode::Exclusive => NotedMode::Exclusive,
+        Mode::Shared => NotedMode::Shared,
+        Mode::Slot { of, which: None } => NotedMode::AnySlot(of),
+        Mode::Slot { of, which: Some(which) } => NotedMode::OneSlot { of, which },
+    }
+}
+
+/// Rows that are held for the command that we are a part of. Only a row that is
+/// still there counts.
+pub fn around() -> Vec<Id> {
+    markers::around().iter().filter_map(|word| Id::parse(word.split(':').nth(1)?)).collect()
+}
+
+/// The names of locks, as a store writes them.
+pub fn names_of(targets: &[Target]) -> Vec<LockName> {
+    let name = |target: &Target| match target {
+        Target::Name(name) => LockName::new(name),
+        Target::Path(path) => LockName::new(path.given().as_os_str().as_bytes()),
+    };
+    targets.iter().map(name).collect()
+}

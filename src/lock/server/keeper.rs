@@ -1,0 +1,199 @@
+//! The keeper: a process that waits for locks on a server and holds them, for a
+//! wrapper that runs the command and has no network.
+//!
+//! It is forked before anything of the network exists, has a session of its own and
+//! no terminal, and is no part of what `--expires` or a signal ends. It does not die
+//! with its wrapper: while it waits it first deletes its row, and while it holds it
+//! goes on until the command and all that inherited the life line have ended.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, setrlimit};
+use tokio::net::UnixDatagram;
+use tokio::net::unix::pipe;
+
+use super::contend::{Contest, GrantedRow, Outcome, Request, Tenure};
+use super::hold::{Holding, Ties, life_ended, next_order, tell};
+use super::last_resort::Victims;
+use super::lease::{each_try, heartbeat};
+use super::news::{Given, Kept, News, Refused};
+use super::page::Page;
+use super::queue::{Contender, Id, State};
+use super::row::{LockName, Note, Row};
+use super::store::{Lease, RowStore, Trouble};
+use crate::lock::Refusal;
+use crate::net::Limits;
+use crate::sys::{self, Shared, sleep_until, suspend_aware_now};
+
+/// How long a row that is given up may take to be deleted.
+const GIVING_UP: Duration = Duration::from_secs(5);
+
+/// What a keeper begins with.
+#[derive(Clone)]
+pub enum Task {
+    /// To get the locks.
+    Contend,
+    /// To go on holding them, for a keeper that died or hung.
+    GoOn(Vec<Kept>),
+}
+
+/// The keeper's ends of what it shares with its wrapper.
+pub struct Ends {
+    /// The line.
+    pub line: StdDatagram,
+    /// Where the life line ends.
+    pub life: OwnedFd,
+    /// The wrapper.
+    pub wrapper: Pid,
+}
+
+/// What is left of the forked process: it keeps the locks, and ends. `make_store` is
+/// called when all descriptors of others are closed.
+pub fn live<S: RowStore>(
+    make_store: impl FnOnce() -> S,
+    request: &Request,
+    task: Task,
+    ends: Ends,
+    page: &Shared<Page>,
+) -> ! {
+    let (line, life) = (ends.line.as_fd(), ends.life.as_fd());
+    sys::close_all_but(&[line, life, rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]);
+    sys::detach();
+    // Passwords are in our memory.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let names: Vec<_> = request.locks.iter().map(|lock| String::from_utf8_lossy(lock.given())).collect();
+    sys::retitle(format!("lockrun: keeps {}", names.join(", ")).as_bytes(), &[]);
+    let run = std::panic::AssertUnwindSafe(|| keep(make_store(), request, task, ends, page));
+    // Not back into the wrapper's code.
+    let _ = std::panic::catch_unwind(run);
+    sys::exit_now(0)
+}
+
+fn keep<S: RowStore>(
+    mut store: S,
+    request: &Request,
+    task: Task,
+    ends: Ends,
+    page: &Shared<Page>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        ends.line.set_nonblocking(true)?;
+        let line = UnixDatagram::from_std(ends.line)?;
+        let victims = Victims::of(&ends.life, ends.wrapper)?;
+        let life = pipe::Receiver::from_owned_fd(ends.life)?;
+        let ties = Ties { line: &line, life: &life, page, victims };
+        let pulse = async {
+            loop {
+                page.show_alive();
+                sleep_until(suspend_aware_now() + heartbeat(request.ttl)).await;
+            }
+        };
+        tokio::select! {
+            () = pulse => {}
+            () = work(&mut store, request, task, ties) => {}
+        }
+        Ok(())
+    })
+}
+
+async fn work<S: RowStore>(store: &mut S, request: &Request, task: Task, ties: Ties<'_>) {
+    let tenure = match task {
+        Task::Contend => contend(store, request, &ties).await,
+        Task::GoOn(rows) => Some(tenure_of(request, &rows, ties.page)),
+    };
+    if let Some(tenure) = tenure {
+        Holding::new(store, request, tenure, ties).run().await;
+    }
+}
+
+/// `None`: it is all over.
+async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>) -> Option<Tenure> {
+    let (line, page) = (ties.line, ties.page);
+    let mut hear = |news: News| {
+        if let News::PlaceLost { attempt } = news {
+            page.set_attempt(attempt);
+        }
+        tell(line, &news);
+    };
+    let mut buffer = vec![0; 4096];
+    let outcome = tokio::select! {
+        outcome = Contest::new(store, request, page.attempt(), &mut hear).run() => Some(outcome),
+        // No order comes before the grant but the line's end.
+        () = async { while next_order(line, &mut buffer).await.is_some() {} } => None,
+        () = life_ended(ties.life) => None,
+    };
+    let news = match outcome {
+        None => {
+            let limits = Limits::new(suspend_aware_now() + GIVING_UP, each_try(request.ttl));
+            let _ = store.leave(request.seed.lease(page.attempt(), 0), limits).await;
+            return None;
+        }
+        Some(Ok(Outcome::Granted { grants, tenure })) => {
+            page.set_lease(tenure.lease.id);
+            page.set_valid_until(if tenure.rows.is_empty() { Duration::MAX } else { tenure.until });
+            let rows = tenure.rows.iter().map(kept_of).collect();
+            tell(line, &News::Granted { grants: grants.iter().map(given_of).collect(), rows });
+            return Some(tenure);
+        }
+        Some(Ok(Outcome::Refused(refusal))) => News::Refused(match refusal {
+            Refusal::Busy => Refused::Busy,
+            Refusal::QueueFull => Refused::QueueFull,
+            Refusal::Deadlock { reentrant_helps } => Refused::Deadlock { reentrant_helps },
+        }),
+        Some(Ok(Outcome::Called(call))) => News::GaveUp(call),
+        Some(Err(trouble)) => failed(&trouble),
+    };
+    tell(line, &news);
+    None
+}
+
+/// The news that there is no way to the store, or that it does not let us in.
+pub fn failed(trouble: &Trouble) -> News {
+    let is_unreachable = match trouble {
+        Trouble::Unreachable(unreachable) => !unreachable.is_refused() || unreachable.faults.is_empty(),
+        Trouble::Refused(_) => false,
+    };
+    News::Failed { is_unreachable, text: trouble.to_string() }
+}
+
+fn given_of(grant: &GrantedRow) -> Given {
+    let slot = if let State::Granted(slot) = grant.row.contender.state { slot } else { None };
+    let id = grant.row.contender.id.to_string();
+    Given { lock: grant.lock.encoded().into(), fence: grant.row.fence.unwrap_or(grant.row.order), slot, id }
+}
+
+fn kept_of((lock, row): &(LockName, Row)) -> Kept {
+    Kept {
+        lock: lock.encoded().into(),
+        id: row.contender.id.to_string(),
+        order: row.order,
+        version: row.version,
+        key: row.key.clone(),
+    }
+}
+
+/// What another keeper had, as the wrapper knows it.
+fn tenure_of(request: &Request, rows: &[Kept], page: &Page) -> Tenure {
+    let row = |kept: &Kept| {
+        let lock = request.locks.iter().find(|lock| lock.encoded() == kept.lock)?;
+        let mode = Contender::from(&request.mode).mode;
+        let contender = Contender { id: Id::parse(&kept.id)?, mode, state: State::Granted(None) };
+        let (order, version, key) = (kept.order, kept.version, kept.key.clone());
+        let row = Row { contender, order, version, fence: None, lease: page.lease(), key, note: Note::default() };
+        Some((lock.clone(), row))
+    };
+    let first = request.seed.lease(page.attempt(), 0);
+    let is_long = request.at_least.is_some_and(|at_least| at_least > request.ttl) && page.lease() == first;
+    let ttl = if is_long { request.at_least.unwrap_or(request.ttl).max(request.ttl) } else { request.ttl };
+    Tenure {
+        lease: Lease { id: page.lease(), ttl },
+        until: page.valid_until(),
+        rows: rows.iter().filter_map(row).collect(),
+        kept_until: None,
+        attempt: page.attempt(),
+        has_waited: false,
+    }
+}
