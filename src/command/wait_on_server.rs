@@ -97,6 +97,7 @@ impl Job {
             }
         };
         waiting.hide();
+        queued.give_up();
         Ok(over)
     }
 

@@ -28,6 +28,9 @@ use crate::sys::{self, Forked, Shared, suspend_aware_now};
 /// The largest datagram that a keeper sends.
 const LARGEST: usize = 256 * 1024;
 
+/// How long a wrapper that gives up waits for its row to be deleted.
+const LEAVING: Duration = Duration::from_millis(50);
+
 /// The keeper that this process has started last.
 static KEEPER: AtomicI32 = AtomicI32::new(0);
 
@@ -256,6 +259,24 @@ impl ServerQueued {
             News::Called(_) | News::Lost { .. } | News::Released { .. } => Progress::Holders,
         };
         Ok(Some(progress))
+    }
+
+    /// Leaves the queue. Waits a moment for the row to be deleted, so that the next
+    /// call does not find it; a slow server is not waited for.
+    pub fn give_up(self) {
+        if rustix::net::shutdown(&self.keeper.line, rustix::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let until = Instant::now() + LEAVING;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.keeper.news() {
+                Err(_) => return,
+                Ok(None) if left.is_zero() => return,
+                Ok(None) => drop(sys::is_readable(&self.keeper.line, Some(left))),
+                Ok(Some(_)) => {}
+            }
+        }
     }
 
     /// After [`Progress::Granted`].
