@@ -57,17 +57,15 @@ pub struct Tries {
 pub struct Unreachable {
     /// Each address that was tried, and the last fault there.
     pub faults: Vec<(Address, Fault)>,
+    /// Whether the request was sent to one of them, so that it may have been
+    /// carried out.
+    pub was_sent: bool,
 }
 
 impl Unreachable {
     /// Whether each address fails in a way that another try would not change.
     pub fn is_refused(&self) -> bool {
         self.faults.iter().all(|(_, fault)| fault.kind == FaultKind::Refused)
-    }
-
-    /// Whether the request may have been carried out.
-    pub fn may_have_happened(&self) -> bool {
-        self.faults.iter().any(|(_, fault)| fault.kind == FaultKind::NotAnswered)
     }
 }
 
@@ -96,7 +94,7 @@ impl Tries {
     pub fn next(&self) -> Result<Duration, Unreachable> {
         let left = self.end().saturating_sub(suspend_aware_now());
         if left.is_zero() {
-            return Err(Unreachable { faults: self.faults.clone() });
+            return Err(self.unreachable());
         }
         Ok(left.min(self.longest()))
     }
@@ -112,7 +110,7 @@ impl Tries {
             Some((_, last)) => *last = fault,
             None => self.faults.push((address.clone(), fault)),
         }
-        let unreachable = Unreachable { faults: self.faults.clone() };
+        let unreachable = self.unreachable();
         if self.faults.len() == self.addresses && unreachable.is_refused() {
             return Err(unreachable);
         }
@@ -125,6 +123,10 @@ impl Tries {
             sleep(pause).await;
         }
         Ok(())
+    }
+
+    fn unreachable(&self) -> Unreachable {
+        Unreachable { faults: self.faults.clone(), was_sent: self.accepted }
     }
 
     fn end(&self) -> Duration {
@@ -202,13 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn a_try_that_was_sent_is_remembered() {
+        let mut tries = Tries::new(Limits::new(from_now(LONG), LONG), 1);
+        run(tries.failed(&address(1), Fault::not_answered("no answer in time"))).unwrap();
+        let unreachable = run(tries.failed(&address(1), Fault::refused("its certificate has expired"))).unwrap_err();
+        assert!(unreachable.was_sent);
+    }
+
+    #[test]
     fn what_every_address_refuses_is_not_tried_again() {
         let mut tries = Tries::new(Limits::new(from_now(LONG), LONG), 2);
         let refused = || Fault::refused("its certificate has expired");
         assert_eq!(run(tries.failed(&address(1), refused())), Ok(()));
         let unreachable = run(tries.failed(&address(2), refused())).unwrap_err();
         assert!(unreachable.is_refused());
-        assert!(!unreachable.may_have_happened());
+        assert!(!unreachable.was_sent);
     }
 
     #[test]

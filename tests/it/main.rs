@@ -171,6 +171,9 @@ mod pictures;
 /// The requests to etcd, each against a real server.
 #[cfg(feature = "etcd")]
 mod etcd_calls;
+/// Three servers of etcd, cut off, frozen and killed.
+#[cfg(feature = "etcd")]
+mod etcd_cluster;
 /// The store of rows on a real etcd, with `etcdctl lock` beside it.
 #[cfg(feature = "etcd")]
 mod etcd_rows;

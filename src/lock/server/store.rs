@@ -33,7 +33,7 @@ use crate::net::{Limits, Unreachable};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// No address gave a usable one in time: each address with its fault.
-    /// [`Unreachable::may_have_happened`] says that a request was sent and may
+    /// [`Unreachable::was_sent`] says that a request was sent and may
     /// have been carried out.
     Unreachable(Unreachable),
     /// The store answered, and will say the same until somebody changes something:

@@ -10,10 +10,12 @@
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
 //! - [`Example`]: what README.md and the manual show.
-//! - [`Etcd`]: a server of its own.
+//! - [`Etcd`], [`Cluster`]: a server of its own, three of them on a network of their own.
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
+#[cfg(feature = "etcd")]
+mod cluster;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod example;
@@ -31,6 +33,8 @@ mod timeline;
 mod token;
 mod tracer;
 
+#[cfg(feature = "etcd")]
+pub use cluster::{Cluster, NODES, Node};
 #[cfg(feature = "etcd")]
 pub use etcd::{Authority, Etcd};
 pub use example::Example;

@@ -273,7 +273,7 @@ impl Calls {
             }
             crate::net::pause_randomly(0).await;
         }
-        Err(Trouble::Unreachable(Unreachable { faults: Vec::new() }))
+        Err(Trouble::Unreachable(Unreachable { faults: Vec::new(), was_sent: true }))
     }
 
     /// Reads one span.
