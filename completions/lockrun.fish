@@ -2,7 +2,7 @@
 
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_lockrun_global_optspecs
-    string join \n l/name= file= d/dir= t/timeout= n/nonblock s/shared slots= slot= max-waiters= replace reentrant E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= report= h/help
+    string join \n l/name= file= d/dir= store= t/timeout= n/nonblock s/shared slots= slot= max-waiters= replace reentrant E/conflict-exit-code= q/quiet v/verbose c= exec expires= kill-after= hold= at-least= report= h/help
 end
 
 function __fish_lockrun_needs_command
@@ -29,6 +29,7 @@ end
 complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_needs_command" -l store -d 'Lock on a server: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
@@ -39,6 +40,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND
 complete -c lockrun -n "__fish_lockrun_needs_command" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the command or its whole tree ends' -r -f -a "command\t'Until COMMAND ends'
 tree\t'Until everything that it started has ended'"
+complete -c lockrun -n "__fish_lockrun_needs_command" -l at-least -d 'On a server: keep the lock for at least DUR' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l report -d 'Append one line of JSON about the run to FILE' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s n -l nonblock -d 'Do not wait: --timeout 0'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Take a shared (read) lock'
@@ -62,6 +64,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Pr
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l store -d 'Lock on a server: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
@@ -83,20 +86,25 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l json -d 'Print JSON, with every holder'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s t -l timeout -d 'Longest wait [default: forever]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time until KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name' -r -f

@@ -25,6 +25,7 @@ pub struct Selection {
 
     /// A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 
@@ -130,6 +131,7 @@ pub struct Prune {
 
     /// A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 

@@ -73,6 +73,7 @@ pub struct Run {
     /// earlier, or its host dies; lockrun returns when COMMAND has ended.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
         help_heading = "Run options")]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub at_least: Option<Duration>,
 
     /// Append one line of JSON about the run to FILE
@@ -117,6 +118,7 @@ pub struct Lock {
     /// Excludes the same name on every host that uses the server. 'file:' means
     /// lock files after all. See lockrun-store(7).
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub store: Option<OsString>,
 
     /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]

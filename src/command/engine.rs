@@ -115,7 +115,7 @@ pub enum AnyEngine {
     Files(FileEngine),
     /// A server.
     #[cfg(feature = "etcd")]
-    Server(Box<ServerEngine>),
+    Server(ServerEngine),
 }
 
 /// A place in the queue of an engine.
@@ -133,7 +133,7 @@ pub enum AnyHeld {
     Files(FileHeld),
     /// A keeper holds it.
     #[cfg(feature = "etcd")]
-    Server(Box<ServerHeld>),
+    Server(ServerHeld),
 }
 
 /// Where locks are looked at that are not taken.
@@ -142,7 +142,7 @@ pub enum AnyStore {
     Files(FileStore),
     /// A server.
     #[cfg(feature = "etcd")]
-    Server(Box<ServerStore>),
+    Server(ServerStore),
 }
 
 impl AnyEngine {
@@ -167,7 +167,7 @@ impl AnyEngine {
         let engine = match place {
             Place::Files(dir) => Self::Files(FileEngine::new(locks_directory(dir)?, targets.clone(), terms)),
             #[cfg(feature = "etcd")]
-            Place::Server(server) => Self::Server(Box::new(ServerEngine::new(server, &targets, terms))),
+            Place::Server(server) => Self::Server(ServerEngine::new(server, &targets, terms)),
         };
         Ok((engine, targets))
     }
@@ -205,6 +205,7 @@ impl AnyEngine {
     }
 
     /// Something that only `-v` wants to know.
+    #[cfg(feature = "etcd")]
     pub fn remark(&self) -> Option<&'static str> {
         match self {
             Self::Files(_) => None,
@@ -354,7 +355,7 @@ impl AnyStore {
         Ok(match location.place()? {
             Place::Files(dir) => Self::Files(FileStore::open(dir)?),
             #[cfg(feature = "etcd")]
-            Place::Server(server) => Self::Server(Box::new(ServerStore::open(server)?)),
+            Place::Server(server) => Self::Server(ServerStore::open(server)?),
         })
     }
 }
@@ -389,6 +390,14 @@ impl Store for AnyStore {
             Self::Files(store) => store.would_wait_for_itself(target, waits_forever),
             #[cfg(feature = "etcd")]
             Self::Server(store) => store.would_wait_for_itself(target, waits_forever),
+        }
+    }
+
+    fn wait_for_change(&self, targets: &[Target], limit: Option<Duration>) -> Result<bool> {
+        match self {
+            Self::Files(store) => store.wait_for_change(targets, limit),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.wait_for_change(targets, limit),
         }
     }
 

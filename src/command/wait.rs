@@ -59,6 +59,9 @@ pub fn wait(options: cli::Wait) -> Result<Exit> {
             message::tell_about(&name, &format!("timed out after {limit}; {}", message::held_by(&busy.holders)));
             return Ok(Exit::TimedOut);
         }
+        if locks.store.wait_for_change(&locks.targets, left)? {
+            continue;
+        }
         let holders = holders(&seen);
         if holders != watched {
             (watched, ended, pause) = (holders, false, MOMENT);

@@ -17,7 +17,7 @@ use crate::sys::{self, Arrived, SignalFd, suspend_aware_now};
 /// What became of a wait.
 pub enum OnServer {
     /// The locks are ours.
-    Granted(Box<ServerHeld>),
+    Granted(ServerHeld),
     /// They are not.
     Not(NotGranted),
     /// They are not, and all has been said about it.
@@ -40,7 +40,7 @@ impl Job {
         let mut patience = self.request.patience;
         let mut waiting = self.request.waiting_since(patience);
         let over = loop {
-            let progress = queued.next().context("cannot start a process that keeps the lock")?;
+            let progress = queued.progress().context("cannot start a process that keeps the lock")?;
             match progress {
                 None => {}
                 Some(Progress::Connected(description)) => {
@@ -62,7 +62,7 @@ impl Job {
                 }
                 Some(Progress::Granted(grants)) => {
                     waiting.hide();
-                    return Ok(OnServer::Granted(Box::new(queued.into_held(grants))));
+                    return Ok(OnServer::Granted(queued.into_held(grants)));
                 }
                 Some(Progress::Refused(refusal)) => break OnServer::Not(NotGranted::Refused(refusal)),
                 Some(Progress::GaveUp(how)) => {

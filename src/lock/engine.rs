@@ -99,6 +99,15 @@ pub trait Store {
     /// It cannot be inspected.
     fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool>;
 
+    /// Sleeps until something happens to one of these locks, at most `limit`; not at all
+    /// if all of them are free. Returns `false` where nothing tells of changes.
+    ///
+    /// # Errors
+    /// They cannot be inspected.
+    fn wait_for_change(&self, _targets: &[Target], _limit: Option<Duration>) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Makes the holders release this lock, and waits until they have: TERM, and
     /// KILL after `kill_after`. Returns whether any holder was visible.
     ///

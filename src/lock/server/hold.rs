@@ -146,7 +146,9 @@ impl<'a, S: RowStore> Holding<'a, S> {
             if now >= tenure.until {
                 return std::future::pending().await;
             }
-            let limits = Limits::new((now + request.ttl / 3).min(tenure.until), each_try(request.ttl));
+            // One try at one address: people are told when the first one fails.
+            let each = each_try(request.ttl);
+            let limits = Limits::new((now + each).min(tenure.until), each);
             let rows: Vec<_> = tenure.rows.iter().map(|(lock, row)| (lock, row)).collect();
             if renew_at <= now && tenure.lease.ttl > request.ttl {
                 let lease = Lease { id: request.seed.lease(tenure.attempt, 2), ttl: request.ttl };
@@ -295,7 +297,9 @@ impl<'a, S: RowStore> Holding<'a, S> {
     }
 
     async fn let_go(mut self) {
-        let limits = Limits::new(suspend_aware_now() + LEAVING, each_try(self.request.ttl));
+        // Then the lease has ended.
+        let until = (suspend_aware_now() + LEAVING).min(self.tenure.until);
+        let limits = Limits::new(until, each_try(self.request.ttl));
         let is_kept = self.tenure.kept_until.is_some_and(|until| suspend_aware_now() < until);
         let left = match (self.is_lost || self.tenure.rows.is_empty(), is_kept) {
             (true, _) => Ok(()),

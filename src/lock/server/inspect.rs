@@ -26,12 +26,14 @@ use crate::users;
 
 /// A server that has accepted the first connection is busy.
 const ACCEPTED: Duration = Duration::from_secs(30);
+/// A watch that ended is begun again after this.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// A server whose locks are looked at.
 pub struct ServerStore {
     server: Server,
-    runtime: Runtime,
-    store: RefCell<Etcd>,
+    runtime: Box<Runtime>,
+    store: Box<RefCell<Etcd>>,
 }
 
 impl ServerStore {
@@ -41,8 +43,9 @@ impl ServerStore {
     /// No descriptor is left.
     pub fn open(server: Server) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let store = RefCell::new(Etcd::new(&server, None));
-        Ok(Self { server, runtime: runtime.context("cannot prepare for the network")?, store })
+        let runtime = Box::new(runtime.context("cannot prepare for the network")?);
+        let store = Box::new(RefCell::new(Etcd::new(&server, None)));
+        Ok(Self { server, runtime, store })
     }
 
     fn limits(&self) -> Limits {
@@ -103,35 +106,6 @@ impl ServerStore {
         }
     }
 
-    /// Sleeps until something happens to one of these locks, at most `limit`.
-    ///
-    /// # Errors
-    /// The server cannot be reached.
-    pub fn wait_for_change(&self, targets: &[Target], limit: Duration) -> Result<()> {
-        let mut watched = Vec::new();
-        for lock in names_of(targets) {
-            let (rows, at) = self.rows(&lock)?;
-            // Free by now.
-            if rows.is_empty() && targets.len() == 1 {
-                return Ok(());
-            }
-            watched.push(Watched { lock, subject: Subject::Anything, since: at });
-        }
-        let limits = self.limits();
-        let until = suspend_aware_now().saturating_add(limit);
-        let change = async {
-            let mut watch = self.store.borrow_mut().watch(&watched, limits).await?;
-            tokio::select! {
-                () = sleep_until(until) => {}
-                event = watch.next() => if event == Event::Ended {
-                    tokio::time::sleep(Duration::from_millis(300)).await;
-                },
-            }
-            Ok(())
-        };
-        self.runtime.block_on(change).map_err(|trouble| self.explain(trouble))
-    }
-
     fn caller(&self) -> Note {
         let uid = geteuid().as_raw();
         Note {
@@ -143,11 +117,17 @@ impl ServerStore {
         }
     }
 
-    /// Calls the holders, and removes the rows of those that do not answer.
-    async fn end_holders(&self, lock: &LockName, holders: &[Row], kill_after: Duration) -> Result<Vec<Row>, Trouble> {
-        let call =
-            Call { what: CallKind::Break, by: described(&self.caller()), kill_after: Some(kill_after.as_secs_f64()) };
-        let store = &mut *self.store.borrow_mut();
+    /// Calls the holders, and removes the rows of those that do not answer. Returns
+    /// them.
+    async fn end_holders(
+        &self,
+        store: &mut Etcd,
+        lock: &LockName,
+        holders: &[Row],
+        kill_after: Duration,
+    ) -> Result<Vec<Row>, Trouble> {
+        let by = described(&self.caller());
+        let call = Call { what: CallKind::Break, by, kill_after: Some(kill_after.as_secs_f64()) };
         let ttl = self.server.ttl;
         let limits = || Limits::new(suspend_aware_now() + ttl, each_try(ttl));
         let mut called = Vec::new();
@@ -180,7 +160,7 @@ impl ServerStore {
             tokio::select! {
                 () = sleep_until(next) => {}
                 event = watch.next() => if event == Event::Ended {
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    tokio::time::sleep(PAUSE).await;
                 },
             }
         }
@@ -223,8 +203,9 @@ impl Store for ServerStore {
         if holders.iter().any(|row| row.note.format == 0) {
             bail!("another program holds it (key {}); nobody was called", holders[0].key);
         }
-        let removed = self.runtime.block_on(self.end_holders(&lock, &holders, kill_after));
-        for row in removed.map_err(|trouble| self.explain(trouble))? {
+        let store = &mut *self.store.borrow_mut();
+        let removed = self.runtime.block_on(self.end_holders(store, &lock, &holders, kill_after));
+        if let Some(row) = removed.map_err(|trouble| self.explain(trouble))?.first() {
             // Not an error: the lock is free. But people have to know.
             bail!(
                 "pid {} on {} did not let go in time; its row was removed, and it may still run",
@@ -233,6 +214,34 @@ impl Store for ServerStore {
             );
         }
         Ok(!holders.is_empty())
+    }
+
+    fn wait_for_change(&self, targets: &[Target], limit: Option<Duration>) -> Result<bool> {
+        let mut watched = Vec::new();
+        let mut is_free = true;
+        for lock in names_of(targets) {
+            let (rows, since) = self.rows(&lock)?;
+            is_free &= self.seen(&lock, &rows).is_free();
+            watched.push(Watched { lock, subject: Subject::Anything, since });
+        }
+        if is_free {
+            return Ok(true);
+        }
+        let limits = self.limits();
+        let until = limit.map_or(Duration::MAX, |limit| suspend_aware_now().saturating_add(limit));
+        let store = &mut *self.store.borrow_mut();
+        let change = async move {
+            let mut watch = store.watch(&watched, limits).await?;
+            tokio::select! {
+                () = sleep_until(until) => {}
+                event = watch.next() => if event == Event::Ended {
+                    tokio::time::sleep(PAUSE).await;
+                },
+            }
+            Ok(())
+        };
+        self.runtime.block_on(change).map_err(|trouble| self.explain(trouble))?;
+        Ok(true)
     }
 
     fn prune(&self, only_look: bool, _tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {

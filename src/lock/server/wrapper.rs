@@ -209,7 +209,7 @@ impl ServerQueued {
     ///
     /// # Errors
     /// Another keeper is needed, and cannot be started.
-    pub fn next(&mut self) -> io::Result<Option<Progress>> {
+    pub fn progress(&mut self) -> io::Result<Option<Progress>> {
         let news = match self.keeper.news() {
             Ok(Some(news)) => news,
             Ok(None) if self.keeper.hangs_at(&self.plan) > suspend_aware_now() => return Ok(None),
@@ -505,6 +505,8 @@ impl Held for ServerHeld {
     fn note(&mut self, _note: &Note<'_>) {}
 
     fn release(&mut self, limit: Duration) -> Result<Released> {
+        // Lost: there is nothing to give back, or nobody who would hear of it.
+        let limit = if self.is_ending { limit.min(LEAVING) } else { limit };
         self.keeper.order(&Order::Release);
         let until = Instant::now() + limit;
         let mut has_restarted = false;
@@ -513,6 +515,9 @@ impl Held for ServerHeld {
                 Ok(Some(news)) => drop(self.heard(news)),
                 Ok(None) => {
                     let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() && self.is_ending {
+                        return Ok(Released::Done);
+                    }
                     if left.is_zero() {
                         return Ok(Released::Later("no answer in time".into()));
                     }
@@ -525,7 +530,7 @@ impl Held for ServerHeld {
                 Err(_) => return Ok(Released::Later("the process that renews it was ended".into())),
             }
             if let Some(released) = self.released.take() {
-                return Ok(released);
+                return Ok(if self.is_ending { Released::Done } else { released });
             }
         }
     }
