@@ -1,5 +1,6 @@
 //! COMMAND: running it, passing signals on, and saying how it ended.
 
+mod sleep;
 mod supervise;
 mod tree;
 mod waiter;

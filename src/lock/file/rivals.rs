@@ -18,8 +18,10 @@ use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};
 
 use super::kernel::{self, FileId, Kernel, KernelLock, Locker};
+use super::lanes;
+use super::lanes::Ticket;
 use super::lockruns;
-use super::queue::{self, Queue, Ticket};
+use super::queue::Queue;
 use super::slots;
 use crate::advice::Advice;
 use crate::lock::{NOBODY_SEEN, WHO_SEES};
@@ -222,7 +224,7 @@ fn replacers_before(queue: &Queue, ticket: Ticket) -> Result<Vec<Rival>> {
             _ => None,
         };
         let mut tickets = own.iter().map(|descriptor| descriptor.locks.iter().filter_map(bytes).collect::<Vec<_>>());
-        tickets.any(|bytes| queue::is_replacer_before(&bytes, ticket)).then(|| (Kind::Lockrun, Vec::new()))
+        tickets.any(|bytes| lanes::is_replacer_before(&bytes, ticket)).then(|| (Kind::Lockrun, Vec::new()))
     };
     let mut rivals = Vec::new();
     for pid in kernel::processes() {

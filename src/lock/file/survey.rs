@@ -16,10 +16,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, statat};
 use rustix::io::Errno;
 
 use super::dir::{self, Dir};
@@ -28,20 +28,13 @@ use super::kernel::{Descriptor, FileId, Kernel, KernelLock, Locker};
 use super::lock_file::LockFile;
 use super::lockruns;
 use super::open;
+use super::probe::probe;
 use super::queue::Queue;
 use super::slots;
 use crate::lock::{Holder, LockState, Seen, Target, UserPath};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
-use crate::sys::Kind;
-
-/// Whoever is longer in the door was stopped there.
-const DOOR_LIMIT: Duration = Duration::from_secs(1);
-/// Between two tries to find the door empty: it is left within microseconds.
-const DOOR_PAUSE: Duration = Duration::from_micros(50);
-/// So many more times a lock is tried that another look may have kept from us.
-const LOOKS: usize = 3;
 
 /// The locks of a directory at one moment.
 pub struct Survey<'a> {
@@ -408,46 +401,4 @@ fn only_waits(pid: i32, lock: FileId) -> bool {
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
     Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0 }
-}
-
-/// Tries the lock for a moment, while nobody can come through the door.
-fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
-    let start = Instant::now();
-    if let Some((queue, writable)) = queue {
-        let kind = if *writable { Kind::Write } else { Kind::Read };
-        while !matches!(queue.try_block_door(kind), Ok(true)) {
-            if start.elapsed() > DOOR_LIMIT {
-                return LockState::Unknown;
-            }
-            std::thread::sleep(DOOR_PAUSE);
-        }
-    }
-    // Where we could not have the door for us alone, others may look too.
-    let alone = queue.is_some_and(|(_, writable)| *writable);
-    let mut state = attempt(lock);
-    for _ in 0..LOOKS {
-        if alone || state == LockState::Free {
-            break;
-        }
-        std::thread::sleep(DOOR_PAUSE);
-        state = attempt(lock);
-    }
-    if let Some((queue, _)) = queue {
-        let _ = queue.leave_door();
-    }
-    state
-}
-
-fn attempt(lock: &File) -> LockState {
-    let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => LockState::Exclusive,
-        Err(_) => LockState::Unknown,
-        Ok(()) => match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => LockState::Free,
-            Err(Errno::WOULDBLOCK) => LockState::Shared,
-            Err(_) => LockState::Unknown,
-        },
-    };
-    let _ = flock(lock, FlockOperation::Unlock);
-    state
 }

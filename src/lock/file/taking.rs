@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::getpid;
 
 use super::files::Files;
-use super::queue::Ticket;
+use super::lanes::Ticket;
 use super::rivals;
 use super::slots::Slots;
 use crate::lock::{Mode, Patience};
