@@ -183,7 +183,7 @@ _lockrun() {
             return 0
             ;;
         lockrun__subcmd__acquire)
-            opts="-l -d -t -n -s -E -q -v -h --name --file --dir --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --owner --expires --help"
+            opts="-l -d -t -n -s -E -q -v -h --name --file --dir --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --fd --owner --expires --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -270,6 +270,13 @@ _lockrun() {
                     fi
                     return 0
                     ;;
+                --fd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --owner)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -331,12 +338,19 @@ _lockrun() {
             return 0
             ;;
         lockrun__subcmd__check)
-            opts="-h --json --help"
+            opts="-h --fd --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --fd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -461,12 +475,19 @@ _lockrun() {
             return 0
             ;;
         lockrun__subcmd__release)
-            opts="-h --help"
+            opts="-h --fd --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --fd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

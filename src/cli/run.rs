@@ -188,7 +188,7 @@ pub enum Hold {
 
 const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
-  acquire, release, renew, check   locks that outlive one command, by token
+  acquire, release, renew, check   locks by token, or by a script's descriptor
   list, status, wait, break, prune  see locks, end holders, clean up
   path                             a lock file for 'exec 9<>' in scripts
   completions                      for bash, zsh and fish

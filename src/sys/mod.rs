@@ -30,5 +30,5 @@ pub use signal::{
     is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
-pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle};
+pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, duplicate, remember_arguments, retitle};
 pub use timer::Timer;

@@ -28,6 +28,7 @@
 //! tickets and text are on a file in DIR that is named by PATH's identity.
 
 mod contender;
+pub mod descriptor;
 mod dir;
 mod files;
 mod floor;
@@ -47,6 +48,7 @@ mod queued;
 mod request;
 mod rivals;
 mod slots;
+pub mod standing;
 mod store;
 mod survey;
 mod taking;

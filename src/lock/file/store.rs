@@ -71,8 +71,8 @@ impl Store for FileStore {
         let Some(dir) = self.dir()? else { return Ok(false) };
         let mode = lock::Mode::Exclusive;
         let terms = Terms { mode, max_waiters: None, replace: false, reentrant: false, waits_forever };
-        let engine = FileEngine::new(dir.clone(), vec![target.clone()], terms);
-        for mut contender in engine.contenders(dir)? {
+        let engine = FileEngine::new(Some(dir.clone()), vec![target.clone()], terms);
+        for mut contender in engine.contenders(Some(dir))? {
             let nestings = [contender.judge_markers(&engine.around, false), contender.judge_tokens(false)?];
             let is_deadlock = nestings.contains(&Nesting::Deadlock)
                 || waits_forever && contender.judge_ancestors(true, false)? == Nesting::Deadlock;

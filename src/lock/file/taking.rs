@@ -87,7 +87,7 @@ impl Taking {
     /// Takes the lock if that passes nobody; `false` if it has to be waited
     /// for. Only under the door.
     pub fn take(&mut self, files: &mut Files) -> Result<bool> {
-        self.try_take(files).with_context(|| files.cannot_lock())
+        self.try_take(files).map_err(|error| files.lock_failed(error))
     }
 
     fn try_take(&mut self, files: &mut Files) -> io::Result<bool> {
