@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::advice::Advice;
 use crate::duration;
-use crate::escape::{printable, shorten};
+use crate::escape::{printable, shorten, shorten_middle};
 use crate::lock::Holder;
 use crate::process;
 use crate::sys;
@@ -109,7 +109,7 @@ pub fn os_error(errno: i32) -> String {
 
 /// A lock's name as it is shown.
 pub fn shown_name(name: &[u8]) -> String {
-    shorten(&printable(name), NAME_SHOWN)
+    shorten_middle(&printable(name), NAME_SHOWN)
 }
 
 /// A process that did something to us: `pid 4242 (lockrun --replace …), user

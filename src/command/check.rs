@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli;
+use crate::escape::printable_json;
 use crate::exit::Exit;
 use crate::keeper::{Answer, Ask, TokenState};
 use crate::token::Token;
@@ -79,5 +80,5 @@ fn report<'a>(token: &'a Token, state: &'a TokenState) -> Report<'a> {
 }
 
 fn print(report: &Report) -> Result<()> {
-    stdout::print(serde_json::to_string(report)? + "\n")
+    stdout::print(printable_json(&serde_json::to_string(report)?) + "\n")
 }

@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "record", "sys", "table", "token", "users", "waiting",
         ],
     ),
-    ("waiting", &["child", "duration", "lock", "message", "table"]),
+    ("waiting", &["child", "duration", "escape", "lock", "message", "table"]),
     ("table", &[]),
     ("cli", &["duration", "escape", "lock"]),
     ("keeper", &["lock", "message", "record", "sys", "token"]),
