@@ -153,6 +153,8 @@ mod slots;
 
 /// `acquire --fd`: what is locked, and what is told.
 mod descriptor;
+/// Descriptors that several processes have.
+mod descriptor_sharing;
 /// `acquire --fd` while it waits.
 mod descriptor_wait;
 

@@ -63,6 +63,16 @@ pub fn open(number: RawFd) -> Result<Opened> {
     Ok(Opened { file, identity: Identity::from(&stat), writable: false })
 }
 
+/// The same file on a description of its own.
+///
+/// # Errors
+/// It may not be read by us, or /proc is not there.
+pub fn open_again(file: &File) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), flags, rustix::fs::Mode::empty())?;
+    Ok(sys::above_stdio(opened)?.into())
+}
+
 fn what_cannot_be_locked(file: &File, stat: &Stat) -> Option<&'static str> {
     let is_path_only = fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::PATH));
     match FileType::from_raw_mode(stat.st_mode) {

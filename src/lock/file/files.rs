@@ -184,10 +184,9 @@ impl Files {
             }
         }
         match &self.target {
-            Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
+            Target::Name(_) | Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
             // Where we may not look, we do not know that it is gone.
             Target::Descriptor(_) => Ok(!self.is_removed()),
-            Target::Name(_) => Ok(true),
         }
     }
 

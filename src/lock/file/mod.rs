@@ -47,6 +47,7 @@ mod queue;
 mod queued;
 mod request;
 mod rivals;
+mod script;
 mod slots;
 pub mod standing;
 mod store;

@@ -104,11 +104,6 @@ type Try<T> = Result<Option<T>>;
 impl Request<'_> {
     fn ask_once(&mut self, patience: &Patience) -> Try<Admission<FileQueued, FileHeld>> {
         let Some(mut contenders) = self.open()? else { return Ok(None) };
-        for contender in &mut contenders {
-            if let Some(refusal) = contender.judge_descriptor()? {
-                return Ok(Some(refused(refusal)));
-            }
-        }
         if self.judge_markers(&mut contenders) == Nesting::Deadlock {
             return Ok(Some(self.deadlock(contenders)?));
         }
@@ -118,7 +113,13 @@ impl Request<'_> {
                 return Ok(Some(if patience.waits() { Admission::Not(NotGranted::TimedOut) } else { busy }));
             }
         }
-        // Every door is ours: whatever is decided now, nobody sees half of it.
+        // Every door is ours: whatever is decided now, nobody sees half of it. And
+        // what is locked by somebody who came through the door has its record.
+        for contender in &mut contenders {
+            if let Some(refusal) = contender.judge_descriptor()? {
+                return Ok(Some(refused(refusal)));
+            }
+        }
         let blocked = take_all(&mut contenders)?;
         for contender in &contenders {
             if !contender.is_current()? {

@@ -12,8 +12,8 @@ use rustix::process::getpid;
 
 use super::files::Files;
 use super::lanes::Ticket;
-use super::rivals;
 use super::slots::Slots;
+use super::{descriptor, rivals};
 use crate::lock::{Mode, Patience};
 use crate::sys;
 
@@ -245,7 +245,11 @@ impl Taking {
     /// They are another user's.
     pub fn end_rivals(&self, files: &Files) -> Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
-            rivals::end(files.lock(), queue, ticket).with_context(|| files.cannot_lock())?;
+            // Whether it is free is tried, and that not on our caller's description:
+            // somebody who shares it may have locked it.
+            let again = files.are_callers().then(|| descriptor::open_again(files.lock()).ok()).flatten();
+            let lock = again.as_ref().unwrap_or(files.lock());
+            rivals::end(lock, queue, ticket).with_context(|| files.cannot_lock())?;
         }
         Ok(())
     }
