@@ -94,7 +94,7 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
                 draw(&table::cut(&format!("lockrun: {text}"), columns.saturating_sub(MARGIN)));
                 self.shown = true;
             } else {
-                message::tell(&self.text(now, &self.name));
+                message::tell_in_passing(&self.text(now, &self.name));
             }
             self.next = Some(now + self.interval);
         }

@@ -9,6 +9,7 @@
 mod byte_lock;
 mod clock;
 mod cohabit;
+mod heap;
 mod interrupter;
 mod process;
 mod ready;
@@ -22,7 +23,7 @@ pub use byte_lock::{ByteLock, Found, Kind};
 pub use clock::suspend_aware_now;
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use interrupter::{Interrupter, has_caught, take_caught};
-pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
+pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, spawn, without_umask};
 pub use ready::{is_readable, wait_until_ready};
 pub use shared::Shared;
 pub use signal::{
