@@ -23,7 +23,7 @@ PACKAGES = $(CARGO_TARGET_DIR)/packages
 # For shells that have not read what rustup wrote into the profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-SHELL_SCRIPTS = .ci/run .ci/apt-install $(wildcard completions/*.bash)
+SHELL_SCRIPTS = .ci/run .ci/apt-install tests/linking/all tests/linking/smoke $(wildcard completions/*.bash)
 PAGES = $(wildcard man/*.1)
 
 all: build
@@ -35,6 +35,7 @@ help:
 	@echo 'rpm      an rpm package, in $(PACKAGES)'
 	@echo 'test     the tests'
 	@echo 'check    format, lints, tests, manual, shell scripts'
+	@echo 'linking  build with every linker that is installed, and try each'
 	@echo 'docs     write man/ and completions/ anew from the command line'
 	@echo 'pictures draw the pictures in docs/ anew, from a real run'
 	@echo 'bench    lockrun beside flock, setlock and s6-setlock'
@@ -75,6 +76,10 @@ check: tools
 	$(CARGO) test --locked
 	mandoc -T lint -W warning $(PAGES)
 	shellcheck $(SHELL_SCRIPTS)
+
+# With every linker that is installed, static and dynamic, and a smoke test of each.
+linking:
+	tests/linking/all
 
 docs:
 	UPDATE=1 $(CARGO) test --locked --test it as_the_command_line
@@ -128,4 +133,4 @@ as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # 'make setup check' does one after the other, whatever MAKEFLAGS says.
 .NOTPARALLEL:
-.PHONY: all help build install deb rpm test check docs pictures bench clean tools packagers setup
+.PHONY: all help build install deb rpm test check linking docs pictures bench clean tools packagers setup

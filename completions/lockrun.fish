@@ -29,7 +29,7 @@ end
 complete -c lockrun -n "__fish_lockrun_needs_command" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
-complete -c lockrun -n "__fish_lockrun_needs_command" -l store -d 'Lock on a server: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l store -d 'Lock on an etcd server [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
@@ -50,10 +50,10 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Print no
 complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Print the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no lockrun process stays'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock and print a token for it'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Release the locks of tokens'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock for a token, or on a descriptor'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Release the locks of tokens, or of a descriptor'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Extend the expiry of a token\'s lock'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Check whether a token\'s lock is still held'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Check whether a token\'s or descriptor\'s lock is still held'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'List locks, their holders and their queues'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Tell whether a lock is free'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
@@ -64,12 +64,13 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Pr
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l store -d 'Lock on a server: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l store -d 'Lock on an etcd server [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l fd -d 'Lock the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Let go when the process PID has ended' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Let go after DUR, or never: forever' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s n -l nonblock -d 'Do not wait: --timeout 0'
@@ -79,9 +80,11 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -d 'Print nothing about waiting or giving up'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Print the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand release" -l fd -d 'Unlock the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire after DUR from now, or never: forever' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l fd -d 'Check the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l file -d 'The lock on this file or directory' -r -F

@@ -29,6 +29,34 @@ pub fn shorten(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// Cuts the middle out of a text, so that beginning and end remain, `most`
+/// characters in all.
+pub fn shorten_middle(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    let end = kept / 2;
+    let beginning = text.chars().take(kept - end);
+    beginning.chain(['…']).chain(text.chars().skip(length - end)).collect()
+}
+
+/// JSON in which nothing is left that a terminal would obey or that reorders
+/// text: such characters are in its strings alone, where `\u202e` means the same.
+pub fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() || reorders(c) {
+            // They all are of the basic plane.
+            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// Bidirectional controls, line separators and zero-width characters, which make
 /// a text look like a different one.
 fn reorders(c: char) -> bool {
@@ -51,5 +79,17 @@ mod tests {
     fn long_text_is_cut_with_a_mark() {
         assert_eq!(shorten("abc", 3), "abc");
         assert_eq!(shorten("abcd", 3), "ab…");
+        assert_eq!(shorten_middle("abc", 3), "abc");
+        assert_eq!(shorten_middle("abcdef", 5), "ab…ef");
+        assert_eq!(shorten_middle("abcdef", 4), "ab…f");
+    }
+
+    #[test]
+    fn json_means_the_same_and_nothing_in_it_reorders_text() {
+        let text = "a\u{202e}b\u{9b}\u{7f}\n\"\\ü";
+        let json = serde_json::to_string(text).unwrap();
+        let printed = printable_json(&json);
+        assert_eq!(printed, r#""a\u202eb\u009b\u007f\n\"\\ü""#);
+        assert_eq!(serde_json::from_str::<String>(&printed).unwrap(), text);
     }
 }

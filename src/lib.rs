@@ -64,9 +64,9 @@ fn run(words: Vec<OsString>) -> Result<Exit> {
     match command {
         Command::Run(options) => command::run::run(*options),
         Command::Acquire(options) => command::acquire::acquire(*options),
-        Command::Release(options) => command::release::release(&options),
+        Command::Release(options) => command::release::release(options),
         Command::Renew(options) => command::renew::renew(&options),
-        Command::Check(options) => command::check::check(&options),
+        Command::Check(options) => command::check::check(options),
         Command::List(options) => command::list::list(options),
         Command::Status(options) => command::status::status(options),
         Command::Wait(options) => command::wait::wait(options),

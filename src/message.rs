@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::advice::Advice;
 use crate::duration;
-use crate::escape::{printable, shorten};
+use crate::escape::{printable, shorten, shorten_middle};
 use crate::lock::Holder;
 use crate::process;
 use crate::sys;
@@ -25,6 +25,11 @@ pub fn tell(text: &str) {
     write(&format!("lockrun: {text}\n"), A_SECOND);
 }
 
+/// Writes one line to stderr while somebody waits for us: if that takes no time.
+pub fn tell_in_passing(text: &str) {
+    write(&format!("lockrun: {text}\n"), NO_TIME);
+}
+
 /// Writes this to stderr as it is, if that takes no time.
 pub fn draw(text: &str) {
     write(text, NO_TIME);
@@ -39,30 +44,26 @@ static IS_STUCK: AtomicBool = AtomicBool::new(false);
 /// A pipe that can be written to takes so much at once (`PIPE_BUF`).
 const PIECE: usize = 4096;
 
-/// Whoever waits for the lock beside us is not held up meanwhile.
 fn write(text: &str, limit: Duration) {
     let stderr = rustix::stdio::stderr();
     let limit = if IS_STUCK.load(Ordering::Relaxed) { NO_TIME } else { limit };
     let mut rest = text.as_bytes();
-    let failed = sys::asleep(|| {
-        while !rest.is_empty() {
-            if sys::wait_until_ready(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(limit)) != Ok(1) {
-                IS_STUCK.fetch_or(limit != NO_TIME, Ordering::Relaxed);
-                return false;
-            }
-            match rustix::io::write(stderr, &rest[..rest.len().min(PIECE)]) {
-                Ok(0) => return false,
-                Ok(written) => rest = &rest[written..],
-                Err(Errno::INTR) => {}
-                Err(_) => return true,
+    while !rest.is_empty() {
+        if sys::wait_until_ready(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(limit)) != Ok(1) {
+            IS_STUCK.fetch_or(limit != NO_TIME, Ordering::Relaxed);
+            return;
+        }
+        match rustix::io::write(stderr, &rest[..rest.len().min(PIECE)]) {
+            Ok(0) => return,
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::INTR) => {}
+            Err(_) => {
+                // Our own write raised these signals; they must not kill us.
+                sys::discard(libc::SIGPIPE);
+                sys::discard(libc::SIGXFSZ);
+                return;
             }
         }
-        false
-    });
-    if failed {
-        // It is nobody's wish that we end.
-        sys::discard(libc::SIGPIPE);
-        sys::discard(libc::SIGXFSZ);
     }
 }
 
@@ -109,7 +110,7 @@ pub fn os_error(errno: i32) -> String {
 
 /// A lock's name as it is shown.
 pub fn shown_name(name: &[u8]) -> String {
-    shorten(&printable(name), NAME_SHOWN)
+    shorten_middle(&printable(name), NAME_SHOWN)
 }
 
 /// A process that did something to us: `pid 4242 (lockrun --replace …), user

@@ -136,6 +136,23 @@ fn is_replaced(one: &Path, other: &Path) -> bool {
     before == now && (one.ends_with(REMOVED) || other.ends_with(REMOVED))
 }
 
+/// What tells a process from any other one with the same id: when it started, in
+/// ticks since boot, and its number on pidfs (Linux 6.9), 0 without that. `None`
+/// for one that is gone or has ended.
+pub fn incarnation(pid: i32) -> Option<(u64, u64)> {
+    const PIDFS: u32 = 0x5049_4446;
+    if is_ending(pid) {
+        return None;
+    }
+    let start = stat(pid)?.split(' ').nth(19)?.parse().ok()?;
+    let number = |process: OwnedFd| {
+        let is_pidfs = rustix::fs::fstatfs(&process).is_ok_and(|fs| fs.f_type as u32 == PIDFS);
+        rustix::fs::fstat(&process).ok().filter(|_| is_pidfs).map(|stat| stat.st_ino)
+    };
+    let number = open(pid).unwrap_or(None).and_then(number);
+    Some((start, number.unwrap_or(0)))
+}
+
 /// Sleeps until an [`open`] process has ended, and let go of all it had; not
 /// longer than `limit`. Returns whether it has.
 pub fn wait_for_end(process: &OwnedFd, limit: Duration) -> bool {

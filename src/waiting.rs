@@ -1,25 +1,33 @@
-//! What people see while lockrun waits: a living line on a terminal, one line
-//! after a minute elsewhere.
+//! What people see while lockrun waits: a living line on a terminal, and elsewhere
+//! a line now and then.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use crate::child::Watch;
 use crate::duration;
+use crate::escape::shorten_middle;
 use crate::lock::{Holder, Patience};
 use crate::message;
 use crate::table;
 
 /// A wait shorter than this shows nothing on a terminal.
 const A_MOMENT: Duration = Duration::from_millis(500);
-/// A wait shorter than this shows nothing elsewhere: mail from cron should
-/// mean something.
-const A_MINUTE: Duration = Duration::from_secs(60);
 /// How often the living line changes.
 const A_SECOND: Duration = Duration::from_secs(1);
+/// Elsewhere: when the first line comes and how often the next ones do. Mail from
+/// cron should mean something; somebody watches the log of a CI job.
+const ELSEWHERE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
+const IN_CI: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+/// CI systems set this variable.
+const CI: &str = "CI";
 /// Columns that it leaves free: a terminal echoes `^C` there. At its edge the
 /// echo would begin a line of its own, and ours would stay.
 const MARGIN: usize = 4;
+/// A long name has this part of a terminal's columns, so that the holder is seen
+/// too, but not fewer than [`NAME_LEAST`].
+const NAME_SHARE: usize = 4;
+const NAME_LEAST: usize = 12;
 
 /// How much to say about waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +45,9 @@ pub struct Waiting<F> {
     name: String,
     started: Instant,
     deadline: Option<Instant>,
-    /// When to show something for the first time, then the next time.
+    /// When to show something next.
     next: Option<Instant>,
+    interval: Duration,
     /// On a terminal that can erase a line.
     living: bool,
     shown: bool,
@@ -51,17 +60,16 @@ impl<F: Fn() -> Vec<Holder>> Waiting<F> {
     pub fn new(name: String, verbosity: Verbosity, patience: Patience, holders: F) -> Self {
         let started = patience.since;
         let living = verbosity != Verbosity::Quiet && stderr().is_terminal() && !is_dumb() && in_foreground();
-        let next = match verbosity {
-            Verbosity::Quiet => None,
-            _ if living => Some(started + A_MOMENT),
-            Verbosity::Normal => Some(started + A_MINUTE),
-            Verbosity::Verbose => Some(started),
-        };
-        Self { name, started, deadline: patience.deadline(), next, living, shown: false, holders }
+        let is_ci = std::env::var_os(CI).is_some_and(|value| !value.is_empty());
+        let [first, interval] = schedule(living, verbosity, is_ci);
+        let next = (verbosity != Verbosity::Quiet).then(|| started + first);
+        Self { name, started, deadline: patience.deadline(), next, interval, living, shown: false, holders }
     }
 
-    fn text(&self, now: Instant) -> String {
-        let mut text = format!("{}: waiting", self.name);
+    /// Times first, because they are what changes: they stay where the terminal
+    /// is narrow.
+    fn text(&self, now: Instant, name: &str) -> String {
+        let mut text = String::from("waiting");
         let waited = now.saturating_duration_since(self.started);
         if waited >= A_SECOND {
             text += &format!(" for {}", duration::display(Duration::from_secs(waited.as_secs())));
@@ -70,6 +78,7 @@ impl<F: Fn() -> Vec<Holder>> Waiting<F> {
             let left = deadline.saturating_duration_since(now).as_secs_f64().round() as u64;
             text += &format!(", {} left", duration::display(Duration::from_secs(left)));
         }
+        text = text + ": " + name;
         let holders = (self.holders)();
         if holders.is_empty() { text } else { text + "; " + &message::held_by(&holders) }
     }
@@ -79,14 +88,15 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
     fn look(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if self.next.is_some_and(|next| next <= now) {
-            let text = self.text(now);
             if self.living {
-                draw(&table::cut(&format!("lockrun: {text}"), columns().saturating_sub(MARGIN)));
+                let columns = columns();
+                let text = self.text(now, &shorten_middle(&self.name, (columns / NAME_SHARE).max(NAME_LEAST)));
+                draw(&table::cut(&format!("lockrun: {text}"), columns.saturating_sub(MARGIN)));
                 self.shown = true;
             } else {
-                message::tell(&text);
+                message::tell_in_passing(&self.text(now, &self.name));
             }
-            self.next = self.living.then(|| now + A_SECOND);
+            self.next = Some(now + self.interval);
         }
         self.next
     }
@@ -99,6 +109,16 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
         if std::mem::take(&mut self.shown) {
             draw("");
         }
+    }
+}
+
+/// When to show something for the first time, and how often after that.
+fn schedule(living: bool, verbosity: Verbosity, is_ci: bool) -> [Duration; 2] {
+    let [first, interval] = if is_ci { IN_CI } else { ELSEWHERE };
+    match verbosity {
+        _ if living => [A_MOMENT, A_SECOND],
+        Verbosity::Verbose => [Duration::ZERO, interval],
+        Verbosity::Normal | Verbosity::Quiet => [first, interval],
     }
 }
 
@@ -123,4 +143,19 @@ fn is_dumb() -> bool {
 /// watched.
 fn in_foreground() -> bool {
     rustix::termios::tcgetpgrp(stderr()).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_at_the_times_that_the_manual_promises() {
+        let seconds = |living, verbosity, is_ci| schedule(living, verbosity, is_ci).map(|time| time.as_secs_f64());
+        assert_eq!(seconds(true, Verbosity::Normal, true), [0.5, 1.0]);
+        assert_eq!(seconds(false, Verbosity::Normal, false), [60.0, 300.0]);
+        assert_eq!(seconds(false, Verbosity::Normal, true), [5.0, 60.0]);
+        assert_eq!(seconds(false, Verbosity::Verbose, false), [0.0, 300.0]);
+        assert_eq!(seconds(false, Verbosity::Verbose, true), [0.0, 60.0]);
+    }
 }

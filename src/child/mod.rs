@@ -1,5 +1,7 @@
 //! COMMAND: running it, passing signals on, and saying how it ended.
 
+mod lookout;
+mod sleep;
 mod supervise;
 mod tree;
 mod waiter;
@@ -10,6 +12,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 
+pub use lookout::Lookout;
 pub use supervise::{Cause, EarlySignals, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
 pub use waiter::{GrantedChild, Waiter, WaitingChild, Watch, is_deadly};

@@ -1,17 +1,16 @@
 //! From the start of COMMAND to its end: one loop that reads signals.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, getsid, wait};
 
 use super::Ended;
+use super::sleep::Sleep;
 use super::tree::{Signalled, Tree};
 use crate::lock::{Held, Loss, Lost, Wakes};
 use crate::message;
-use crate::sys::{self, Arrived, LetGo, Mask, SignalFd, Timer};
+use crate::sys::{self, Arrived, LetGo, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
 pub struct Supervision<'a> {
@@ -105,7 +104,7 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         let Wakes { descriptor, at } = held.wakes();
         // Once the time of KILL is known, only worse news matters.
         let at = at.filter(|_| supervisor.kill_by.is_none());
-        sleep.arm(&plan, supervisor.next_time(&plan, at))?;
+        sleep.arm(plan.timer, supervisor.next_time(&plan, at))?;
         let until_at = at.map(|at| at.saturating_sub(sys::suspend_aware_now()));
         let limit = [supervisor.pause(), until_at].into_iter().flatten().min();
         let (signal, is_readable) = sleep.until(descriptor, limit)?;
@@ -115,39 +114,6 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         {
             supervisor.lose(&plan, loss);
         }
-    }
-}
-
-/// Where the supervisor sleeps.
-#[derive(Default)]
-struct Sleep {
-    /// Only where there is something beside signals to sleep on.
-    signals: Option<SignalFd>,
-    armed_for: Option<Duration>,
-}
-
-impl Sleep {
-    fn arm(&mut self, plan: &Supervision, next: Option<Duration>) -> io::Result<()> {
-        if let (Some(timer), Some(at)) = (plan.timer, next.filter(|_| next != self.armed_for)) {
-            timer.fire_at(at)?;
-            self.armed_for = next;
-        }
-        Ok(())
-    }
-
-    /// Until a signal comes or the descriptor is readable, at most `limit`:
-    /// which signal, and whether it is.
-    fn until(&mut self, descriptor: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<(Arrived, bool)> {
-        let Some(descriptor) = descriptor else { return Ok((sys::next_signal(limit), false)) };
-        let signals = match self.signals.take() {
-            Some(signals) => signals,
-            None => SignalFd::of_all()?,
-        };
-        let signals = self.signals.insert(signals);
-        let mut polled = [PollFd::new(&descriptor, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-        sys::wait_until_ready(&mut polled, limit)?;
-        let is_readable = !polled[0].revents().is_empty();
-        Ok((sys::next_signal(Some(Duration::ZERO)), is_readable))
     }
 }
 

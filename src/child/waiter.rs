@@ -4,7 +4,12 @@
 //! COMMAND: nothing has to be started any more when the lock is handed over.
 //! The parent watches signals and the clock. What must never happen is that
 //! one of them gives up while the other goes on, so a word that both see
-//! decides, once: granted by the child, or cancelled by the parent.
+//! decides: granted by the child, or cancelled by the parent. It decides once
+//! more between the start of COMMAND and a parent that is told to end while the
+//! child still numbers and records the grant.
+//!
+//! The parent never waits for the child without a limit: a child that is stopped,
+//! or hangs in slow storage, is killed, and if it does not end, left behind.
 //!
 //! Usually the child lives in our memory, see [`Cohabitant`]. Where one may
 //! wait for the other, it is forked.
@@ -22,9 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{
-    Pid, WaitId, WaitIdOptions, WaitOptions, getpid, set_parent_process_death_signal, waitid, waitpid,
-};
+use rustix::process::{Pid, WaitOptions, getpid, set_parent_process_death_signal, waitpid};
 use rustix::thread::futex::{self, Timespec};
 
 use crate::lock::{NotGranted, Patience, Refusal, Waited};
@@ -38,8 +41,10 @@ const CANCELLED: u32 = 1;
 const GRANTED: u32 = 2;
 const AGAIN: u32 = 3;
 const FAILED: u32 = 4;
+/// After [`GRANTED`], which the parent can still cancel: COMMAND is executed.
+const STARTING: u32 = 5;
 /// And above: refused, see [`Refusal`].
-const REFUSED: u32 = 5;
+const REFUSED: u32 = 6;
 const REFUSALS: [Refusal; 4] = [
     Refusal::Busy,
     Refusal::QueueFull,
@@ -55,8 +60,12 @@ const CLEARED: u32 = 2;
 /// longer for that.
 const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// Those that sleep for the child end with it, by the kernel's hand.
-const SLEEPERS_END: Duration = Duration::from_secs(5);
+/// The child's helpers die with it (`PR_SET_PDEATHSIG`).
+const HELPERS_END: Duration = Duration::from_secs(5);
+
+/// Numbering and recording a grant takes less, unless the disk is slow or the
+/// child was stopped.
+const SETTLED: Duration = Duration::from_millis(30);
 
 /// What the child tells the parent. Fits into one page.
 struct SharedOutcome {
@@ -91,8 +100,12 @@ impl WaitingChild<'_> {
     }
 
     /// To be called last before this process becomes something else: from
-    /// now on it lives on when the parent is killed.
+    /// now on it lives on when the parent is killed. Does not return if the
+    /// parent has given up.
     pub fn let_go_of_parent(&self) {
+        if !self.outcome.change(GRANTED, STARTING) {
+            sys::exit_now(0);
+        }
         if let Some(event) = self.event.take()
             && self.notify
         {
@@ -191,9 +204,15 @@ pub struct Waiter {
     child: Pid,
     event: OwnedFd,
     signals: SignalFd,
-    /// Where the child lives in our memory: its place there.
-    _cohabitant: Option<Cohabitant>,
+    /// Where the child lives in our memory.
+    cohabitant: Option<Cohabitant>,
 }
+
+/// How the wait ended while the child had the floor.
+struct GivenUp(NotGranted);
+
+/// So many signals can be pending, but for real-time ones.
+const SIGNALS: usize = 64;
 
 /// Where the outcome is.
 enum OutcomeMemory {
@@ -240,7 +259,7 @@ impl Waiter {
         let parent = getpid();
         if let Forked::Parent(child) = sys::fork()? {
             let outcome = OutcomeMemory::Mapped(outcome);
-            return Ok((Self { outcome, child, event, signals, _cohabitant: None }, place));
+            return Ok((Self { outcome, child, event, signals, cohabitant: None }, place));
         }
         sys::end_with(parent);
         drop(signals);
@@ -251,7 +270,8 @@ impl Waiter {
     /// The same in a process that lives in our memory, which makes the
     /// hand-over faster: `wait` and `then` own what they use, and sleep by
     /// [`sys::asleep`]; after the grant nobody waits for anybody but the
-    /// kernel. `room` is what they need of a stack beyond the usual.
+    /// kernel. `room` is what they need of a stack beyond the usual. Only where
+    /// [`Cohabitant::may_start`].
     ///
     /// # Errors
     /// As [`fork`](Self::fork).
@@ -271,7 +291,7 @@ impl Waiter {
             live(WaitingChild { outcome: &its_outcome, event, notify: false, lives_with_parent: true }, wait, then)
         })?;
         let outcome = OutcomeMemory::Ours(outcome);
-        Ok(Self { outcome, child: child.pid(), event, signals, _cohabitant: Some(child) })
+        Ok(Self { outcome, child: child.pid(), event, signals, cohabitant: Some(child) })
     }
 
     /// Watches the child until the wait is over, one way or another.
@@ -282,7 +302,7 @@ impl Waiter {
         let waited = self.watch_until_over(patience, watch);
         // Nobody waits any more when we return; if it was already waited for,
         // its id may be somebody else's.
-        if waited.is_err() && self.child_lives() == Ok(true) {
+        if waited.is_err() {
             self.end_child();
         }
         watch.hide();
@@ -293,6 +313,8 @@ impl Waiter {
     }
 
     fn watch_until_over(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
+        // Came while the grant was recorded, and is for COMMAND.
+        let mut early = None;
         loop {
             // Asleep until the first of: a signal, the deadline, the time to
             // show something.
@@ -300,97 +322,149 @@ impl Waiter {
             // waits until the line has vanished.
             self.outcome.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
             if self.is_granted() {
-                return Ok(self.granted(None));
+                return Ok(self.granted(early));
             }
             let look = watch.look().map(|at| at.saturating_duration_since(Instant::now()));
-            let left = patience.left();
-            let limit = [look, left].into_iter().flatten().min();
-            let arrived = self.next_signal(limit);
-            match arrived {
-                Arrived::Child { .. } => {
-                    if let Some(waited) = self.child_changed(Some(arrived))? {
-                        return Ok(waited);
-                    }
-                }
-                Arrived::LetGo { ask, sender } => {
-                    return self.give_up(NotGranted::AskedToLetGo { ask, sender }, Some(arrived));
-                }
-                Arrived::Signal { number, .. } if is_deadly(number) => {
-                    return self.give_up(NotGranted::Ended(number), Some(arrived));
-                }
-                Arrived::Signal { number, .. } if is_stopping(number) => {
-                    return self.give_up(NotGranted::Stopped(number), Some(arrived));
-                }
-                Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => {
-                    return self.give_up(NotGranted::TimedOut, None);
-                }
+            let limit = match self.is_settling() {
+                true => Some(SETTLED),
+                false => [look, patience.left()].into_iter().flatten().min(),
+            };
+            let arrived = match self.next_signal(limit, patience) {
+                Ok(arrived) => arrived,
+                Err(GivenUp(not)) => return Ok(Err(not)),
+            };
+            let why = match arrived {
+                Arrived::Child { .. } => match self.child_changed(Some(arrived))? {
+                    Some(waited) => return Ok(waited),
+                    None => continue,
+                },
+                Arrived::Signal { number, .. } if is_stopping(number) => NotGranted::Stopped(number),
+                Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => NotGranted::TimedOut,
                 // Nothing to us, but perhaps something to COMMAND.
                 Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
-                Arrived::Nothing | Arrived::Timer | Arrived::Signal { .. } => {}
+                _ => match ending(arrived) {
+                    Some(why) => why,
+                    None => continue,
+                },
+            };
+            match self.give_up(why, Some(arrived))? {
+                Some(waited) => return Ok(waited),
+                None => early = early.or(Some(arrived)),
             }
         }
     }
 
-    fn next_signal(&self, limit: Option<Duration>) -> Arrived {
-        sys::asleep(|| self.signals.wait_beside(&self.event, limit));
-        sys::next_signal(Some(Duration::ZERO))
+    fn next_signal(&self, limit: Option<Duration>, patience: &Patience) -> Result<Arrived, GivenUp> {
+        let sleep = || self.signals.wait_beside(&self.event, limit);
+        match &self.cohabitant {
+            None => sleep(),
+            Some(child) => {
+                if !child.let_live(sleep) {
+                    self.wait_for_floor(child, patience)?;
+                }
+            }
+        }
+        Ok(sys::next_signal(Some(Duration::ZERO)))
     }
 
-    /// In our own memory, a child that was granted the lock is COMMAND by now,
-    /// or has failed.
+    /// The child is awake in our memory for longer than it takes it: it was
+    /// stopped, or its disk is slow. That does not keep us from giving up, also
+    /// when the lock was granted: it has not executed COMMAND yet.
+    ///
+    /// Before the floor is ours, nothing here allocates, or changes anything but
+    /// atomics.
+    fn wait_for_floor(&self, child: &Cohabitant, patience: &Patience) -> Result<(), GivenUp> {
+        while !child.take_the_floor() {
+            if sys::pending().iter().any(is_deadly) {
+                self.outcome.change(WAITING, CANCELLED);
+            } else if !(patience.is_over() && self.outcome.change(WAITING, CANCELLED)) {
+                continue;
+            }
+            child.end();
+            self.reap();
+            let arrived = std::iter::repeat_with(|| sys::next_signal(Some(Duration::ZERO)));
+            return Err(GivenUp(arrived.take(SIGNALS).find_map(ending).unwrap_or(NotGranted::TimedOut)));
+        }
+        Ok(())
+    }
+
+    /// Whether the child is becoming COMMAND. In our own memory, it is by now, or
+    /// has failed.
     fn is_granted(&self) -> bool {
-        self.outcome.state.load(Ordering::SeqCst) == GRANTED
+        self.outcome.state.load(Ordering::SeqCst) == STARTING
     }
 
-    /// Whether it has not ended. An error if it was waited for.
-    fn child_lives(&self) -> rustix::io::Result<bool> {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        Ok(waitid(WaitId::Pid(self.child), look)?.is_none())
+    /// Whether the child numbers and records the grant.
+    fn is_settling(&self) -> bool {
+        self.outcome.state.load(Ordering::SeqCst) == GRANTED && !sys::has_ended(self.child)
     }
 
     fn granted(&self, arrived: Option<Arrived>) -> Waited<GrantedChild> {
         Ok(GrantedChild { child: self.child, arrived })
     }
 
+    /// The child has nothing more to say.
     fn over<T>(&self, result: T) -> T {
-        let _ = waitpid(Some(self.child), WaitOptions::empty());
+        self.end_child();
         result
     }
 
-    /// Ends the wait for this reason, unless the child was faster: granted, or
-    /// at its own end.
-    fn give_up(&self, why: NotGranted, arrived: Option<Arrived>) -> Result<Waited<GrantedChild>> {
-        if self.outcome.change(WAITING, CANCELLED) {
-            self.end_child();
-            return Ok(Err(why));
-        }
-        if self.is_granted() {
-            return Ok(self.granted(arrived));
-        }
-        match self.child_changed(arrived)? {
-            Some(Err(NotGranted::Again)) | None => Ok(Err(why)),
-            Some(refused) => Ok(refused),
-        }
+    fn reap(&self) {
+        let _ = waitpid(Some(self.child), WaitOptions::NOHANG);
     }
 
-    /// Ends the child and those that sleep for it: when we return, none of
-    /// them has anything of the lock any more.
+    /// Ends the wait for this reason, unless the child was faster: granted, or
+    /// at its own end. `None`: it is granted and soon starts COMMAND.
+    fn give_up(&self, why: NotGranted, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
+        let is_end = matches!(why, NotGranted::Ended(_) | NotGranted::AskedToLetGo { .. });
+        if self.outcome.change(WAITING, CANCELLED) || is_end && self.cancel_grant() {
+            self.end_child();
+            return Ok(Some(Err(why)));
+        }
+        if self.is_settling() {
+            return Ok(None);
+        }
+        Ok(Some(match self.child_changed(arrived)? {
+            Some(Err(NotGranted::Again)) | None => Err(why),
+            Some(other) => other,
+        }))
+    }
+
+    /// The lock is granted, and COMMAND not started, because the child is slow.
+    fn cancel_grant(&self) -> bool {
+        let asked = Instant::now();
+        while self.is_settling() && asked.elapsed() < SETTLED {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.outcome.change(GRANTED, CANCELLED)
+    }
+
+    /// Ends the child and its helpers: when we return, none of them has anything
+    /// of the lock any more, unless the kernel does not let it end.
     fn end_child(&self) {
-        let sleepers: Vec<_> = process::children(self.child.as_raw_nonzero().get())
+        if sys::has_ended(self.child) {
+            self.reap();
+            return;
+        }
+        let helpers: Vec<_> = process::children(self.child.as_raw_nonzero().get())
             .into_iter()
             .filter_map(|pid| process::open(pid).ok().flatten())
             .collect();
-        let _ = sys::send(self.child, libc::SIGKILL);
-        self.over(());
-        for sleeper in &sleepers {
-            process::wait_for_end(sleeper, SLEEPERS_END);
+        let has_ended = match &self.cohabitant {
+            Some(child) => child.end(),
+            None => sys::end_child(self.child),
+        };
+        self.reap();
+        for helper in helpers.iter().filter(|_| has_ended) {
+            process::wait_for_end(helper, HELPERS_END);
         }
     }
 
     fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
         match self.outcome.state.load(Ordering::SeqCst) {
             // Its end, if it is that, is for the supervisor to see.
-            GRANTED => return Ok(Some(self.granted(arrived))),
+            STARTING => return Ok(Some(self.granted(arrived))),
+            GRANTED => return Ok(sys::has_ended(self.child).then(|| self.granted(arrived))),
             AGAIN => return Ok(Some(self.over(Err(NotGranted::Again)))),
             FAILED => {
                 self.over(());
@@ -404,7 +478,7 @@ impl Waiter {
         }
         // A look first: between our look at the word and now it may have been
         // granted, executed, and already ended.
-        if self.child_lives()? {
+        if !sys::has_ended(self.child) {
             return Ok(None);
         }
         if !self.outcome.change(WAITING, CANCELLED) {
@@ -470,6 +544,15 @@ fn live<H>(granted: WaitingChild, wait: impl FnOnce() -> Result<Waited<H>>, then
 pub fn is_deadly(signal: i32) -> bool {
     let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
     !harmless.contains(&signal) && !is_stopping(signal) && !sys::is_ignored(signal)
+}
+
+/// How a wait is ended by what arrived.
+fn ending(arrived: Arrived) -> Option<NotGranted> {
+    match arrived {
+        Arrived::LetGo { ask, sender } => Some(NotGranted::AskedToLetGo { ask, sender }),
+        Arrived::Signal { number, .. } if is_deadly(number) => Some(NotGranted::Ended(number)),
+        _ => None,
+    }
 }
 
 fn is_stopping(signal: i32) -> bool {

@@ -72,7 +72,7 @@ pub struct Run {
     /// DUR counts from the grant. The lock stays even if COMMAND ends or fails
     /// earlier, or its host dies; lockrun returns when COMMAND has ended.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
-        help_heading = "Run options")]
+        hide_short_help = true, help_heading = "Run options")]
     #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub at_least: Option<Duration>,
 
@@ -113,9 +113,9 @@ pub struct Lock {
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
-    /// Lock on a server: etcd://HOST,HOST [env: LOCKRUN_STORE]
+    /// Lock on an etcd server [env: LOCKRUN_STORE]
     ///
-    /// Excludes the same name on every host that uses the server. 'file:' means
+    /// etcd://HOST[:2379][,HOST...][/PREFIX], or etcds:// for TLS. Excludes the same name on every host that uses the server. 'file:' means
     /// lock files after all. See lockrun-store(7).
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
     #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
@@ -205,10 +205,9 @@ pub enum Hold {
 
 const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
-  acquire, release, renew, check   locks that outlive one command, by token
+  acquire, release, renew, check   locks by token, or by a script's descriptor
   list, status, wait, break, prune  see locks, end holders, clean up
-  path                             a lock file for 'exec 9<>' in scripts
-  completions                      for bash, zsh and fish
+  path, completions                a lock file for scripts; for shells
 
 See 'lockrun --help' or lockrun(1) for more.";
 

@@ -1,20 +1,24 @@
 //! The command lines of the commands that make and use tokens.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::RangedI64ValueParser;
 
 use super::run::Lock;
 use crate::duration::{self, Limit};
 
-/// Take a lock and print a token for it.
+/// Take a lock for a token, or on a descriptor.
 ///
 /// The token is one word on stdout; 'lockrun release TOKEN' releases the lock.
-/// Until then a small background process holds it.
+/// Until then a small background process holds it. With --fd, the caller does.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun acquire",
-    override_usage = "TOKEN=$(lockrun acquire --name NAME [OPTIONS]) || exit $?",
+    override_usage = "TOKEN=$(lockrun acquire --name NAME [OPTIONS]) || exit $?\n       \
+        lockrun acquire --fd N [OPTIONS] || exit $?",
     after_long_help = AFTER_ACQUIRE_HELP,
     max_term_width = 80,
     args_override_self = true,
@@ -23,6 +27,14 @@ pub struct Acquire {
     /// Which lock, and how to get it.
     #[command(flatten)]
     pub lock: Lock,
+
+    /// Lock the caller's own descriptor N
+    ///
+    /// As 'flock N' does: the lock follows the descriptor into every process that
+    /// inherits it, and ends with its last copy. No token is printed.
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = descriptor_number(),
+        help_heading = "Lock options")]
+    pub fd: Option<RawFd>,
 
     /// Let go when the process PID has ended
     ///
@@ -39,7 +51,7 @@ pub struct Acquire {
     pub expires: Option<Limit>,
 }
 
-/// Release the locks of tokens.
+/// Release the locks of tokens, or of a descriptor.
 ///
 /// Returns when they are free. Exit code 123 if a lock had been lost: work done
 /// under it was not protected to the end.
@@ -49,6 +61,15 @@ pub struct Release {
     /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
     #[arg(value_name = "TOKEN", allow_hyphen_values = true)]
     pub token: Vec<OsString>,
+
+    /// Unlock the caller's own descriptor N
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = descriptor_number(),
+        conflicts_with = "token")]
+    pub fd: Option<RawFd>,
+
+    /// Only `/dev/fd/N`, which means `--fd N`.
+    #[arg(long, hide = true, conflicts_with = "token")]
+    pub file: Vec<PathBuf>,
 }
 
 /// Extend the expiry of a token's lock.
@@ -68,7 +89,7 @@ pub struct Renew {
     pub expires: Option<Limit>,
 }
 
-/// Check whether a token's lock is still held.
+/// Check whether a token's or descriptor's lock is still held.
 ///
 /// Exit code 0 if it is, 123 if it was lost.
 #[derive(Parser, Debug)]
@@ -78,9 +99,23 @@ pub struct Check {
     #[arg(value_name = "TOKEN")]
     pub token: Option<OsString>,
 
+    /// Check the caller's own descriptor N
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = descriptor_number(),
+        conflicts_with = "token")]
+    pub fd: Option<RawFd>,
+
+    /// Only `/dev/fd/N`, which means `--fd N`.
+    #[arg(long, hide = true, conflicts_with = "token")]
+    pub file: Vec<PathBuf>,
+
     /// Print name, slot, fence, expires and remaining seconds as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What can be the number of a descriptor.
+fn descriptor_number() -> RangedI64ValueParser<RawFd> {
+    clap::value_parser!(RawFd).range(0..)
 }
 
 const AFTER_ACQUIRE_HELP: &str = "\
@@ -88,6 +123,9 @@ Examples:
   TOKEN=$(lockrun acquire --name deploy --timeout 10 --owner $$) || exit $?
   ...
   lockrun release \"$TOKEN\"
+
+  exec 9<>\"$(lockrun path deploy)\" || exit
+  lockrun acquire --fd 9 --nonblock || exit
 
 Exit codes:
     0  the lock is held, the token is printed

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::descriptor;
 use super::engine::AnyHeld;
 use super::request::LockRequest;
 use super::stdout;
@@ -46,8 +47,11 @@ const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTE
 ///
 /// # Errors
 /// The lock cannot be asked for, or the token not be printed.
-pub fn acquire(options: cli::Acquire) -> Result<Exit> {
-    Acquisition::new(options)?.run()
+pub fn acquire(mut options: cli::Acquire) -> Result<Exit> {
+    match descriptor::number(options.fd, &mut options.lock.file) {
+        Some(number) => descriptor::acquire(options, number),
+        None => Acquisition::new(options)?.run(),
+    }
 }
 
 const ENDED_EARLY: &str = "the process that holds the lock was ended before the token could be printed";

@@ -1,24 +1,28 @@
 //! `lockrun check`: is it still mine?
 
+use std::borrow::Cow;
+use std::os::fd::RawFd;
+
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli;
+use crate::escape::printable_json;
 use crate::exit::Exit;
 use crate::keeper::{Answer, Ask, TokenState};
 use crate::token::Token;
 
-use super::{stdout, tokens};
+use super::{descriptor, stdout, tokens};
 
 /// What `--json` prints. Stable: fields are only ever added.
 #[derive(Serialize)]
 struct Report<'a> {
     /// The lock's name.
-    name: &'a str,
+    name: Cow<'a, str>,
     /// Its place in a pool; null where there is none.
     slot: Option<u32>,
-    /// The grant's number.
-    fence: u64,
+    /// The grant's number; null where flock(1) took a descriptor's lock.
+    fence: Option<u64>,
     /// RFC 3339, or null: never.
     expires: Option<&'a str>,
     /// Seconds until then, or null.
@@ -28,8 +32,11 @@ struct Report<'a> {
 /// Silent if it is, unless asked for details.
 ///
 /// # Errors
-/// No token was given.
-pub fn check(options: &cli::Check) -> Result<Exit> {
+/// No token was given, or a descriptor that cannot be locked.
+pub fn check(mut options: cli::Check) -> Result<Exit> {
+    if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
+        return check_descriptor(number, options.json);
+    }
     tokens::for_each(options.token.as_slice(), |token| {
         Ok(match tokens::ask(token, Ask::Check)? {
             Ok(Answer::State(TokenState { lost: Some(how), .. })) => {
@@ -38,7 +45,7 @@ pub fn check(options: &cli::Check) -> Result<Exit> {
             }
             Ok(Answer::State(state)) => {
                 if options.json {
-                    print(token, &state)?;
+                    print(&report(token, &state))?;
                 }
                 Exit::Ok
             }
@@ -48,14 +55,30 @@ pub fn check(options: &cli::Check) -> Result<Exit> {
     })
 }
 
-fn print(token: &Token, state: &TokenState) -> Result<()> {
-    let report = Report {
-        name: &token.name,
+fn check_descriptor(number: RawFd, json: bool) -> Result<Exit> {
+    let Some(grant) = descriptor::check(number)? else { return Ok(Exit::Lost) };
+    if json {
+        print(&Report {
+            name: String::from_utf8_lossy(&grant.name),
+            slot: None,
+            fence: grant.fence,
+            expires: None,
+            remaining: None,
+        })?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn report<'a>(token: &'a Token, state: &'a TokenState) -> Report<'a> {
+    Report {
+        name: token.name.as_str().into(),
         slot: token.slot,
-        fence: token.fence(),
+        fence: Some(token.fence()),
         expires: state.expires.as_deref(),
         remaining: state.remaining.map(|left| left.as_secs_f64()),
-    };
-    let line = serde_json::to_string(&report)? + "\n";
-    stdout::print(&line)
+    }
+}
+
+fn print(report: &Report) -> Result<()> {
+    stdout::print(printable_json(&serde_json::to_string(report)?) + "\n")
 }

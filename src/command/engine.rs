@@ -12,7 +12,7 @@ use crate::lock::server::{
 use rustix::process::Pid;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 #[cfg(feature = "etcd")]
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,10 +21,11 @@ use anyhow::{Context, Error, Result, bail};
 
 #[cfg(feature = "etcd")]
 use crate::escape::printable;
-use crate::lock::file::{self, Dir, FileStore};
+use crate::lock::file::standing;
+use crate::lock::file::{self, Dir, FileStore, descriptor};
 use crate::lock::{
-    Admission, Engine, Grant, Held, Holder, Loss, Note, Patience, Queued, Released, Seen, Store, Target, Terms, Waited,
-    Wakes,
+    Admission, Descriptor, Engine, Grant, Held, Holder, Loss, Note, Patience, Queued, Released, Seen, Store, Target,
+    Terms, Waited, Wakes,
 };
 #[cfg(feature = "etcd")]
 use crate::message;
@@ -33,6 +34,7 @@ use crate::token::Token;
 
 /// Lock files have a child that waits in the queue and becomes COMMAND: see
 /// `command/wait_in_child.rs`.
+pub use crate::lock::file::standing::DescriptorGrant;
 pub use crate::lock::file::{FileEngine, FileHeld, FileQueued};
 
 /// Names the locks directory where `--dir` does not.
@@ -165,7 +167,7 @@ impl AnyEngine {
             targets.push(Target::Name(default_name()));
         }
         let engine = match place {
-            Place::Files(dir) => Self::Files(FileEngine::new(locks_directory(dir)?, targets.clone(), terms)),
+            Place::Files(dir) => Self::Files(FileEngine::new(Some(locks_directory(dir)?), targets.clone(), terms)),
             #[cfg(feature = "etcd")]
             Place::Server(server) => Self::Server(ServerEngine::new(server, &targets, terms)),
         };
@@ -214,13 +216,64 @@ impl AnyEngine {
         }
     }
 
+    /// A request for a descriptor of our caller's, which has to be that of every
+    /// lock of `beside`. Without a default locks directory that can be used, the
+    /// lock has no queue but the kernel's, and the error says why.
+    ///
+    /// # Errors
+    /// Another lock was named, or a directory that cannot be used.
+    pub fn on_descriptor(
+        dir: Option<PathBuf>,
+        descriptor: Descriptor,
+        beside: &[Target],
+        terms: Terms,
+    ) -> Result<(Self, Option<Error>)> {
+        let needs_directory = terms.replace || terms.max_waiters.is_some() || given(dir.clone()).is_some();
+        let dir = given(dir);
+        let is_named = beside.iter().any(|target| matches!(target, Target::Name(_)));
+        let (dir, why_not) = match locks_directory(dir) {
+            Ok(dir) => (Some(dir), None),
+            Err(error) if needs_directory || is_named => return Err(error),
+            Err(error) => (None, Some(error)),
+        };
+        let descriptor = descriptor::named_in(dir.as_ref(), descriptor)?;
+        for target in beside {
+            descriptor::require_of(dir.as_ref(), &descriptor, target)?;
+        }
+        Ok((Self::Files(FileEngine::new(dir, vec![Target::Descriptor(descriptor)], terms)), why_not))
+    }
+
+    /// Lock files, for what only they have.
+    ///
+    /// # Errors
+    /// It is a server.
+    pub fn files(&self) -> Result<&FileEngine> {
+        match self {
+            Self::Files(files) => Ok(files),
+            #[cfg(feature = "etcd")]
+            Self::Server(_) => bail!("only a process that holds a lock file itself can do this, not with --store"),
+        }
+    }
+
+    /// The first lock's name.
+    pub fn name(&self) -> &[u8] {
+        match self {
+            Self::Files(files) => files.targets().first().map_or(&[], Target::name),
+            #[cfg(feature = "etcd")]
+            Self::Server(server) => server.name(),
+        }
+    }
+
     /// Where the locks are, absolute, for a token.
     ///
     /// # Errors
     /// Our working directory has been removed.
     pub fn place(&self) -> Result<PathBuf> {
         match self {
-            Self::Files(files) => std::path::absolute(files.dir().path()).context("cannot tell where we are"),
+            Self::Files(files) => {
+                let dir = files.dir().context("a token needs a locks directory")?;
+                std::path::absolute(dir.path()).context("cannot tell where we are")
+            }
             #[cfg(feature = "etcd")]
             Self::Server(_) => bail!("a token of a server has no directory"),
         }
@@ -416,6 +469,43 @@ impl Store for AnyStore {
             Self::Server(store) => store.prune(only_look, tell),
         }
     }
+}
+
+/// Looks at a descriptor of our caller's. To be called before any other file is
+/// opened: a number that is closed would be the next one's.
+///
+/// # Errors
+/// It is closed, or cannot be a lock.
+pub fn descriptor(number: RawFd) -> Result<Descriptor> {
+    descriptor::look_at(number)
+}
+
+/// The descriptor that a `--file /dev/fd/N` means.
+pub fn descriptor_in(path: &Path) -> Option<RawFd> {
+    descriptor::number_in(path)
+}
+
+/// What is locked on a descriptor of our caller's; `None`: nothing.
+///
+/// # Errors
+/// It is closed.
+pub fn descriptor_grant(descriptor: Descriptor) -> Result<(Descriptor, Option<DescriptorGrant>)> {
+    // Without a directory, nothing is known of it but what the kernel shows.
+    let dir = match given(None) {
+        Some(path) => Dir::given_to_look(&path).ok(),
+        None => Dir::default_of_user_if_any().unwrap_or_default(),
+    };
+    let descriptor = descriptor::named_in(dir.as_ref(), descriptor)?;
+    let grant = standing::look(dir.as_ref(), &descriptor)?;
+    Ok((descriptor, grant))
+}
+
+/// Unlocks a descriptor of our caller's.
+///
+/// # Errors
+/// It is closed, or `ENOLCK`.
+pub fn unlock_descriptor(number: RawFd) -> Result<()> {
+    standing::release(number)
 }
 
 /// Makes the lock file of a name if it is missing. Returns its absolute path, and

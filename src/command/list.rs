@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::duration;
-use crate::escape::printable;
+use crate::escape::{printable, printable_json};
 use crate::exit::Exit;
 use crate::lock::{Holder, LockState, Seen, Store};
 use crate::message;
@@ -75,13 +75,13 @@ fn text(options: cli::List) -> Result<String> {
 fn names(locks: &SelectedLocks) -> Result<String> {
     let names = locks.store.names()?;
     let simple = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
-    Ok(simple.filter(|name| !name.contains(char::is_control)).map(|name| name + "\n").collect())
+    Ok(simple.filter(|name| *name == printable(name.as_bytes())).map(|name| name + "\n").collect())
 }
 
 /// An array, one lock a line.
 fn json(seen: &[Seen]) -> Result<String> {
     let now = SystemTime::now();
-    let lines = seen.iter().map(|seen| serde_json::to_string(&described(seen, now)));
+    let lines = seen.iter().map(|seen| serde_json::to_string(&described(seen, now)).map(|line| printable_json(&line)));
     let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
     Ok(if lines.is_empty() { "[]\n".into() } else { format!("[\n{}\n]\n", lines.join(",\n")) })
 }

@@ -1,4 +1,4 @@
-//! `lockrun release`: give the locks of tokens back.
+//! `lockrun release`: release the locks of tokens and descriptors.
 
 use anyhow::Result;
 
@@ -6,13 +6,16 @@ use crate::cli;
 use crate::exit::Exit;
 use crate::keeper::{Answer, Ask};
 
-use super::tokens;
+use super::{descriptor, tokens};
 
 /// Returns when the locks are really free.
 ///
 /// # Errors
-/// No token was given.
-pub fn release(options: &cli::Release) -> Result<Exit> {
+/// No token was given, or a descriptor that cannot be locked.
+pub fn release(mut options: cli::Release) -> Result<Exit> {
+    if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
+        return descriptor::release(number);
+    }
     tokens::for_each(&options.token, |token| {
         Ok(match tokens::ask(token, Ask::Release)? {
             Ok(Answer::Released { lost: Some(how) }) => {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::escape::printable_json;
 use crate::exit::Exit;
 use crate::message;
 use crate::record::timestamp;
@@ -99,9 +100,8 @@ impl Report {
             code: exit.code(),
             fence: granted.map(|granted| granted.fence),
         };
-        let mut line = serde_json::to_vec(&line).unwrap_or_default();
-        line.push(b'\n');
-        if let Err(error) = self.file.write_all(&line) {
+        let line = printable_json(&serde_json::to_string(&line).unwrap_or_default()) + "\n";
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
             let what = format!("cannot write the report {}", self.path.display());
             message::tell_error(&anyhow::Error::from(error).context(what));
         }

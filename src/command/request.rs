@@ -2,6 +2,7 @@
 //! and how to end when it cannot be had.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::{Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms, UserPath};
+use crate::lock::{Descriptor, Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms, UserPath};
 use crate::message;
 use crate::record::Claim;
 use crate::sys::{self, LetGo, Mask};
@@ -35,6 +36,8 @@ pub struct LockRequest {
     /// How much to say.
     pub verbosity: Verbosity,
     conflict_code: Option<u8>,
+    /// The caller's descriptor, if the lock is on one.
+    descriptor: Option<RawFd>,
 }
 
 impl LockRequest {
@@ -44,35 +47,37 @@ impl LockRequest {
     /// # Errors
     /// Words that mean nothing, or a locks directory that cannot be used.
     pub fn new(options: cli::Lock, default_name: impl FnOnce() -> Vec<u8>, mask: Mask) -> Result<Self> {
-        let verbosity = match (options.quiet, options.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (_, true) => Verbosity::Verbose,
-            _ => Verbosity::Normal,
-        };
-        let limit = match (options.nonblock, options.timeout) {
-            (true, _) => Limit::After(Duration::ZERO),
-            (false, Some(limit)) => limit,
-            (false, None) => limit_of_environment()?.unwrap_or(Limit::Never),
-        };
-        let patience = Patience { limit, since: Instant::now(), mask };
-        let terms = Terms {
-            mode: mode(&options),
-            max_waiters: options.max_waiters,
-            replace: options.replace,
-            reentrant: options.reentrant,
-            waits_forever: limit.finite().is_none(),
-        };
-        if terms.replace && !patience.waits() {
-            bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
-        }
+        let manner = Manner::of(&options, mask)?;
         let names_like_paths: Vec<_> = options.name.iter().filter(|name| looks_like_a_path(name)).cloned().collect();
         let location = Location { dir: options.dir, store: options.store, has_files: !options.file.is_empty() };
         let targets = targets(options.name, options.file)?;
-        let (engine, targets) = AnyEngine::choose(location, targets, default_name, terms)?;
-        let names: Vec<_> = targets.iter().map(|target| target.name().to_vec()).collect();
-        let name = names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", ");
-        let request = Self { engine, names, name, patience, verbosity, conflict_code: options.conflict_exit_code };
+        let (engine, targets) = AnyEngine::choose(location, targets, default_name, manner.terms)?;
+        let names = targets.iter().map(|target| target.name().to_vec()).collect();
+        let request = manner.request(engine, names);
         request.tell_what_may_surprise(&names_like_paths);
+        Ok(request)
+    }
+
+    /// The same for a descriptor of our caller's. A name or path that is given as
+    /// well has to be that of its file. Without a default locks directory that
+    /// can be used, the lock has no queue but the kernel's.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); or the name or path is that of another lock.
+    pub fn on_descriptor(options: cli::Lock, descriptor: Descriptor, mask: Mask) -> Result<Self> {
+        let manner = Manner::of(&options, mask)?;
+        let number = descriptor.number;
+        if options.store.is_some() {
+            bail!("--fd means this machine, --store a server: give one of them");
+        }
+        let beside = targets(options.name, options.file)?;
+        let (engine, why_not) = AnyEngine::on_descriptor(options.dir, descriptor, &beside, manner.terms)?;
+        let name = engine.name().to_vec();
+        let request = Self { descriptor: Some(number), ..manner.request(engine, vec![name]) };
+        request.tell_what_may_surprise(&[]);
+        if let Some(error) = why_not {
+            request.tell_verbose(|| format!("in the kernel's own queue, because {}", message::describe(&error)));
+        }
         Ok(request)
     }
 
@@ -124,6 +129,22 @@ impl LockRequest {
         match refusal {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
             Refusal::QueueFull => self.not_got(Exit::QueueFull, "the queue is full, did not wait"),
+            Refusal::Removed => {
+                let number = self.descriptor.unwrap_or_default();
+                let text = format!(
+                    "the file of descriptor {number} was removed or replaced; nothing was locked: open it again"
+                );
+                message::tell_about(&self.name, &text);
+                Exit::Lost
+            }
+            Refusal::SharedWith(pid) => {
+                let (number, sibling) = (self.descriptor.unwrap_or_default(), message::by(pid));
+                let text = format!(
+                    "descriptor {number} is shared with {sibling}, and would not exclude it: open the file again"
+                );
+                message::tell_about(&self.name, &text);
+                Exit::Failed
+            }
             // Never because of how things stand: it is told, always.
             Refusal::Deadlock { reentrant_helps } => {
                 message::tell_deadlock(&self.name, &self.engine.holders(), reentrant_helps);
@@ -179,6 +200,54 @@ impl LockRequest {
             expires,
             is_token: false,
             owner: None,
+            script: None,
+        }
+    }
+}
+
+/// How a lock is asked for, whichever it is.
+struct Manner {
+    verbosity: Verbosity,
+    patience: Patience,
+    terms: Terms,
+    conflict_code: Option<u8>,
+}
+
+impl Manner {
+    fn of(options: &cli::Lock, mask: Mask) -> Result<Self> {
+        let verbosity = match (options.quiet, options.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        };
+        let limit = match (options.nonblock, options.timeout) {
+            (true, _) => Limit::After(Duration::ZERO),
+            (false, Some(limit)) => limit,
+            (false, None) => limit_of_environment()?.unwrap_or(Limit::Never),
+        };
+        let patience = Patience { limit, since: Instant::now(), mask };
+        let terms = Terms {
+            mode: mode(options),
+            max_waiters: options.max_waiters,
+            replace: options.replace,
+            reentrant: options.reentrant,
+            waits_forever: limit.finite().is_none(),
+        };
+        if terms.replace && !patience.waits() {
+            bail!("--replace ends the holder and then waits for its end, so it cannot be used with --timeout 0");
+        }
+        Ok(Self { verbosity, patience, terms, conflict_code: options.conflict_exit_code })
+    }
+
+    fn request(self, engine: AnyEngine, names: Vec<Vec<u8>>) -> LockRequest {
+        LockRequest {
+            engine,
+            name: names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", "),
+            names,
+            patience: self.patience,
+            verbosity: self.verbosity,
+            conflict_code: self.conflict_code,
+            descriptor: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::child::{EarlySignals, Tree, Waiter, WaitingChild, Watch};
 use crate::exit::Exit;
 use crate::lock::{Engine, NotGranted, Waited};
 use crate::message;
-use crate::sys::{self, Arrived};
+use crate::sys::{self, Arrived, Cohabitant};
 use crate::waiting::Verbosity;
 
 /// What ends a wait, beside TERM.
@@ -57,7 +57,7 @@ impl Job {
         };
         // Not where they might wait for each other: we have to be told, or it
         // may wait for a door when it has the lock.
-        let (waiter, mut place) = if notify || !place.is_for_one_lock_alone() {
+        let (waiter, mut place) = if notify || !place.is_for_one_lock_alone() || !Cohabitant::may_start() {
             Waiter::fork(place, notify, wait, become_command)
         } else {
             let theirs = place.of_cohabitant();

@@ -8,6 +8,7 @@ pub mod server;
 
 pub use engine::{Engine, Held, Loss, Note, Queued, Released, Store, Wakes};
 
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -70,6 +71,9 @@ pub enum Target {
     Name(Vec<u8>),
     /// Exactly this file or directory.
     Path(UserPath),
+    /// The file behind a descriptor of the caller's, on the caller's own open
+    /// file description: the lock is the caller's.
+    Descriptor(Descriptor),
 }
 
 /// The path of `--file`.
@@ -104,8 +108,21 @@ impl Target {
         match self {
             Target::Name(name) => name,
             Target::Path(path) => path.absolute().as_os_str().as_bytes(),
+            Target::Descriptor(descriptor) => &descriptor.name,
         }
     }
+}
+
+/// A descriptor that our caller has open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its number.
+    pub number: RawFd,
+    /// The path of its file when it was looked at first; `None`: not known.
+    pub path: Option<PathBuf>,
+    /// What the lock is called: its name if the file is the lock file of one,
+    /// else the path.
+    pub name: Vec<u8>,
 }
 
 /// The conditions of a request, for all its locks.
@@ -216,6 +233,11 @@ pub enum Refusal {
         /// With [`Terms::reentrant`] it would be granted.
         reentrant_helps: bool,
     },
+    /// The file of the caller's descriptor is not at its path any more.
+    Removed,
+    /// The caller's descriptor is locked by this other process, which has it
+    /// from the same open: it would not exclude the two.
+    SharedWith(i32),
 }
 
 /// One grant.

@@ -42,6 +42,10 @@ pub struct Record {
     /// The process whose end releases a token's lock.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub owner: Option<i32>,
+    /// The script whose descriptor was locked; the process that locked it has
+    /// ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub script: Option<Script>,
     /// The slot in a pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
@@ -64,6 +68,18 @@ pub struct Record {
     pub command: String,
 }
 
+/// A script that holds a lock by a descriptor of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// Its process.
+    pub pid: i32,
+    /// When that started, in ticks since boot.
+    pub start: u64,
+    /// The kernel's own number of it, which no other process gets until the next
+    /// boot; 0 on a kernel without such numbers.
+    pub id: u64,
+}
+
 /// What a holder says about itself; all of a [`Record`] but what only the
 /// grant brings.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +96,8 @@ pub struct Claim {
     pub is_token: bool,
     /// The process whose end releases a token's lock.
     pub owner: Option<i32>,
+    /// The script whose descriptor is locked.
+    pub script: Option<Script>,
 }
 
 /// What a lock file contains.
@@ -107,6 +125,7 @@ impl Record {
             since: timestamp(now),
             expires: claim.expires.and_then(|after| now.checked_add(after)).map(timestamp),
             owner: claim.owner,
+            script: claim.script,
             slot: None,
             slots: None,
             shared: false,
@@ -245,7 +264,7 @@ mod tests {
     use super::*;
 
     fn claim(command: Vec<u8>) -> Claim {
-        Claim { user: "ann".into(), host: "box".into(), command, expires: None, is_token: false, owner: None }
+        Claim { user: "ann".into(), host: "box".into(), command, expires: None, ..Claim::default() }
     }
 
     #[test]

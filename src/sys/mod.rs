@@ -11,6 +11,7 @@ mod async_sleep;
 mod byte_lock;
 mod clock;
 mod cohabit;
+mod heap;
 mod interrupter;
 mod process;
 mod ready;
@@ -26,7 +27,7 @@ pub use byte_lock::{ByteLock, Found, Kind};
 pub use clock::suspend_aware_now;
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use interrupter::{Interrupter, has_caught, take_caught};
-pub use process::{Exec, Forked, end_with, exit_now, fork, spawn, without_umask};
+pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, spawn, without_umask};
 pub use ready::{is_readable, wait_until_ready};
 pub use shared::Shared;
 pub use signal::{
@@ -34,5 +35,5 @@ pub use signal::{
     is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
-pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, remember_arguments, retitle};
+pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, duplicate, remember_arguments, retitle};
 pub use timer::Timer;

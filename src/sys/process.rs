@@ -1,14 +1,17 @@
 //! Making processes: fork, a vfork that is safe in Rust, exec.
 
 use std::ffi::{CStr, CString, c_void};
-use std::io;
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getppid, set_parent_process_death_signal, waitid};
 
-use super::signal::{Mask, block_all, do_not_stop_before_exec, restore, set_action};
+use super::signal::{Mask, block_all, do_not_stop_before_exec, restore, send, set_action};
 
 /// Which of the two processes we are after [`fork`].
 pub enum Forked {
@@ -40,6 +43,65 @@ pub fn end_with(parent: Pid) {
     if getppid().is_some_and(|now| now != parent) {
         exit_now(125);
     }
+}
+
+/// Whether a child of ours has ended, or was already waited for. It stays to be
+/// waited for.
+pub fn has_ended(child: Pid) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::Pid(child), look), Ok(Some(_)) | Err(Errno::CHILD))
+}
+
+/// What is killed and not waiting for a processor has ended after this time, or
+/// hangs in the kernel.
+const KILLED: Duration = Duration::from_millis(30);
+const KILLED_AT_LAST: Duration = Duration::from_secs(5);
+
+/// Kills a child of ours if it has not ended. Returns whether it has ended then;
+/// `false`: it sleeps in the kernel, for a disk or a server perhaps, ends when it
+/// wakes, and runs no more. It stays to be waited for.
+///
+/// Allocates nothing.
+pub fn end_child(child: Pid) -> bool {
+    if has_ended(child) {
+        return true;
+    }
+    let _ = send(child, libc::SIGKILL);
+    let killed = Instant::now();
+    let mut pause = Duration::from_micros(20);
+    while !has_ended(child) {
+        let waited = killed.elapsed();
+        if waited > KILLED && !wants_to_run(child) || waited > KILLED_AT_LAST {
+            return false;
+        }
+        nap(pause);
+        pause = (2 * pause).min(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Whether a process runs or waits for a processor; `false` where /proc does not
+/// show it.
+fn wants_to_run(pid: Pid) -> bool {
+    let mut path = [0; 32];
+    let mut stat = [0; 128];
+    let mut read = || {
+        write!(&mut path[..], "/proc/{}/stat", pid.as_raw_nonzero()).ok()?;
+        let path = CStr::from_bytes_until_nul(&path).ok()?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()?;
+        rustix::io::read(&file, &mut stat).ok()
+    };
+    let read = read().unwrap_or(0);
+    // The state is behind a name that may contain anything.
+    let state = stat[..read].iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+    state == Some(&b'R')
+}
+
+/// Sleeps, without the C library.
+pub(super) fn nap(time: Duration) {
+    let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+    let _ = rustix::thread::nanosleep(&time);
 }
 
 /// Ends the process at once, without exit handlers: for a child that must not

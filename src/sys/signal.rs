@@ -232,6 +232,11 @@ impl Mask {
         self
     }
 
+    /// The signals of the set.
+    pub fn iter(&self) -> impl Iterator<Item = i32> {
+        (1..=libc::SIGRTMAX()).filter(|signal| self.has(*signal))
+    }
+
     /// Whether a signal is in the set.
     pub fn has(&self, signal: i32) -> bool {
         // SAFETY: reads a set that the kernel filled.

@@ -2,7 +2,7 @@
 //! memory that the kernel shows to ps(1).
 
 use std::ffi::{CStr, OsString, c_char};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -18,6 +18,22 @@ use rustix::io::fcntl_dupfd_cloexec;
 /// `EMFILE` when the process has no descriptor left.
 pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(fd, 3) }
+}
+
+/// The description behind a number that our caller gave us, under a number of
+/// our own.
+///
+/// # Errors
+/// `EBADF`: the number is not open.
+pub fn duplicate(number: RawFd) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: fcntl on a number, which need not be open; a copy that was made is
+    // nobody else's.
+    unsafe {
+        match libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) {
+            -1 => Err(rustix::io::Errno::BADF),
+            copy => Ok(OwnedFd::from_raw_fd(copy)),
+        }
+    }
 }
 
 /// Calls this process `lockrun-waiter`, which ps(1) shows until it is COMMAND.

@@ -1,7 +1,8 @@
-//! Who may use whom in `src/`: imports only go down. The table is the one of
+//! Who may use whom in `src/`: imports only go down, no two files import each
+//! other, and an engine is named in one place. The table is the one of
 //! CONTRIBUTING.md.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
             "record", "sys", "table", "token", "users", "waiting",
         ],
     ),
-    ("waiting", &["child", "duration", "lock", "message", "table"]),
+    ("waiting", &["child", "duration", "escape", "lock", "message", "table"]),
     ("table", &[]),
     ("cli", &["duration", "escape", "lock"]),
     ("keeper", &["lock", "message", "record", "sys", "token"]),
@@ -66,6 +67,28 @@ fn the_table_says_no_more_than_there_is() {
     assert_eq!(there, named);
 }
 
+#[test]
+fn no_two_files_import_each_other() {
+    let modules: Modules = sources().into_iter().map(|file| (path_of(&file), file)).collect();
+    let listed = listed(&modules);
+    let imports: BTreeMap<_, _> =
+        modules.iter().map(|(path, file)| (path, imported(path, file, &modules, &listed))).collect();
+    assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 100);
+    for (path, used) in &imports {
+        let mutual = used.iter().find(|other| imports[other].contains(*path));
+        assert!(mutual.is_none(), "{path:?} and {mutual:?} import each other");
+    }
+}
+
+/// A new engine is a new arm there and nothing else.
+#[test]
+fn an_engine_is_named_where_it_is_chosen() {
+    let outside = |file: &PathBuf| !file.starts_with(src().join("lock"));
+    let naming: Vec<_> =
+        sources().into_iter().filter(outside).filter(|file| code(file).contains("lock::file")).collect();
+    assert_eq!(naming, [src().join("command/engine.rs")]);
+}
+
 /// And the attribute by which the C runtime finds `main`.
 #[test]
 fn unsafe_stands_in_sys_only() {
@@ -96,6 +119,92 @@ fn used_by(code: &str) -> BTreeSet<String> {
         None => vec![name(path)],
     });
     used.filter(|name| !name.is_empty()).collect()
+}
+
+/// `src/lock/file/mod.rs` is `lock::file`.
+fn path_of(file: &Path) -> Vec<String> {
+    let inside = file.strip_prefix(src()).unwrap().with_extension("");
+    let mut path: Vec<_> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if path.last().is_some_and(|last| ["mod", "lib"].contains(&last.as_str())) {
+        path.pop();
+    }
+    path
+}
+
+/// Every module's file.
+type Modules = BTreeMap<Vec<String>, PathBuf>;
+
+/// A `mod.rs` lists what its folder has (`pub use`): which file each name
+/// comes from.
+fn listed(modules: &Modules) -> BTreeMap<Vec<String>, Vec<String>> {
+    let mut listed = BTreeMap::new();
+    for (module, file) in modules.iter().filter(|(_, file)| file.ends_with("mod.rs")) {
+        for path in statements(&code(file)).filter(|(is_list, _)| *is_list).flat_map(|(_, paths)| paths) {
+            let source = [module, &path[..path.len() - 1]].concat();
+            let name = [module, &path[path.len() - 1..]].concat();
+            listed.extend(modules.contains_key(&source).then_some((name, source)));
+        }
+    }
+    listed
+}
+
+/// The modules that a file imports from.
+fn imported(
+    module: &[String],
+    file: &Path,
+    modules: &Modules,
+    listed: &BTreeMap<Vec<String>, Vec<String>>,
+) -> BTreeSet<Vec<String>> {
+    let code = code(file);
+    let imports = statements(&code).filter(|(is_list, _)| !(*is_list && file.ends_with("mod.rs")));
+    let full_paths = imports.flat_map(|(_, paths)| paths).map(|path| {
+        let mut words = path.iter().map(String::as_str).peekable();
+        let mut full = match words.peek() {
+            Some(&"crate") => Vec::new(),
+            Some(&"super") => module[..module.len().saturating_sub(1)].to_vec(),
+            _ => module.to_vec(),
+        };
+        words.next_if(|word| ["crate", "super", "self"].contains(word));
+        while words.next_if_eq(&"super").is_some() {
+            full.pop();
+        }
+        full.extend(words.map(str::to_owned));
+        full
+    });
+    let targets = full_paths.filter_map(|path| {
+        let mut beginnings = (1..=path.len()).rev().map(|length| path[..length].to_vec());
+        beginnings.find_map(|path| listed.get(&path).cloned().or_else(|| modules.contains_key(&path).then_some(path)))
+    });
+    targets.filter(|target| target != module).collect()
+}
+
+/// The `use` statements: whether it is a `pub use`, and its paths.
+fn statements(code: &str) -> impl Iterator<Item = (bool, Vec<Vec<String>>)> {
+    code.split(';').filter_map(|text| {
+        let (before, tree) = text.rsplit_once("use ")?;
+        Some((before.trim_end().ends_with("pub"), paths_in(tree)))
+    })
+}
+
+/// `a::{b, c::d}` as `a::b` and `a::c::d`.
+fn paths_in(tree: &str) -> Vec<Vec<String>> {
+    let (prefix, list) = match tree.split_once('{') {
+        Some((prefix, list)) => (prefix, list.trim_end().strip_suffix('}').unwrap_or(list)),
+        None => return vec![tree.split("::").map(|word| word.trim().to_owned()).collect()],
+    };
+    let prefix: Vec<_> =
+        prefix.split("::").map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+    let (mut items, mut depth) = (vec![String::new()], 0);
+    for c in list.chars() {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        if c == ',' && depth == 0 {
+            items.push(String::new());
+        } else {
+            items.last_mut().unwrap().push(c);
+        }
+    }
+    let items = items.iter().filter(|item| !item.trim().is_empty());
+    items.flat_map(|item| paths_in(item)).map(|path| [prefix.clone(), path].concat()).collect()
 }
 
 fn says_unsafe(line: &str) -> bool {

@@ -37,7 +37,7 @@ fn subcommands() {
     let sandbox = Sandbox::new();
     offers(&sandbox, &["lockrun", "acq"], &["acquire"], false);
     offers(&sandbox, &["lockrun", "acquire", "--ow"], &["--owner"], false);
-    offers(&sandbox, &["lockrun", "check", "--"], &["--help", "--json"], false);
+    offers(&sandbox, &["lockrun", "check", "--"], &["--fd", "--help", "--json"], false);
 }
 
 #[test]

@@ -167,7 +167,8 @@ fn ctrl_z_about_the_grant_stops_lockrun_too() {
     let file = File::open(sandbox.lock_file("calc")).unwrap();
     for round in 0..60 {
         flock(&file, FlockOperation::LockExclusive).unwrap();
-        let waiter = sandbox.lockrun(&["-q", "-l", "calc", "--", "true"]).start().until_waiting();
+        // With a timeout, because it is ours that it waits for.
+        let waiter = sandbox.lockrun(&["-q", "-t", "100", "-l", "calc", "--", "true"]).start().until_waiting();
         flock(&file, FlockOperation::Unlock).unwrap();
         sleep(Duration::from_micros(5 * round));
         stop_and_go_on(waiter);

@@ -281,3 +281,25 @@ fn names_alone_for_a_shell() {
     }
     sandbox.lockrun(&["list", "--names"]).run().assert_code(0).assert_stdout("a/b\ncalc\n");
 }
+
+#[test]
+fn json_has_nothing_raw_that_reorders_text_or_that_a_terminal_obeys() {
+    let sandbox = Sandbox::new();
+    let name = "a\u{202e}b\u{9b}\u{7f}\u{200b}c";
+    let report = sandbox.path("report");
+    let command = ["--report", report.to_str().unwrap(), "-l", name, "--", "true", name];
+    sandbox.lockrun(&command).run().assert_code(0);
+    let token = sandbox.acquire(&["-l", name, "--expires", "1h"]);
+    let outputs = [
+        sandbox.lockrun(&["list", "--json"]).run().assert_code(0).stdout.clone(),
+        sandbox.lockrun(&["check", "--json", &token]).run().assert_code(0).stdout.clone(),
+        fs::read_to_string(report).unwrap(),
+    ];
+    for output in outputs {
+        assert!(output.contains(r"\u202e") || output.contains(r"\\u{202e}"), "{output}");
+        let raw = |c: char| c.is_control() && c != '\n' || ['\u{202e}', '\u{200b}'].contains(&c);
+        assert!(!output.contains(raw), "{output:?}");
+    }
+    assert_eq!(one(&sandbox, &[])["name"], name);
+    sandbox.lockrun(&["list", "--names"]).run().assert_code(0).assert_stdout("");
+}

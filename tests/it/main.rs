@@ -149,6 +149,15 @@ mod slot;
 /// `--slots`.
 mod slots;
 
+// Descriptors of scripts.
+
+/// `acquire --fd`: what is locked, and what is told.
+mod descriptor;
+/// Descriptors that several processes have.
+mod descriptor_sharing;
+/// `acquire --fd` while it waits.
+mod descriptor_wait;
+
 // What is written about it.
 
 /// Imports in `src/` only go down.

@@ -87,16 +87,21 @@ fn a_short_wait_is_not_worth_a_line() {
 }
 
 #[test]
-fn a_wait_of_a_minute_is_worth_one_line() {
+fn a_wait_of_a_minute_is_worth_one_line_and_in_ci_two() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let attempt = |options: &[&str]| sandbox.lockrun(&[options, &["-l", "calc", "--", "true"]].concat()).start();
     let (told, quiet) = (attempt(&[]), attempt(&["-q"]));
-    eventually("it says that it waits", || told.stderr().contains("wait"));
-    let pid = holder.pid().to_string();
+    let ci = sandbox.lockrun(&["-t", "1h", "-l", "calc", "--", "true"]).env("CI", "true").start();
+    eventually("CI's second line", || ci.stderr().lines().count() == 2);
+    let held = format!("held by pid {} ", holder.pid());
     holder.release();
-    told.wait().assert_code(0).assert_one_line(&["calc", "waiting for 1m", "held by pid", &pid]);
+    told.wait().assert_code(0).assert_one_line(&["lockrun: waiting for 1m: calc; ", &held]);
     quiet.wait().assert_code(0).assert_silent();
+    let ci = ci.wait();
+    let lines: Vec<_> = ci.assert_code(0).stderr.lines().collect();
+    assert!(lines[0].starts_with("lockrun: waiting for 5s, 59m55s left: calc; held by pid "), "{ci:?}");
+    assert!(lines[1].starts_with("lockrun: waiting for 1m5s, 58m55s left: calc; held by pid "), "{ci:?}");
 }
 
 /// Nobody reads its stderr, and nobody kills it.
@@ -189,4 +194,15 @@ fn names_in_messages_are_escaped() {
     let outcome = sandbox.lockrun(&["-n", "-l", name, "--", "true"]).run();
     outcome.assert_code(75).assert_one_line(&["[31m"]);
     outcome.assert_printable();
+}
+
+#[test]
+fn what_happened_is_said_once_beside_what_to_do() {
+    let sandbox = Sandbox::new();
+    // Enough to start, too few for the files of 20 locks.
+    let script = "names=$(seq -f '-l %g' 20); ulimit -n 20; exec lockrun $names -- touch ran";
+    let outcome = sandbox.sh(script).run();
+    outcome.assert_code(125).assert_one_line(&["Too many open files; raise the limit (ulimit -n)"]);
+    assert_eq!(outcome.stderr.to_lowercase().matches("too many open files").count(), 1, "{outcome:?}");
+    assert!(!sandbox.path("work/ran").exists());
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::thread;
 
-use crate::support::{Sandbox, children, eventually, status_field};
+use crate::support::{Interruption, Outcome, Sandbox, children, eventually, interrupt, status_field};
 
 #[test]
 fn one_that_is_stopped_does_not_hold_up_its_command() {
@@ -61,4 +61,71 @@ fn those_that_get_signals_all_the_time_all_get_their_turns() {
     }
     let count = fs::read_to_string(sandbox.path("work/count")).unwrap();
     assert_eq!(count, format!("{}\n", LOOPS * TURNS));
+}
+
+/// In one memory with its parent, or not.
+const WAYS: [&[&str]; 3] = [&[], &["-s"], &["--slots", "2"]];
+
+/// The process that waits hangs before each of its system calls in turn, until
+/// it executes the command.
+fn hang_everywhere(options: &[&str], signal: Option<i32>, release: bool, check: impl Fn(&Outcome)) {
+    for nth in 1.. {
+        let sandbox = Sandbox::new();
+        let mut holder = sandbox.hold(&["-l", "calc"]);
+        let lockrun = sandbox.lockrun(&[options, &["-l", "calc", "--", "echo", "ran"]].concat());
+        let all_sleep = || {
+            if release {
+                holder.close_stdin();
+            }
+        };
+        let (running, interrupted) = interrupt(lockrun, 1, nth, Interruption::Hang { signal }, all_sleep);
+        let outcome = running.wait();
+        if !interrupted {
+            assert!(nth > 5, "it made only {nth} calls");
+            assert_eq!(outcome.stdout, if release { "ran\n" } else { "" });
+            return;
+        }
+        check(&outcome);
+        assert_eq!(outcome.stdout, "");
+        holder.release().assert_code(0);
+        sandbox.assert_free("calc");
+    }
+}
+
+#[test]
+fn a_child_that_hangs_at_any_system_call_keeps_nobody_from_ending_lockrun() {
+    hang_everywhere(&[], Some(libc::SIGTERM), true, |outcome| {
+        assert_eq!(outcome.signal, Some(libc::SIGTERM), "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_child_that_hangs_at_any_system_call_keeps_nobody_waiting_longer_than_the_timeout() {
+    for options in WAYS {
+        let options = [options, &["-t", "0.3"]].concat();
+        hang_everywhere(&options, None, false, |outcome| {
+            assert_eq!(outcome.code, Some(124), "{options:?}: {outcome:?}");
+        });
+    }
+}
+
+/// Stopped where the grant is recorded.
+#[test]
+fn a_child_that_is_stopped_when_the_lock_is_granted_keeps_nobody_from_ending_lockrun() {
+    for options in WAYS {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.hold(&["-l", "calc"]);
+        let stop = ["-f", "-qq", "-o", "trace", "-e", "inject=pwrite64:signal=STOP", "lockrun", "-l", "calc"];
+        let traced = sandbox.command("strace", &[&stop, options, &["--", "echo", "ran"]].concat()).start();
+        let traced = traced.until_waiting();
+        holder.release();
+        let trace = sandbox.path("work/trace");
+        eventually("the grant is recorded", || fs::read_to_string(&trace).unwrap().contains(" pwrite64("));
+        let lockrun = children(traced.pid())[0];
+        // SAFETY: kill has no memory effects; strace has not waited for it.
+        unsafe { libc::kill(lockrun, libc::SIGTERM) };
+        let outcome = traced.wait();
+        assert_eq!((outcome.signal, outcome.stdout.as_str()), (Some(libc::SIGTERM), ""), "{options:?}: {outcome:?}");
+        sandbox.assert_free("calc");
+    }
 }

@@ -82,7 +82,7 @@ fn who_waits_for_a_token_says_so() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "1h"]).start();
-    eventually("it tells for whom it waits", || waiter.stderr().contains("calc: waiting; held by pid"));
+    eventually("it tells for whom it waits", || waiter.stderr().contains("waiting: calc; held by pid"));
     holder.release();
     waiter.wait().assert_code(0);
 }

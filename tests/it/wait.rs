@@ -55,15 +55,17 @@ fn under_the_lock_itself_it_fails_at_once() {
     sandbox.sh(script).run().assert_code(0).assert_stdout("122\n");
 }
 
-/// By this signal `--replace` asks who holds a lock to let go. A look locks too,
-/// for a moment.
+/// `--replace` asks a holder to let go by a SIGTERM with this value. A look may
+/// lock too, for a moment.
 #[test]
-fn what_ends_a_holder_does_not_end_one_who_looks() {
+fn what_ends_a_holder_does_not_end_a_look() {
+    const REPLACE: u32 = u32::from_be_bytes(*b"lrRP");
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiting = sandbox.lockrun(&["wait", "calc"]).start();
     eventually("it sleeps", || crate::support::status_field(waiting.pid(), "State").starts_with('S'));
-    waiting.signal(libc::SIGRTMAX() - 4);
+    let value = libc::sigval { sival_ptr: REPLACE as usize as *mut libc::c_void };
+    assert_eq!(unsafe { libc::sigqueue(waiting.pid(), libc::SIGTERM, value) }, 0);
     holder.release();
     waiting.wait().assert_code(0).assert_silent();
 }

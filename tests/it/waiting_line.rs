@@ -16,12 +16,27 @@ fn it_names_the_lock_the_holder_and_its_command() {
     let holder = sandbox.hold(&["-l", "calc"]);
     let mut terminal = waiter(&sandbox, &["-t", "100"]);
     let pid = holder.pid().to_string();
-    terminal.until_shows("calc: waiting");
+    terminal.until_shows("lockrun: waiting");
     eventually("the line is whole", || {
         let lines = visible_lines(&terminal.screen());
         let line = lines.last().unwrap();
         let words = ["calc", &pid, "left"];
         line.starts_with("lockrun: ") && words.iter().all(|word| line.contains(word))
+    });
+}
+
+#[test]
+fn the_times_come_first_and_a_long_name_leaves_room_for_the_holder() {
+    let sandbox = Sandbox::new();
+    let name = format!("begin{}end", "n".repeat(100));
+    let holder = sandbox.hold(&["-l", &name]);
+    let waiter = sandbox.lockrun(&["-t", "100", "-l", &name, "--", "true"]).env("TERM", "xterm");
+    let mut terminal = Terminal::start_with_width(waiter, 80);
+    let held = format!("; held by pid {} ", holder.pid());
+    eventually("the line is whole", || {
+        let line = visible_lines(&terminal.screen()).pop().unwrap();
+        let times = line.strip_prefix("lockrun: waiting").and_then(|rest| rest.split_once(" left: begin"));
+        times.is_some_and(|(_, rest)| rest.contains("n…n") && rest.contains(&format!("end{held}")))
     });
 }
 
@@ -43,7 +58,7 @@ fn it_vanishes_before_the_command_writes_anything() {
     for _ in 0..5 {
         let holder = sandbox.hold(&["-l", "calc"]);
         let mut terminal = waiter(&sandbox, &[]);
-        terminal.until_shows("calc: waiting");
+        terminal.until_shows("lockrun: waiting");
         holder.release();
         let outcome = terminal.wait();
         outcome.assert_code(0);
@@ -56,7 +71,7 @@ fn it_makes_room_for_the_failure() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let mut terminal = waiter(&sandbox, &["-t", "0.8"]);
-    terminal.until_shows("calc: waiting");
+    terminal.until_shows("lockrun: waiting");
     terminal.until_shows("timed out");
     eventually("one line is left", || {
         let lines = visible_lines(&terminal.screen());
@@ -101,7 +116,7 @@ fn it_ends_before_the_terminals_edge_where_keys_are_echoed() {
     for columns in [30, 80] {
         let waiter = sandbox.lockrun(&["-l", "calc", "--", "true"]).env("TERM", "xterm");
         let mut terminal = Terminal::start_with_width(waiter, columns);
-        terminal.until_shows("calc: waiting");
+        terminal.until_shows("lockrun: waiting");
         for line in terminal.screen().split('\r') {
             assert!(line.trim_end_matches("\x1b[K").chars().count() <= usize::from(columns) - 4, "{line:?}");
         }
@@ -116,7 +131,7 @@ fn ctrl_c_leaves_a_clean_line() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let mut terminal = waiter(&sandbox, &[]);
-    terminal.until_shows("calc: waiting");
+    terminal.until_shows("lockrun: waiting");
     terminal.press("\x03");
     eventually("it has ended", || terminal.has_ended());
     let lines = visible_lines(&terminal.screen());
@@ -130,14 +145,14 @@ fn ctrl_z_leaves_a_clean_line_and_fg_shows_it_again() {
     let holder = sandbox.hold(&["-l", "calc"]);
     let mut shell = Terminal::shell(&sandbox);
     shell.press("lockrun -l calc -- echo ran\n");
-    shell.until_shows("calc: waiting");
+    shell.until_shows("lockrun: waiting");
     shell.press("\x1a");
     shell.until_shows("Stopped");
     shell.until_shows("ready> ");
     let lines = visible_lines(&shell.screen());
     assert!(!lines.iter().any(|line| line.contains("waiting")), "{lines:?}");
     shell.press("fg\n");
-    shell.until_shows("calc: waiting");
+    shell.until_shows("lockrun: waiting");
     holder.release();
     shell.until_shows("ran\r\n");
 }

@@ -11,10 +11,11 @@ use super::files::Files;
 use super::identity::Identity;
 use super::ledger::{self, Ledger};
 use super::nesting::{self, Marker, Nesting, Strength};
+use super::standing::{self, Standing};
 use super::taking::Taking;
 use crate::lock::Target;
-use crate::lock::{Grant, Mode, Patience};
-use crate::record::{self, Claim, Record};
+use crate::lock::{Grant, Mode, Patience, Refusal};
+use crate::record::{self, Claim, Record, Script};
 
 /// One lock of a request.
 pub struct Contender {
@@ -25,6 +26,10 @@ pub struct Contender {
     covered: bool,
     /// What lockruns around us hold of it.
     held_around: Vec<Marker>,
+    /// We took it on our caller's description, where it would stay.
+    must_undo: bool,
+    /// It is locked on our caller's description, but by somebody who shares that.
+    is_siblings: bool,
 }
 
 impl Contender {
@@ -32,13 +37,15 @@ impl Contender {
     ///
     /// # Errors
     /// See [`Files::open`].
-    pub fn open(dir: &Dir, target: &Target, mode: Mode) -> Result<Self> {
+    pub fn open(dir: Option<&Dir>, target: &Target, mode: Mode) -> Result<Self> {
         Ok(Self {
             files: Files::open(dir, target, mode)?,
             taking: Taking::new(mode),
             ledger: Ledger::default(),
             covered: false,
             held_around: Vec::new(),
+            must_undo: false,
+            is_siblings: false,
         })
     }
 
@@ -51,6 +58,8 @@ impl Contender {
             ledger: self.ledger.of_cohabitant(),
             covered: self.covered,
             held_around: self.held_around.clone(),
+            must_undo: self.must_undo,
+            is_siblings: self.is_siblings,
         }
     }
 
@@ -89,12 +98,56 @@ impl Contender {
 
     /// See [`Taking::take`].
     pub fn take(&mut self) -> Result<bool> {
-        if self.covered { Ok(true) } else { self.taking.take(&mut self.files) }
+        let taken = self.covered || self.taking.take(&mut self.files)?;
+        if taken {
+            self.remember_to_undo();
+        }
+        Ok(taken)
     }
 
     /// See [`Taking::wait`].
     pub fn wait(&mut self) -> io::Result<()> {
-        self.taking.wait(&self.files)
+        self.taking.wait(&self.files)?;
+        self.remember_to_undo();
+        Ok(())
+    }
+
+    /// On our caller's description, flock(2) also succeeds if somebody who shares
+    /// it has the lock. That is not ours to give back, and no grant to us.
+    fn remember_to_undo(&mut self) {
+        if self.files.are_callers() && !self.covered {
+            self.must_undo = standing::is_locked_by_us(self.files.lock());
+            self.is_siblings = !self.must_undo;
+        }
+    }
+
+    /// Leaves what we took on our caller's description to our caller.
+    pub fn leave_to_caller(&mut self) {
+        self.must_undo = false;
+    }
+
+    /// Before anything is taken, on our caller's description: why it cannot be
+    /// asked for. What is held already need not be taken; what is held too weakly
+    /// is given back, because a lock cannot be made stronger in place.
+    pub fn judge_descriptor(&mut self) -> Result<Option<Refusal>> {
+        if !self.files.are_callers() {
+            return Ok(None);
+        }
+        if self.files.is_removed() {
+            return Ok(Some(Refusal::Removed));
+        }
+        match standing::standing(&self.files, self.taking.mode()) {
+            Standing::Unlocked => {}
+            Standing::Sibling(pid) => return Ok(Some(Refusal::SharedWith(pid))),
+            Standing::Held(fence) => self.cover(fence.unwrap_or_default(), None),
+            Standing::Weaker => self.taking.release(&self.files)?,
+        }
+        Ok(None)
+    }
+
+    /// For whom we took it on our caller's description, as far as that is seen.
+    pub fn script(&self) -> Option<Script> {
+        (self.files.are_callers() && !self.covered).then(|| standing::script(self.files.lock())).flatten()
     }
 
     /// See [`Taking::draw_ticket`].
@@ -119,7 +172,7 @@ impl Contender {
 
     /// After a grant: whether it is worth anything, see [`Files::are_current`].
     pub fn is_current(&self) -> Result<bool> {
-        if self.covered { Ok(true) } else { self.files.are_current() }
+        if self.covered { Ok(true) } else { Ok(!self.is_siblings && self.files.are_current()?) }
     }
 
     /// See [`ledger::read_own_text`].
@@ -128,13 +181,13 @@ impl Contender {
     }
 
     /// Numbers the grant and writes who we are. The lock is held.
-    pub fn settle(&mut self, dir: &Dir, claim: &Claim) -> Result<()> {
+    pub fn settle(&mut self, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
         if self.covered { Ok(()) } else { self.ledger.settle(&self.files, &self.taking, dir, claim) }
     }
 
     /// See [`Ledger::prepare`]. Returns the grant, if all but its number is
     /// known now.
-    pub fn prepare(&mut self, dir: &Dir, claim: &Claim) -> Option<Grant> {
+    pub fn prepare(&mut self, dir: Option<&Dir>, claim: &Claim) -> Option<Grant> {
         if !self.covered {
             self.ledger.prepare(&self.files, &self.taking, dir, claim);
         }
@@ -204,7 +257,7 @@ impl Contender {
             file: self.files.lock(),
             identity: self.files.identity(),
             queue: self.files.queue()?,
-            queue_identity: self.files.queue_identity(),
+            queue_identity: self.files.queue_identity()?,
         })
     }
 
@@ -245,12 +298,20 @@ impl Contender {
     }
 
     /// See [`Ledger::amend`].
-    pub fn amend(&self, dir: &Dir, change: &dyn Fn(&mut Record)) {
+    pub fn amend(&self, dir: Option<&Dir>, change: &dyn Fn(&mut Record)) {
         self.ledger.amend(&self.files, self.taking.slot(), dir, change);
     }
 
-    /// What was tried when something fails.
-    pub fn cannot_lock(&self) -> String {
-        self.files.cannot_lock()
+    /// See [`Files::lock_failed`].
+    pub fn lock_failed(&self, error: io::Error) -> anyhow::Error {
+        self.files.lock_failed(error)
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        if self.must_undo {
+            let _ = self.taking.release(&self.files);
+        }
     }
 }

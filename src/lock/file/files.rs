@@ -1,12 +1,14 @@
 //! The files of one lock, open: the one that is locked, and its queue.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::CWD;
 
+use super::descriptor;
 use super::dir::Dir;
 use super::identity::Identity;
 use super::lock_file::LockFile;
@@ -21,31 +23,35 @@ use crate::sys;
 /// The files of one lock.
 pub struct Files {
     target: Target,
-    /// The path of a `--file`, from any working directory.
+    /// The path of a file that the user gave, from any working directory.
     path: Option<PathBuf>,
     lock: Opened,
-    /// `None` on a read-only file system, where only the kernel knows an order,
-    /// and once it is closed.
+    /// `None` on a read-only file system and without a locks directory, where
+    /// only the kernel knows an order, and once it is closed.
     queue: Option<Queue>,
     /// The file in the locks directory that has queue and record.
-    queue_name: String,
-    /// Its path, from any working directory.
-    queue_path: PathBuf,
-    queue_identity: Identity,
+    queue_file: Option<QueueFile>,
+}
+
+/// A file in the locks directory.
+#[derive(Clone)]
+struct QueueFile {
+    name: String,
+    /// From any working directory.
+    path: PathBuf,
+    identity: Identity,
 }
 
 impl Files {
-    /// Opens a target's files, and makes those that are missing.
+    /// Opens a target's files, and makes those that are missing. Without a
+    /// locks directory, the lock has no queue but the kernel's.
     ///
     /// # Errors
-    /// See [`open::lock_file`] and [`open::user_file`].
-    pub fn open(dir: &Dir, target: &Target, mode: Mode) -> Result<Self> {
-        let path = match target {
-            Target::Name(_) => None,
-            Target::Path(path) => Some(path.absolute().to_owned()),
-        };
-        let (lock, queue_name) = match target {
+    /// See [`open::lock_file`], [`open::user_file`] and [`descriptor::open`].
+    pub fn open(dir: Option<&Dir>, target: &Target, mode: Mode) -> Result<Self> {
+        let (path, lock) = match target {
             Target::Name(name) => {
+                let dir = dir.context("a lock with a name needs a locks directory")?;
                 let file_name = LockFile::of_name(name).file_name();
                 let lock = open::lock_file(dir, &file_name)?;
                 if matches!(mode, Mode::Slot { .. }) && !lock.writable {
@@ -54,26 +60,28 @@ impl Files {
                     ))
                     .context(Advice::new("use another --dir, or no --slots"));
                 }
-                (lock, file_name)
+                (None, lock)
             }
-            Target::Path(path) => {
-                let lock = open::user_file(path.given())?;
-                let gate = LockFile::Gate(lock.identity).file_name();
-                (lock, gate)
-            }
+            Target::Path(path) => (Some(path.absolute().to_owned()), open::user_file(path.given())?),
+            Target::Descriptor(descriptor) => (descriptor.path.clone(), descriptor::open(descriptor.number)?),
         };
-        // The queue has an open file description of its own: closing it, as
-        // executing COMMAND does, gives door and ticket back while the lock stays.
-        let queue = open::lock_file(dir, &queue_name)?;
-        Ok(Self {
-            target: target.clone(),
-            path,
-            lock,
-            queue: queue.writable.then(|| Queue::on(queue.file)),
-            queue_path: dir.path_of(&queue_name),
-            queue_name,
-            queue_identity: queue.identity,
-        })
+        let mut files = Self { target: target.clone(), path, lock, queue: None, queue_file: None };
+        if let Some(dir) = dir {
+            let name = match target {
+                Target::Name(name) => LockFile::of_name(name),
+                Target::Path(_) | Target::Descriptor(_) => {
+                    descriptor::queue_of(dir, &files.lock.file, files.lock.identity)
+                }
+            }
+            .file_name();
+            // The queue has an open file description of its own: closing it, as
+            // executing COMMAND does, gives door and ticket back while the lock
+            // stays.
+            let queue = open::lock_file(dir, &name)?;
+            files.queue_file = Some(QueueFile { path: dir.path_of(&name), name, identity: queue.identity });
+            files.queue = queue.writable.then(|| Queue::on(queue.file));
+        }
+        Ok(files)
     }
 
     /// The same for a process that lives in our memory and has descriptors of
@@ -85,9 +93,7 @@ impl Files {
             path: self.path.clone(),
             lock: Opened { file: file(&self.lock.file), ..self.lock },
             queue: self.queue.as_ref().map(|queue| Queue::on(file(queue.file()))),
-            queue_name: self.queue_name.clone(),
-            queue_path: self.queue_path.clone(),
-            queue_identity: self.queue_identity,
+            queue_file: self.queue_file.clone(),
         }
     }
 
@@ -111,14 +117,14 @@ impl Files {
         self.queue.as_ref()
     }
 
-    /// The file of the queue.
-    pub fn queue_identity(&self) -> Identity {
-        self.queue_identity
+    /// The file of the queue, if there is one.
+    pub fn queue_identity(&self) -> Option<Identity> {
+        self.queue_file.as_ref().map(|file| file.identity)
     }
 
-    /// The queue's name in the locks directory.
+    /// The queue's name in the locks directory; empty without one.
     pub fn queue_name(&self) -> &str {
-        &self.queue_name
+        self.queue_file.as_ref().map_or("", |file| &file.name)
     }
 
     /// Gives back door and tickets, and whatever else is locked on the queue.
@@ -131,9 +137,27 @@ impl Files {
         self.target.name()
     }
 
-    /// Whether the lock has slots: only lock files of names do.
+    /// The name for the record, by which a lock file of ours is found again.
+    pub fn recorded_name(&self) -> Vec<u8> {
+        match (&self.target, LockFile::parse(self.queue_name())) {
+            (Target::Path(_) | Target::Descriptor(_), Some(file @ LockFile::Named(_))) => file
+                .name()
+                .or_else(|| Some(self.read_text().record()?.name.into_bytes()))
+                .unwrap_or_else(|| self.queue_name().into()),
+            _ => self.name().to_vec(),
+        }
+    }
+
+    /// Whether the lock is on its caller's own description, and so stays when we
+    /// have closed it.
+    pub fn are_callers(&self) -> bool {
+        matches!(self.target, Target::Descriptor(_))
+    }
+
+    /// Whether the lock has slots: only lock files of names do, which are their
+    /// own queue.
     pub fn has_slots(&self) -> bool {
-        matches!(self.target, Target::Name(_))
+        self.queue_identity() == Some(self.lock.identity)
     }
 
     /// Opens the user's file again for writing, which network file systems ask
@@ -141,7 +165,7 @@ impl Files {
     ///
     /// # Errors
     /// No permission; `EBADF`: it is a file of ours, open for writing already.
-    pub fn reopen_for_writing(&mut self) -> std::io::Result<()> {
+    pub fn reopen_for_writing(&mut self) -> io::Result<()> {
         let Target::Path(path) = &self.target else { return Err(rustix::io::Errno::BADF.into()) };
         self.lock.file = open::user_file_for_writing(path.given())?.into();
         Ok(())
@@ -153,28 +177,43 @@ impl Files {
     /// # Errors
     /// The paths cannot be looked at.
     pub fn are_current(&self) -> Result<bool> {
-        let queue = Identity::at(CWD, &self.queue_path).with_context(|| self.cannot_lock())?;
-        let lock = match &self.path {
-            None => queue,
-            Some(path) => Identity::behind(path).with_context(|| self.cannot_lock())?,
-        };
-        Ok(queue == Some(self.queue_identity) && lock == Some(self.lock.identity))
+        if let Some(queue) = &self.queue_file {
+            let now = Identity::at(CWD, &queue.path).with_context(|| self.cannot_lock())?;
+            if now != Some(queue.identity) {
+                return Ok(false);
+            }
+        }
+        match &self.target {
+            Target::Name(_) | Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
+            // Where we may not look, we do not know that it is gone.
+            Target::Descriptor(_) => Ok(!self.is_removed()),
+        }
+    }
+
+    /// Whether the file is certainly at no path any more, or at another one.
+    pub fn is_removed(&self) -> bool {
+        rustix::fs::fstat(&self.lock.file).is_ok_and(|stat| stat.st_nlink == 0) || self.is_replaced()
     }
 
     /// Whether the file at the lock's path is certainly another one by now.
     pub fn is_replaced(&self) -> bool {
-        let now = match &self.path {
-            None => Identity::at(CWD, &self.queue_path),
-            Some(path) => Identity::behind(path),
+        self.is_at_its_path() == Ok(false)
+    }
+
+    fn is_at_its_path(&self) -> rustix::io::Result<bool> {
+        let now = match (&self.path, &self.queue_file) {
+            (Some(path), _) => Identity::behind(path)?,
+            (None, Some(queue)) => Identity::at(CWD, &queue.path)?,
+            (None, None) => return Ok(true),
         };
-        now.is_ok_and(|now| now != Some(self.lock.identity))
+        Ok(now == Some(self.lock.identity))
     }
 
     /// How a replaced lock was lost, as a clause.
     pub fn how_replaced(&self) -> String {
         let file = match &self.target {
-            Target::Name(_) => format!("its file {}", self.queue_name),
-            Target::Path(_) => "the file".into(),
+            Target::Name(_) => format!("its file {}", self.queue_name()),
+            Target::Path(_) | Target::Descriptor(_) => "the file".into(),
         };
         format!("{file} was removed or replaced while it was held, so others could take it")
     }
@@ -185,6 +224,17 @@ impl Files {
             Some(queue) => record::read(queue.file()),
             None if self.has_slots() => record::read(&self.lock.file),
             None => Text::Empty,
+        }
+    }
+
+    /// An error of a call that locks the file, with what was tried.
+    pub fn lock_failed(&self, error: io::Error) -> anyhow::Error {
+        let is_access = error.raw_os_error() == Some(libc::EBADF);
+        let error = anyhow::Error::from(error).context(self.cannot_lock());
+        match &self.target {
+            Target::Descriptor(descriptor) if is_access => error
+                .context(Advice(format!("open it for reading and writing: exec {}<>FILE", descriptor.number).into())),
+            _ => error,
         }
     }
 
@@ -200,8 +250,11 @@ impl Files {
 
     fn shown(&self) -> String {
         match &self.target {
-            Target::Name(_) => self.queue_name.clone(),
+            Target::Name(_) => self.queue_name().to_owned(),
             Target::Path(path) => path.absolute().display().to_string(),
+            Target::Descriptor(descriptor) => {
+                format!("descriptor {}, {}", descriptor.number, String::from_utf8_lossy(&descriptor.name))
+            }
         }
     }
 }

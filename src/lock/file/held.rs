@@ -8,17 +8,17 @@ use anyhow::Result;
 use super::contender::Contender;
 use super::dir::Dir;
 use crate::lock::{Grant, Held, Loss, Lost, Note, Released};
-use crate::record::{Claim, Record};
+use crate::record::{Claim, Record, Script};
 
 /// A granted set of locks. It asks for no care while it is held: the kernel
 /// keeps it.
 pub struct FileHeld {
-    dir: Dir,
+    dir: Option<Dir>,
     contenders: Vec<Contender>,
 }
 
 impl FileHeld {
-    pub(super) fn new(dir: Dir, contenders: Vec<Contender>) -> Self {
+    pub(super) fn new(dir: Option<Dir>, contenders: Vec<Contender>) -> Self {
         Self { dir, contenders }
     }
 
@@ -29,12 +29,26 @@ impl FileHeld {
     /// # Errors
     /// As [`settle`](Held::settle).
     pub fn record(&mut self, claim: &Claim) -> Result<()> {
-        self.contenders.iter_mut().try_for_each(|contender| contender.settle(&self.dir, claim))
+        self.contenders.iter_mut().try_for_each(|contender| contender.settle(self.dir.as_ref(), claim))
     }
 
     /// The numbers of the [`grants`](Held::grants), in their order.
     pub fn fences(&self) -> Vec<u64> {
         self.contenders.iter().filter_map(Contender::fence).collect()
+    }
+}
+
+impl FileHeld {
+    /// The script for which we took a lock on its descriptor, as far as it is
+    /// seen.
+    pub fn script(&self) -> Option<Script> {
+        self.contenders.iter().find_map(Contender::script)
+    }
+
+    /// Leaves what we took on our caller's description to our caller; dropped
+    /// without that, it is given back.
+    pub fn leave_to_caller(mut self) {
+        self.contenders.iter_mut().for_each(Contender::leave_to_caller);
     }
 }
 
@@ -64,7 +78,7 @@ impl Held for FileHeld {
             Note::Expires(at) => record.expires = at.map(str::to_owned),
             Note::Ended(how) => record.ended = Some((*how).to_owned()),
         };
-        self.contenders.iter().for_each(|contender| contender.amend(&self.dir, &change));
+        self.contenders.iter().for_each(|contender| contender.amend(self.dir.as_ref(), &change));
     }
 
     /// Unlocking takes no time.

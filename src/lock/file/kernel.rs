@@ -233,6 +233,16 @@ fn id_of(file: impl AsFd, devices: &Devices) -> Option<FileId> {
     Some(FileId { major, minor, inode })
 }
 
+/// Who locked this open file of ours by flock(2), if the kernel shows that it is
+/// locked.
+pub fn locker_of(file: &File) -> Option<Locker> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| match parse(line.strip_prefix("lock:")?)? {
+        KernelLock::Flock(_, locker) => Some(locker),
+        KernelLock::Bytes { .. } => None,
+    })
+}
+
 fn locks_of(pid: i32) -> Option<Locks> {
     let mut locks = Locks::new();
     for line in descriptors_of(pid)?.into_iter().flat_map(|descriptor| descriptor.locks) {

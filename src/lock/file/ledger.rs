@@ -8,10 +8,12 @@ use rustix::process::getpid;
 
 use super::dir::Dir;
 use super::files::Files;
+use super::kernel::Locker;
 use super::taking::Taking;
 use super::{floor, open};
 use crate::advice::Advice;
 use crate::lock::Mode;
+use crate::process;
 use crate::record::{self, Claim, PreparedRecord, Record, Text};
 use crate::sys;
 
@@ -50,7 +52,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The file has somebody else's text.
-    pub fn settle(&mut self, files: &Files, taking: &Taking, dir: &Dir, claim: &Claim) -> Result<()> {
+    pub fn settle(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
         // Two who share the lock might read the same last number.
         if taking.mode() != Mode::Exclusive
             && !taking.is_in_door()
@@ -77,7 +79,7 @@ impl Ledger {
 
     /// Prepares the grant while still waiting, because work done after it
     /// delays the whole queue. Whether all of it but the fence is known now.
-    pub fn prepare(&mut self, files: &Files, taking: &Taking, dir: &Dir, claim: &Claim) {
+    pub fn prepare(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) {
         let now = SystemTime::now();
         // What is wrong with the file is told by `settle`.
         if let Ok(record) = next_record(files, taking, dir, claim, now) {
@@ -109,9 +111,10 @@ impl Ledger {
 
     /// Changes the record of our grant where it is still there: as the last
     /// one, and as that of its slot.
-    pub fn amend(&self, files: &Files, slot: Option<u32>, dir: &Dir, change: &dyn Fn(&mut Record)) {
+    pub fn amend(&self, files: &Files, slot: Option<u32>, dir: Option<&Dir>, change: &dyn Fn(&mut Record)) {
+        let Some(dir) = dir else { return };
         let Ok(Some(opened)) = open::existing_lock_file(dir, files.queue_name()) else { return };
-        if opened.identity != files.queue_identity() {
+        if Some(opened.identity) != files.queue_identity() {
             return;
         }
         for offset in [Some(0), slot.map(record::offset_of_slot)].into_iter().flatten() {
@@ -137,6 +140,16 @@ pub fn read_own_text(files: &Files) -> Result<Text> {
     Ok(text)
 }
 
+/// Whether a record is about the grant that the kernel shows.
+pub fn is_about(record: &Record, locker: Locker) -> bool {
+    match locker.pid {
+        1.. => record.pid == locker.pid,
+        // One that took the lock for a script has ended, and outside of the first
+        // pid namespace the kernel has no number for the dead.
+        _ => record.script.is_some() && process::parent(record.pid).is_none(),
+    }
+}
+
 fn write(files: &Files, slot: Option<u32>, text: &[u8]) {
     let Some(queue) = files.queue() else { return };
     // A full disk must not keep anybody from locking: the text is a hint,
@@ -152,20 +165,20 @@ fn write(files: &Files, slot: Option<u32>, text: &[u8]) {
 }
 
 /// The record of a grant to us now.
-fn next_record(files: &Files, taking: &Taking, dir: &Dir, claim: &Claim, now: SystemTime) -> Result<Record> {
+fn next_record(files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim, now: SystemTime) -> Result<Record> {
     let text = read_own_text(files)?;
     let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
     let is_damaged = text == Text::Damaged;
     let last = text.record();
     let highest = match (&last, files.queue()) {
         (Some(record), _) => record.fence,
-        (None, Some(queue)) if is_damaged => record::highest_fence(queue.file()).max(floor::read(dir)),
+        (None, Some(queue)) if is_damaged => record::highest_fence(queue.file()).max(dir.map_or(0, floor::read)),
         // The file is new: perhaps an older one was pruned.
-        _ => floor::read(dir),
+        _ => dir.map_or(0, floor::read),
     };
     let fence = clock.max(highest.saturating_add(1));
     let pid = getpid().as_raw_nonzero().get();
-    let mut record = Record::new(claim, files.name(), fence, pid, now);
+    let mut record = Record::new(claim, &files.recorded_name(), fence, pid, now);
     record.slot = taking.slot();
     record.shared = taking.mode() == Mode::Shared;
     record.previous = last.and_then(|last| Some((last.fence, last.ended?)));

@@ -6,7 +6,7 @@
 //! it, and nothing with that flag is inherited from whoever executed it.
 
 use super::kernel::{self, Descriptor, KernelLock};
-use super::queue;
+use super::lanes;
 use crate::process;
 
 /// What a lockrun has opened itself; `None` if the process is none, or if we
@@ -19,7 +19,7 @@ pub fn own_descriptors(pid: i32) -> Option<Vec<Descriptor>> {
 /// Whether this is the process behind a token, and holds its lock.
 pub fn is_token_keeper(pid: i32) -> bool {
     let is_announced = |lock: &KernelLock| match lock {
-        KernelLock::Bytes { first, .. } => queue::fence_of_token_byte(*first).is_some(),
+        KernelLock::Bytes { first, .. } => lanes::fence_of_token_byte(*first).is_some(),
         KernelLock::Flock(..) => false,
     };
     own_descriptors(pid).is_some_and(|own| own.iter().any(|descriptor| descriptor.locks.iter().any(is_announced)))

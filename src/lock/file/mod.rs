@@ -28,23 +28,28 @@
 //! tickets and text are on a file in DIR that is named by PATH's identity.
 
 mod contender;
+pub mod descriptor;
 mod dir;
 mod files;
 mod floor;
 mod held;
 mod identity;
 mod kernel;
+mod lanes;
 mod ledger;
 mod lock_file;
 mod lockruns;
 mod nesting;
 mod open;
+mod probe;
 mod prune;
 mod queue;
 mod queued;
 mod request;
 mod rivals;
+mod script;
 mod slots;
+pub mod standing;
 mod store;
 mod survey;
 mod taking;

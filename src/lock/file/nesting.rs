@@ -24,7 +24,8 @@ use rustix::process::{geteuid, getpid};
 
 use super::identity::Identity;
 use super::kernel::{self, Descriptor, Kernel, KernelLock, Locker};
-use super::queue::{self, OwnedToken, Queue};
+use super::lanes::{self, OwnedToken};
+use super::queue::Queue;
 use super::slots;
 use crate::lock::{Mode, markers};
 use crate::process;
@@ -311,7 +312,7 @@ fn kept_by(holder: i32, user: u32, lock: Lock<'_>, owner: Option<i32>) -> Option
     }
     let announced = |descriptor: &Descriptor| {
         let fence = descriptor.locks.iter().find_map(|lock| match lock {
-            KernelLock::Bytes { first, .. } => queue::fence_of_token_byte(*first),
+            KernelLock::Bytes { first, .. } => lanes::fence_of_token_byte(*first),
             KernelLock::Flock(..) => None,
         })?;
         (Identity::behind(&descriptor.path) == Ok(Some(lock.queue_identity))).then_some(fence)

@@ -180,8 +180,7 @@ fn advice(error: Errno) -> &'static str {
     match error {
         Errno::ACCESS | Errno::PERM => "use a locks directory that you may write to (--dir, LOCKRUN_DIR)",
         Errno::NOSPC | Errno::DQUOT => "make room, or use another --dir",
-        Errno::ROFS => "the file system is read-only: use another --dir",
-        Errno::MFILE | Errno::NFILE => "too many open files: raise the limit",
+        Errno::MFILE | Errno::NFILE => "raise the limit (ulimit -n)",
         _ => "use another --dir",
     }
 }

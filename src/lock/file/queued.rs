@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::contender::Contender;
 use super::dir::Dir;
@@ -13,7 +13,7 @@ use crate::record::Claim;
 /// A place in the queue of one lock of a set; those before it are held, those
 /// after it still have to be asked for.
 pub struct FileQueued {
-    dir: Dir,
+    dir: Option<Dir>,
     contenders: Vec<Contender>,
     /// The one that we wait for.
     at: usize,
@@ -22,7 +22,7 @@ pub struct FileQueued {
 }
 
 impl FileQueued {
-    pub(super) fn new(dir: Dir, contenders: Vec<Contender>, at: usize, replace: bool) -> Self {
+    pub(super) fn new(dir: Option<Dir>, contenders: Vec<Contender>, at: usize, replace: bool) -> Self {
         Self { dir, contenders, at, replace }
     }
 
@@ -49,7 +49,7 @@ impl FileQueued {
                     }
                     continue;
                 }
-                Err(e) => return Err(e).with_context(|| this.cannot_lock()),
+                Err(e) => return Err(this.lock_failed(e)),
             }
             // Those after this one, as a newcomer would take them.
             loop {
@@ -89,7 +89,8 @@ impl FileQueued {
     /// Prepares the grant while still waiting, because work done after it delays
     /// the whole queue. Returns the grants, if all but their numbers are known.
     pub fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
-        let grants: Vec<_> = self.contenders.iter_mut().map(|contender| contender.prepare(&self.dir, claim)).collect();
+        let grants: Vec<_> =
+            self.contenders.iter_mut().map(|contender| contender.prepare(self.dir.as_ref(), claim)).collect();
         grants.into_iter().collect()
     }
 

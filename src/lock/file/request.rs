@@ -16,7 +16,8 @@ use crate::lock::{Admission, Engine, Holder, Mode, NotGranted, Patience, Refusal
 /// Lock files in one directory: all or none of some targets.
 #[derive(Clone)]
 pub struct FileEngine {
-    dir: Dir,
+    /// `None`: only descriptors and paths, in the kernel's own queue.
+    dir: Option<Dir>,
     targets: Vec<Target>,
     terms: Terms,
     /// What lockruns around us hold.
@@ -25,13 +26,13 @@ pub struct FileEngine {
 
 impl FileEngine {
     /// A request for all of `targets`.
-    pub fn new(dir: Dir, targets: Vec<Target>, terms: Terms) -> Self {
+    pub fn new(dir: Option<Dir>, targets: Vec<Target>, terms: Terms) -> Self {
         Self { dir, targets, terms, around: nesting::markers_around() }
     }
 
-    /// The locks directory.
-    pub fn dir(&self) -> &Dir {
-        &self.dir
+    /// The locks directory, if there is one.
+    pub fn dir(&self) -> Option<&Dir> {
+        self.dir.as_ref()
     }
 
     /// Which locks, in the order given.
@@ -42,7 +43,7 @@ impl FileEngine {
     /// Opens every target, in the one order in which everybody takes them:
     /// by the identity of the locked file, which is the same for every
     /// spelling. Two spellings of one file become one.
-    pub fn contenders(&self, dir: &Dir) -> Result<Vec<Contender>> {
+    pub fn contenders(&self, dir: Option<&Dir>) -> Result<Vec<Contender>> {
         let mut contenders = self
             .targets
             .iter()
@@ -68,27 +69,31 @@ impl Engine for FileEngine {
     }
 
     fn holders(&self) -> Vec<Holder> {
-        let survey = Survey::new(Some(&self.dir));
+        let survey = Survey::new(self.dir.as_ref());
         self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
     }
 
     fn places(&self) -> Vec<Vec<u8>> {
         let path = |target: &Target| match target {
-            Target::Name(name) => self.dir.path().join(LockFile::of_name(name).file_name()),
+            Target::Name(name) => {
+                let file_name = LockFile::of_name(name).file_name();
+                self.dir.as_ref().map_or_else(|| file_name.clone().into(), |dir| dir.path().join(&file_name))
+            }
             Target::Path(path) => path.absolute().to_owned(),
+            Target::Descriptor(descriptor) => descriptor.path.clone().unwrap_or_default(),
         };
         self.targets.iter().map(|target| path(target).into_os_string().into_vec()).collect()
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.dir.warnings()
+        self.dir.as_ref().map(Dir::warnings).unwrap_or_default()
     }
 }
 
 /// What is kept between two tries.
 struct Request<'a> {
     engine: &'a FileEngine,
-    dir: Dir,
+    dir: Option<Dir>,
     /// What tokens and ancestors hold of it: found last.
     covered: Vec<Marker>,
 }
@@ -108,11 +113,17 @@ impl Request<'_> {
                 return Ok(Some(if patience.waits() { Admission::Not(NotGranted::TimedOut) } else { busy }));
             }
         }
-        // Every door is ours: whatever is decided now, nobody sees half of it.
+        // Every door is ours: whatever is decided now, nobody sees half of it. And
+        // what is locked by somebody who came through the door has its record.
+        for contender in &mut contenders {
+            if let Some(refusal) = contender.judge_descriptor()? {
+                return Ok(Some(refused(refusal)));
+            }
+        }
         let blocked = take_all(&mut contenders)?;
         for contender in &contenders {
             if !contender.is_current()? {
-                self.dir = self.dir.reopen()?;
+                self.reopen_dir()?;
                 return Ok(None);
             }
         }
@@ -146,13 +157,18 @@ impl Request<'_> {
 
     /// `None`: the directory was replaced.
     fn open(&mut self) -> Try<Vec<Contender>> {
-        match self.engine.contenders(&self.dir) {
-            Err(_) if !self.dir.is_current() => {
-                self.dir = self.dir.reopen()?;
+        match self.engine.contenders(self.dir.as_ref()) {
+            Err(_) if self.dir.as_ref().is_some_and(|dir| !dir.is_current()) => {
+                self.reopen_dir()?;
                 Ok(None)
             }
             other => other.map(Some),
         }
+    }
+
+    fn reopen_dir(&mut self) -> Result<()> {
+        self.dir = self.dir.as_ref().map(Dir::reopen).transpose()?;
+        Ok(())
     }
 
     /// Before anything is taken: what lockruns around us hold.

@@ -18,12 +18,17 @@ use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};
 
 use super::kernel::{self, FileId, Kernel, KernelLock, Locker};
+use super::lanes;
+use super::lanes::Ticket;
+use super::ledger;
 use super::lockruns;
-use super::queue::{self, Queue, Ticket};
+use super::queue::Queue;
+use super::script::ScriptTree;
 use super::slots;
 use crate::advice::Advice;
 use crate::lock::{NOBODY_SEEN, WHO_SEES};
 use crate::process;
+use crate::record::{self, Record};
 use crate::sys::{self, Forked, LetGo};
 
 /// A holder without a lockrun around it gets so long from TERM to KILL.
@@ -70,12 +75,13 @@ pub fn end(lock: &File, queue: &Queue, ticket: Ticket) -> Result<()> {
     let Some(id) = FileId::of(lock) else { return require_free(lock) };
     for _ in 0..LOOKS {
         let waiting = replacers_before(queue, ticket)?;
-        let holding = holding(id)?;
+        let holding = Holding::look(id, &record::all(queue.file()))?;
         if !waiting.is_empty() || !holding.is_empty() {
-            require_ours(&holding)?;
+            holding.require_ours()?;
             ask(&waiting, LetGo::Replace)?;
-            let is_lockruns_own = ask(&holding, LetGo::Replace)?;
-            return if is_lockruns_own { Ok(()) } else { kill_later(id, holding) };
+            let is_lockruns_own = ask(&holding.rivals, LetGo::Replace)?;
+            holding.scripts.iter().for_each(ScriptTree::ask);
+            return if is_lockruns_own && holding.scripts.is_empty() { Ok(()) } else { kill_later(id, holding) };
         }
         if is_free(lock) || !Kernel::look().lockers(id).is_empty() {
             return Ok(());
@@ -100,16 +106,32 @@ fn is_free(lock: &File) -> bool {
 /// Makes whoever holds the lock on this file let go, and waits until they
 /// have: a lockrun ends its command and all it started, anybody else gets
 /// TERM; what is left after `kill_after` gets KILL. Returns whether anybody
-/// was seen to hold it.
+/// was seen to hold it. `records` are those of the lock.
 ///
 /// # Errors
-/// They are another user's: then nobody was signalled. Or they did not end
-/// even so.
-pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
+/// They are another user's, or have only inherited it: then nobody was
+/// signalled. Or they did not end even so.
+pub fn break_lock(lock: &File, records: &[(Option<u32>, Record)], kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };
-    let rivals = holding(lock)?;
+    let Holding { rivals, mut scripts, inherited } = Holding::look(lock, records)?;
     require_ours(&rivals)?;
+    scripts.iter().try_for_each(ScriptTree::require_ours)?;
     ask(&rivals, LetGo::Break)?;
+    scripts.iter().for_each(ScriptTree::ask);
+    for script in &mut scripts {
+        script.wait(kill_after);
+        script.kill()?;
+        script.wait(KILLED);
+    }
+    // The script has ended; what it left behind has not.
+    let heirs = holding(lock)?;
+    let is_heir = |heir: &&Rival| inherited.iter().any(|(grant, pid)| *pid == heir.pid && heir.grants.contains(grant));
+    if let Some(heir) = heirs.iter().find(is_heir) {
+        return Err(inherited_by(heir.pid, "the script that locked it was ended"));
+    }
+    if rivals.is_empty() {
+        return Ok(!scripts.is_empty());
+    }
     let left = wait_until_free(lock, &rivals, kill_after)?;
     // A lockrun that is asked twice kills what it runs, and then says so; if
     // even it does not answer, it is killed as anybody else.
@@ -128,6 +150,80 @@ pub fn break_lock(lock: &File, kill_after: Duration) -> Result<bool> {
         None => Ok(!rivals.is_empty()),
         Some(rival) => Err(anyhow!("pid {} holds it even after KILL", rival.pid)),
     }
+}
+
+/// Everybody who holds a lock, and can be made to let go.
+struct Holding {
+    rivals: Vec<Rival>,
+    /// Those who hold it by a descriptor that a lockrun locked for them.
+    scripts: Vec<ScriptTree>,
+    /// Who else has such a descriptor, and by which grant.
+    inherited: Vec<(Locker, i32)>,
+}
+
+impl Holding {
+    /// # Errors
+    /// All who hold one of the grants have only inherited it: the process that
+    /// called flock(2), and the script for which it did, have ended.
+    fn look(lock: FileId, records: &[(Option<u32>, Record)]) -> Result<Self> {
+        let mut rivals = holding(lock)?;
+        let (mut scripts, mut inherited) = (Vec::new(), Vec::new());
+        let mut grants: Vec<Locker> = rivals.iter().flat_map(|rival| rival.grants.clone()).collect();
+        grants.dedup();
+        for grant in grants {
+            let having: Vec<i32> = having(&rivals, grant).map(|rival| rival.pid).collect();
+            if having.is_empty() || having_itself(&rivals, grant) {
+                continue;
+            }
+            let record = records.iter().map(|(_, record)| record).find(|record| ledger::is_about(record, grant));
+            let script = match record {
+                // COMMAND of a lockrun that was killed, or of --exec.
+                Some(Record { script: None, .. }) => continue,
+                Some(Record { script, .. }) => script.filter(|script| having.contains(&script.pid)),
+                None => None,
+            };
+            let Some(tree) = script.map(ScriptTree::of).transpose()?.flatten() else {
+                let why = record.map_or(
+                    "locked on a descriptor by a process that has ended",
+                    |_| "the script that locked it has ended",
+                );
+                return Err(inherited_by(having[0], why));
+            };
+            inherited.extend(having.iter().filter(|pid| **pid != tree.pid()).map(|pid| (grant, *pid)));
+            scripts.push(tree);
+            for rival in &mut rivals {
+                rival.grants.retain(|other| *other != grant);
+            }
+        }
+        rivals.retain(|rival| rival.kind == Kind::Lockrun || !rival.grants.is_empty());
+        Ok(Self { rivals, scripts, inherited })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rivals.is_empty() && self.scripts.is_empty()
+    }
+
+    fn require_ours(&self) -> Result<()> {
+        require_ours(&self.rivals)?;
+        self.scripts.iter().try_for_each(ScriptTree::require_ours)
+    }
+}
+
+fn having(rivals: &[Rival], grant: Locker) -> impl Iterator<Item = &Rival> {
+    rivals.iter().filter(move |rival| rival.grants.contains(&grant))
+}
+
+/// Whether the process that called flock(2) has the lock, or a lockrun that
+/// watches it.
+fn having_itself(rivals: &[Rival], grant: Locker) -> bool {
+    having(rivals, grant).any(|rival| rival.kind != Kind::Other || rival.pid == grant.pid)
+}
+
+fn inherited_by(pid: i32, why: &str) -> anyhow::Error {
+    let command = process::command_line(pid).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).into_owned();
+    anyhow!("{why}, and pid {pid} ({command}) has inherited it")
+        .context(Advice::new("it was not signalled: end it, or unlock the descriptor in it"))
 }
 
 /// Asks everybody once; what a lockrun of them runs is left to that. Returns
@@ -222,7 +318,7 @@ fn replacers_before(queue: &Queue, ticket: Ticket) -> Result<Vec<Rival>> {
             _ => None,
         };
         let mut tickets = own.iter().map(|descriptor| descriptor.locks.iter().filter_map(bytes).collect::<Vec<_>>());
-        tickets.any(|bytes| queue::is_replacer_before(&bytes, ticket)).then(|| (Kind::Lockrun, Vec::new()))
+        tickets.any(|bytes| lanes::is_replacer_before(&bytes, ticket)).then(|| (Kind::Lockrun, Vec::new()))
     };
     let mut rivals = Vec::new();
     for pid in kernel::processes() {
@@ -339,7 +435,8 @@ fn wait_for_all(rivals: &[Rival], limit: Duration) {
 
 /// KILL for what still has the lock after a while. By a process of its own,
 /// so that nobody's wait depends on it.
-fn kill_later(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
+fn kill_later(lock: FileId, holding: Holding) -> Result<()> {
+    let Holding { rivals, mut scripts, .. } = holding;
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
         // Only our parent ends us; nothing else interrupts.
@@ -347,10 +444,17 @@ fn kill_later(lock: FileId, rivals: Vec<Rival>) -> Result<()> {
         sys::block_all();
         // Our ticket and what we hold are not its own, and may be given back
         // while it waits.
-        sys::close_all_but(&rivals.iter().map(|rival| rival.process.as_fd()).collect::<Vec<_>>());
+        let mut keep: Vec<_> = rivals.iter().map(|rival| rival.process.as_fd()).collect();
+        keep.extend(scripts.iter().flat_map(ScriptTree::descriptors));
+        sys::close_all_but(&keep);
+        let start = Instant::now();
         let left = wait_until_free(lock, &rivals, KILL_AFTER).unwrap_or_default();
         for rival in left.iter().filter(|rival| rival.kind == Kind::Other && !is_run_by_one_of(rival, &left)) {
             let _ = rival.signal(libc::SIGKILL);
+        }
+        for script in &mut scripts {
+            script.wait(KILL_AFTER.saturating_sub(start.elapsed()));
+            let _ = script.kill();
         }
         sys::exit_now(0);
     }

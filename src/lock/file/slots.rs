@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
 use super::kernel::{Descriptor, KernelLock};
-use super::queue::{HELD_SLOTS, Queue, Ticket};
+use super::lanes::{HELD_SLOTS, Ticket};
+use super::queue::Queue;
 use crate::lock::MAX_SLOTS;
 use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 

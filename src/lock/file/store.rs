@@ -1,18 +1,20 @@
 //! The lock files of a directory, for commands that take none of them.
 
 use std::cell::OnceCell;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fstat};
 
 use super::dir::Dir;
+use super::identity::Identity;
 use super::lock_file::LockFile;
 use super::nesting::Nesting;
 use super::request::FileEngine;
 use super::survey::Survey;
-use super::{open, prune, rivals};
+use super::{descriptor, open, prune, rivals};
 use crate::lock::{self, Seen, Store, Target, Terms};
 use crate::record::{self, Record, Text};
 use crate::sys;
@@ -71,8 +73,8 @@ impl Store for FileStore {
         let Some(dir) = self.dir()? else { return Ok(false) };
         let mode = lock::Mode::Exclusive;
         let terms = Terms { mode, max_waiters: None, replace: false, reentrant: false, waits_forever };
-        let engine = FileEngine::new(dir.clone(), vec![target.clone()], terms);
-        for mut contender in engine.contenders(dir)? {
+        let engine = FileEngine::new(Some(dir.clone()), vec![target.clone()], terms);
+        for mut contender in engine.contenders(Some(dir))? {
             let nestings = [contender.judge_markers(&engine.around, false), contender.judge_tokens(false)?];
             let is_deadlock = nestings.contains(&Nesting::Deadlock)
                 || waits_forever && contender.judge_ancestors(true, false)? == Nesting::Deadlock;
@@ -87,12 +89,19 @@ impl Store for FileStore {
         let path: &Path = &seen.path;
         let lock = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio);
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-        rivals::break_lock(&lock.into(), kill_after)
+        let records = self.dir()?.map_or_else(Vec::new, |dir| records_of(dir, &lock));
+        rivals::break_lock(&lock.into(), &records, kill_after)
     }
 
     fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
         self.dir()?.map_or(Ok(None), |dir| prune::all(dir, only_look, tell))
     }
+}
+
+fn records_of(dir: &Dir, lock: &OwnedFd) -> Vec<(Option<u32>, Record)> {
+    let Ok(stat) = fstat(lock) else { return Vec::new() };
+    let queue = descriptor::queue_of(dir, lock, Identity::from(&stat)).file_name();
+    open::lock_file_to_look_at(dir, &queue).map_or_else(|_| Vec::new(), |(text, _)| record::all(&text))
 }
 
 /// Makes the lock file of a name if it is missing. Returns its path, from any

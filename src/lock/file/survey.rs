@@ -16,32 +16,27 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, statat};
 use rustix::io::Errno;
 
+use super::descriptor;
 use super::dir::{self, Dir};
 use super::identity::Identity;
 use super::kernel::{Descriptor, FileId, Kernel, KernelLock, Locker};
 use super::lock_file::LockFile;
 use super::lockruns;
 use super::open;
+use super::probe::probe;
 use super::queue::Queue;
 use super::slots;
+use super::{ledger, standing};
 use crate::lock::{Holder, LockState, Seen, Target, UserPath};
 use crate::name;
 use crate::process;
 use crate::record::{self, Record, Text};
-use crate::sys::Kind;
-
-/// Whoever is longer in the door was stopped there.
-const DOOR_LIMIT: Duration = Duration::from_secs(1);
-/// Between two tries to find the door empty: it is left within microseconds.
-const DOOR_PAUSE: Duration = Duration::from_micros(50);
-/// So many more times a lock is tried that another look may have kept from us.
-const LOOKS: usize = 3;
 
 /// The locks of a directory at one moment.
 pub struct Survey<'a> {
@@ -149,6 +144,13 @@ impl<'a> Survey<'a> {
                     Err(e) => Err(e).with_context(|| format!("cannot look at {}", path.display())),
                 }
             }
+            Target::Descriptor(descriptor) => match &descriptor.path {
+                Some(path) => {
+                    let seen = self.of(&Target::Path(UserPath::new(path.clone())))?;
+                    Ok(Seen { name: descriptor.name.clone(), ..seen })
+                }
+                None => Ok(Seen { state: LockState::Unknown, ..free(descriptor.name.clone(), PathBuf::new()) }),
+            },
             Target::Path(path) => match rustix::fs::open(path.given(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(found) => self.at_path(path, &found, Named::ByUser),
                 Err(Errno::NOENT) => Ok(free(target.name().to_vec(), path.absolute().to_owned())),
@@ -244,9 +246,11 @@ impl<'a> Survey<'a> {
 
     fn at_path(&self, path: &UserPath, found: &OwnedFd, named: Named) -> Result<Seen> {
         let stat = fstat(found).with_context(|| format!("cannot look at {}", path.absolute().display()))?;
-        let gate = LockFile::Gate(Identity::from(&stat)).file_name();
+        let identity = Identity::from(&stat);
+        let queue = self.dir.map_or(LockFile::Gate(identity), |dir| descriptor::queue_of(dir, found, identity));
+        let queue_name = queue.file_name();
         let lock = self.kernel.id_of(found);
-        let queue = self.reading(&gate).ok().and_then(|(gate, _)| self.kernel.id_of(&gate));
+        let queue = self.reading(&queue_name).ok().and_then(|(queue, _)| self.kernel.id_of(&queue));
         let shows_all = match named {
             Named::ByUser => self.kernel.is_complete(),
             Named::ByText => self.kernel.shows_everybody(),
@@ -264,7 +268,7 @@ impl<'a> Survey<'a> {
                 }
                 Named::ByText => open::open_found(found),
             }),
-            open_queue: &|| self.reading(&gate),
+            open_queue: &|| self.reading(&queue_name),
         }))
     }
 
@@ -322,7 +326,7 @@ impl<'a> Survey<'a> {
             // process by now.
             let has_it = self.kernel.locks_of(locker.pid).is_none_or(|locks| locks.contains_key(&lock));
             match locker.pid {
-                1.. if has_it => holders.push(self.holder(Some(locker.pid), locker.pid, records)),
+                1.. if has_it => holders.push(self.holder(locker, &[locker.pid], records)),
                 _ => gone.push(locker),
             }
         }
@@ -331,50 +335,60 @@ impl<'a> Survey<'a> {
         if holders.is_empty() || !gone.is_empty() {
             let inheritors = self.kernel.inheritors(lock);
             if lockers.is_empty() {
-                for &(pid, locker) in &inheritors {
+                for &(_, locker) in &inheritors {
                     if !gone.contains(&locker) {
                         gone.push(locker);
-                        holders.push(self.holder(Some(pid), locker.pid, records));
                     }
                 }
-                return holders;
             }
             for locker in gone {
                 let has_it = |pid: &&i32| inheritors.contains(&(**pid, locker));
                 // The script that we run in, rather than what else it has started.
                 let script = self.ancestors().iter().rev().find(has_it).copied();
-                let first = || inheritors.iter().find(|(_, of)| *of == locker).map(|(pid, _)| *pid);
-                let heir = script.or_else(first);
-                holders.push(self.holder(heir, locker.pid, records));
+                let heirs = inheritors.iter().filter(|(_, of)| *of == locker).map(|(pid, _)| *pid);
+                holders.push(self.holder(locker, &script.into_iter().chain(heirs).collect::<Vec<_>>(), records));
             }
         }
         holders
     }
 
-    /// What is known of a process: from its record, if the kernel agrees that
-    /// it is the one.
-    fn holder(&self, pid: Option<i32>, locker: i32, records: &[(Option<u32>, Record)]) -> Holder {
-        let own = records.iter().filter(|(_, record)| locker > 0 && record.pid == locker);
-        let is_ancestor = pid.is_some_and(|pid| self.ancestors().contains(&pid));
+    /// What is known of one lock: from its record, if the kernel agrees that it is
+    /// about this locker, and from the processes that have it.
+    fn holder(&self, locker: Locker, having: &[i32], records: &[(Option<u32>, Record)]) -> Holder {
+        let first = || having.first().map(|pid| self.stranger(*pid)).unwrap_or_default();
+        let own = records.iter().filter(|(_, record)| ledger::is_about(record, locker));
         // A place's record is the better one of the same grant.
-        match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
-            Some((slot, record)) => Holder {
-                host: None,
-                kept_until: None,
-                pid,
-                command: Some(record.command.clone()),
-                user: Some(record.user.clone()),
-                age: record.age(self.now),
-                since: Some(record.since.clone()),
-                expires: record.expires.clone(),
-                owner: record.owner,
-                fence: Some(record.fence),
-                slot: *slot,
-                slots: record.slots,
-                is_ancestor,
-            },
-            None => Holder { is_ancestor, ..pid.map(|pid| self.stranger(pid)).unwrap_or_default() },
-        }
+        let holder = match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
+            None => first(),
+            Some((slot, record)) => {
+                let holder = Holder {
+                    host: None,
+                    kept_until: None,
+                    pid: having.first().copied(),
+                    command: Some(record.command.clone()),
+                    user: Some(record.user.clone()),
+                    age: record.age(self.now),
+                    since: Some(record.since.clone()),
+                    expires: record.expires.clone(),
+                    owner: record.owner,
+                    fence: Some(record.fence),
+                    slot: *slot,
+                    slots: record.slots,
+                    is_ancestor: false,
+                };
+                let has_it = |pid| having.is_empty() || having.contains(&pid);
+                match record.script {
+                    None => holder,
+                    Some(script) if standing::is_alive(&script) && has_it(script.pid) => {
+                        Holder { pid: Some(script.pid), ..holder }
+                    }
+                    // It has ended, or closed its descriptor: those who have
+                    // inherited it hold the lock.
+                    Some(_) => Holder { pid: first().pid, command: first().command, user: first().user, ..holder },
+                }
+            }
+        };
+        Holder { is_ancestor: holder.pid.is_some_and(|pid| self.ancestors().contains(&pid)), ..holder }
     }
 }
 
@@ -410,46 +424,4 @@ fn only_waits(pid: i32, lock: FileId) -> bool {
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
     Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0 }
-}
-
-/// Tries the lock for a moment, while nobody can come through the door.
-fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
-    let start = Instant::now();
-    if let Some((queue, writable)) = queue {
-        let kind = if *writable { Kind::Write } else { Kind::Read };
-        while !matches!(queue.try_block_door(kind), Ok(true)) {
-            if start.elapsed() > DOOR_LIMIT {
-                return LockState::Unknown;
-            }
-            std::thread::sleep(DOOR_PAUSE);
-        }
-    }
-    // Where we could not have the door for us alone, others may look too.
-    let alone = queue.is_some_and(|(_, writable)| *writable);
-    let mut state = attempt(lock);
-    for _ in 0..LOOKS {
-        if alone || state == LockState::Free {
-            break;
-        }
-        std::thread::sleep(DOOR_PAUSE);
-        state = attempt(lock);
-    }
-    if let Some((queue, _)) = queue {
-        let _ = queue.leave_door();
-    }
-    state
-}
-
-fn attempt(lock: &File) -> LockState {
-    let state = match flock(lock, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => LockState::Exclusive,
-        Err(_) => LockState::Unknown,
-        Ok(()) => match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => LockState::Free,
-            Err(Errno::WOULDBLOCK) => LockState::Shared,
-            Err(_) => LockState::Unknown,
-        },
-    };
-    let _ = flock(lock, FlockOperation::Unlock);
-    state
 }

@@ -11,9 +11,9 @@ use rustix::fs::FlockOperation;
 use rustix::process::getpid;
 
 use super::files::Files;
-use super::queue::Ticket;
-use super::rivals;
+use super::lanes::Ticket;
 use super::slots::Slots;
+use super::{descriptor, rivals};
 use crate::lock::{Mode, Patience};
 use crate::sys;
 
@@ -87,7 +87,7 @@ impl Taking {
     /// Takes the lock if that passes nobody; `false` if it has to be waited
     /// for. Only under the door.
     pub fn take(&mut self, files: &mut Files) -> Result<bool> {
-        self.try_take(files).with_context(|| files.cannot_lock())
+        self.try_take(files).map_err(|error| files.lock_failed(error))
     }
 
     fn try_take(&mut self, files: &mut Files) -> io::Result<bool> {
@@ -245,7 +245,11 @@ impl Taking {
     /// They are another user's.
     pub fn end_rivals(&self, files: &Files) -> Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
-            rivals::end(files.lock(), queue, ticket).with_context(|| files.cannot_lock())?;
+            // Whether it is free is tried, and that not on our caller's description:
+            // somebody who shares it may have locked it.
+            let again = files.are_callers().then(|| descriptor::open_again(files.lock()).ok()).flatten();
+            let lock = again.as_ref().unwrap_or(files.lock());
+            rivals::end(lock, queue, ticket).with_context(|| files.cannot_lock())?;
         }
         Ok(())
     }

@@ -10,13 +10,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest, Sha256};
 
 use super::lease::{each_try, renew_at};
-use super::news::{HolderSeen, News};
+use super::news::{HolderSeen, News, Refused};
 use super::queue::{Decision, Id, Mode, State, Until, decide, foresee, is_waiting};
 use super::row::{Call, CallKind, FORMAT, LockName, Note, NotedMode, Row, contenders};
 use super::store::{
     Condition, Entered, Entry, Event, Granted, Kept, Lease, Look, RowStore, Subject, Trouble, Watch, Watched,
 };
-use crate::lock::Refusal;
 use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{sleep_until, suspend_aware_now};
@@ -142,7 +141,7 @@ pub enum Outcome {
         tenure: Tenure,
     },
     /// We were not to wait, or would wait for ourselves. Nothing was entered.
-    Refused(Refusal),
+    Refused(Refused),
     /// Somebody wants us to give up our place. It has been given up.
     Called(Call),
 }
@@ -306,12 +305,12 @@ impl<'a, S: RowStore> Contest<'a, S> {
             let Some(slots) = slots else {
                 self.tell_holders(&looks);
                 if !request.waits {
-                    return Ok(FirstLook::Over(Outcome::Refused(Refusal::Busy)));
+                    return Ok(FirstLook::Over(Outcome::Refused(Refused::Busy)));
                 }
                 let Some(most) = request.max_waiters else { return Ok(FirstLook::Wait) };
                 for (lock, decision) in open.iter().zip(&decisions) {
                     if matches!(decision, Decision::Wait(_)) && count_counted(&looks[*lock].rows) >= most as usize {
-                        return Ok(FirstLook::Over(Outcome::Refused(Refusal::QueueFull)));
+                        return Ok(FirstLook::Over(Outcome::Refused(Refused::QueueFull)));
                     }
                 }
                 let first = &open[..1];
@@ -354,7 +353,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             if is_shared_twice || matches!(foresee(&held, mode), Decision::Wait(_)) {
                 self.tell_holders(std::slice::from_ref(look));
                 let reentrant_helps = around.iter().any(|row| covers(row, mode));
-                return Some(Outcome::Refused(Refusal::Deadlock { reentrant_helps }));
+                return Some(Outcome::Refused(Refused::Deadlock { reentrant_helps }));
             }
         }
         None

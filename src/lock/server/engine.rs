@@ -1,7 +1,6 @@
 //! A request for locks on a server, as the commands see it.
 
 use std::cell::RefCell;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,6 +44,11 @@ impl ServerEngine {
     pub fn new(server: Server, targets: &[Target], terms: Terms) -> Self {
         let names = targets.iter().map(|target| target.name().to_vec()).collect();
         Self { server, names, terms, details: None, holders: Rc::default() }
+    }
+
+    /// The first lock's name.
+    pub fn name(&self) -> &[u8] {
+        self.names.first().map_or(&[], Vec::as_slice)
     }
 
     /// Adds what has to be known before it asks.
@@ -136,9 +140,5 @@ pub fn around() -> Vec<Id> {
 
 /// The names of locks, as a store writes them.
 pub fn names_of(targets: &[Target]) -> Vec<LockName> {
-    let name = |target: &Target| match target {
-        Target::Name(name) => LockName::new(name),
-        Target::Path(path) => LockName::new(path.given().as_os_str().as_bytes()),
-    };
-    targets.iter().map(name).collect()
+    targets.iter().map(|target| LockName::new(target.name())).collect()
 }

@@ -18,12 +18,11 @@ use super::contend::{Contest, GrantedRow, Outcome, Request, Tenure};
 use super::hold::{Holding, Ties, life_ended, next_order, tell};
 use super::last_resort::Victims;
 use super::lease::{each_try, heartbeat};
-use super::news::{Given, Kept, News, Refused};
+use super::news::{Given, Kept, News};
 use super::page::Page;
 use super::queue::{Contender, Id, State};
 use super::row::{LockName, Note, Row};
 use super::store::{Lease, RowStore, Trouble};
-use crate::lock::Refusal;
 use crate::net::Limits;
 use crate::sys::{self, Shared, sleep_until, suspend_aware_now};
 
@@ -138,11 +137,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
             tell(line, &News::Granted { grants: grants.iter().map(given_of).collect(), rows });
             return Some(tenure);
         }
-        Some(Ok(Outcome::Refused(refusal))) => News::Refused(match refusal {
-            Refusal::Busy => Refused::Busy,
-            Refusal::QueueFull => Refused::QueueFull,
-            Refusal::Deadlock { reentrant_helps } => Refused::Deadlock { reentrant_helps },
-        }),
+        Some(Ok(Outcome::Refused(refused))) => News::Refused(refused),
         Some(Ok(Outcome::Called(call))) => News::GaveUp(call),
         Some(Err(trouble)) => failed(&trouble),
     };

@@ -6,6 +6,7 @@
 //! - [`Form`]: a lock taken around a command, or for a token.
 //! - [`Timeline`]: who was under the lock when.
 //! - [`Terminal`]: a command on a terminal, and somebody who types.
+//! - [`SHELLS`]: the shells that scripts are written for.
 //! - [`SignalReporter`]: a command that says which signals reach it.
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
@@ -27,6 +28,7 @@ mod privilege;
 mod random;
 mod running;
 mod sandbox;
+mod shells;
 mod signal_reporter;
 mod terminal;
 mod timeline;
@@ -46,6 +48,7 @@ pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use random::Random;
 pub use running::{Holder, Running};
 pub use sandbox::Sandbox;
+pub use shells::SHELLS;
 pub use signal_reporter::SignalReporter;
 pub use terminal::{Terminal, visible_lines};
 pub use timeline::Timeline;

@@ -1,9 +1,9 @@
 //! Interrupting processes between any two system calls, with ptrace(2).
 
-use super::{Invocation, Running, eventually};
+use super::{Invocation, LIMIT, Running, eventually};
 use std::fs;
 use std::thread::{scope, sleep, yield_now};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What happens to a process before a system call.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +12,9 @@ pub enum Interruption {
     Kill,
     /// It goes on only when all others have ended or sleep.
     Delay,
+    /// It does not go on, unless it has executed something else before. When all
+    /// others sleep, the command gets this signal.
+    Hang { signal: Option<i32> },
 }
 
 /// Starts a command and interrupts one of its processes before the `nth` system
@@ -57,6 +60,8 @@ impl Tracer {
     /// interrupted.
     fn run(&mut self, how: Interruption, when_asleep: impl FnOnce()) -> bool {
         let mut when_asleep = Some(when_asleep);
+        let mut signalled = false;
+        let started = Instant::now();
         loop {
             let Some((pid, status)) = self.next_stop() else {
                 match (when_asleep.take(), self.delayed.take()) {
@@ -64,7 +69,17 @@ impl Tracer {
                         self.delayed = delayed;
                         call();
                     }
-                    (None, Some(victim)) => resume(victim, false, 0),
+                    (None, Some(victim)) => match how {
+                        Interruption::Hang { signal } => {
+                            self.delayed = Some(victim);
+                            assert!(started.elapsed() < LIMIT, "the command hangs with the process {victim}");
+                            if let (Some(signal), false) = (signal, std::mem::replace(&mut signalled, true)) {
+                                // SAFETY: it is not yet waited for.
+                                unsafe { libc::kill(self.processes[0], signal) };
+                            }
+                        }
+                        _ => resume(victim, false, 0),
+                    },
                     (None, None) => yield_now(),
                 }
                 continue;
@@ -89,8 +104,12 @@ impl Tracer {
                         _ if self.left > 0 => resume(pid, true, 0),
                         // SAFETY: it is stopped and not yet waited for.
                         Interruption::Kill => drop(unsafe { libc::kill(pid, libc::SIGKILL) }),
-                        Interruption::Delay => self.delayed = Some(pid),
+                        Interruption::Delay | Interruption::Hang { .. } => self.delayed = Some(pid),
                     }
+                }
+                (_, libc::PTRACE_EVENT_EXEC) if to_call && matches!(how, Interruption::Hang { .. }) => {
+                    self.victim = usize::MAX;
+                    resume(pid, false, 0);
                 }
                 // The stops that tracing itself makes.
                 (SYSTEM_CALL | libc::SIGTRAP | libc::SIGSTOP, _) => {

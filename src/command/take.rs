@@ -1,0 +1,65 @@
+//! Taking a lock in this very process, which sleeps until it is granted.
+//!
+//! For locks that stay when we end, or that we hold ourselves: no child waits,
+//! so nothing can be granted to us after our end.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+
+use super::engine::{FileEngine, FileHeld, FileQueued};
+use super::request::LockRequest;
+use crate::child::{Lookout, is_deadly};
+use crate::exit::Exit;
+use crate::lock::{Admission, Engine, NotGranted, Waited};
+use crate::sys::{self, Arrived};
+
+/// Takes the lock, or says why not, and how we end.
+///
+/// # Errors
+/// Anything that keeps us from knowing that it is ours: then it is not.
+pub fn take(request: &LockRequest) -> Result<Result<FileHeld, Exit>> {
+    let engine = request.engine.files()?;
+    loop {
+        let waited = match engine.ask(&request.patience)? {
+            Admission::Granted(held) => Ok(held),
+            Admission::Not(not) => Err(not),
+            Admission::Queued(place) => wait(request, engine, place)?,
+        };
+        match waited {
+            Ok(held) => return Ok(Ok(held)),
+            Err(not) => {
+                if let Some(exit) = request.not_granted(not) {
+                    return Ok(Err(exit));
+                }
+            }
+        }
+    }
+}
+
+fn wait(request: &LockRequest, engine: &FileEngine, mut place: FileQueued) -> Result<Waited<FileHeld>> {
+    let keep: Vec<_> = engine.dir().map(AsFd::as_fd).into_iter().collect();
+    let lookout = Lookout::start(&keep, request.waiting()).context("cannot start a process")?;
+    let signals: Vec<i32> = (1..=31).filter(|signal| is_deadly(*signal) && !is_never_caught(*signal)).collect();
+    let signals = [&signals[..], &sys::STOPPING].concat();
+    let interrupter = sys::Interrupter::new(request.patience.left(), &signals, &request.patience.mask)
+        .context("cannot make a timer")?;
+    let waited = place.wait_for_turn(&request.patience);
+    drop(interrupter);
+    drop(lookout);
+    let waited = waited?;
+    // What was granted before a signal that ends us goes back with our place.
+    Ok(match sys::take_caught() {
+        Some(Arrived::LetGo { ask, sender }) => Err(NotGranted::AskedToLetGo { ask, sender }),
+        Some(Arrived::Signal { number, .. }) if !sys::STOPPING.contains(&number) => Err(NotGranted::Ended(number)),
+        Some(Arrived::Signal { number, .. }) if waited.is_err() => Err(NotGranted::Stopped(number)),
+        // A stop came too late: there is nothing left that holds anybody up.
+        _ => waited.map(|()| place.into_held()),
+    })
+}
+
+/// By faults of the program itself, or not at all.
+fn is_never_caught(signal: i32) -> bool {
+    [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS]
+        .contains(&signal)
+}

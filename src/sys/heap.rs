@@ -1,0 +1,104 @@
+//! Where memory is allocated: as usual, unless it is for a child that lives in
+//! its parent's memory ([`Cohabitant`](super::Cohabitant)).
+//!
+//! Such a child may be killed at any point, also in the middle of an allocation,
+//! while the parent goes on. So it never touches the parent's heap: it allocates
+//! one piece behind the other from memory that it maps for that, and frees
+//! nothing. It lives for a few allocations, and what it mapped stays mapped:
+//! anything that is made once in a process may be in there.
+//!
+//! The C library's own allocations, of which opendir(3) is one, are not seen here;
+//! the child makes none.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+struct Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
+
+/// Whether the child is awake, and so allocates from memory of its own.
+static IS_CHILDS: AtomicBool = AtomicBool::new(false);
+
+/// What of the last piece of the child's memory is left: only one process is
+/// awake at once.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+static END: AtomicUsize = AtomicUsize::new(0);
+
+/// So much is mapped at once, if that is enough.
+const PIECE: usize = 64 * 1024;
+
+/// Whether the child is awake: of the two processes, we are that one.
+pub(super) fn is_childs() -> bool {
+    IS_CHILDS.load(Ordering::Relaxed)
+}
+
+/// Who allocates from now on.
+pub(super) fn use_childs(childs: bool) {
+    IS_CHILDS.store(childs, Ordering::Relaxed);
+}
+
+// SAFETY: what `alloc_for_child` returns is nobody else's and never freed; all
+// else is the system's allocator, which never gets to free what it did not
+// allocate, because the parent frees nothing of the child's.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc(layout) } }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // What is newly mapped is zero.
+        // SAFETY: the caller's promise.
+        if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc_zeroed(layout) } }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        if !is_childs() {
+            // SAFETY: the caller's promise.
+            unsafe { System.dealloc(memory, layout) };
+        }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !is_childs() {
+            // SAFETY: the caller's promise.
+            return unsafe { System.realloc(memory, layout, size) };
+        }
+        // SAFETY: the caller promises that it is valid with this alignment.
+        let new = alloc_for_child(unsafe { Layout::from_size_align_unchecked(size, layout.align()) });
+        if !new.is_null() {
+            // SAFETY: two allocations that are at least so long.
+            unsafe { ptr::copy_nonoverlapping(memory, new, layout.size().min(size)) };
+        }
+        new
+    }
+}
+
+#[cold]
+fn alloc_for_child(layout: Layout) -> *mut u8 {
+    loop {
+        let start = NEXT.load(Ordering::Relaxed).next_multiple_of(layout.align());
+        let end = start.saturating_add(layout.size());
+        if start != 0 && end <= END.load(Ordering::Relaxed) {
+            NEXT.store(end, Ordering::Relaxed);
+            return ptr::with_exposed_provenance_mut(start);
+        }
+        let Some(size) = layout.size().checked_add(layout.align()) else { return ptr::null_mut() };
+        let size = size.next_multiple_of(PIECE);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no
+        // memory of ours.
+        let piece = unsafe {
+            let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            libc::mmap(ptr::null_mut(), size, access, kind, -1, 0)
+        };
+        if piece == libc::MAP_FAILED {
+            return ptr::null_mut();
+        }
+        let start = piece.expose_provenance();
+        NEXT.store(start, Ordering::Relaxed);
+        END.store(start + size, Ordering::Relaxed);
+    }
+}
