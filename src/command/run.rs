@@ -12,7 +12,7 @@ use super::grantee::Grantee;
 use super::report::Report;
 use super::request::LockRequest;
 #[cfg(feature = "etcd")]
-use super::wait_on_server::OnServer;
+use super::wait_on_server::{OnServer, wait_on_server};
 use super::{ended, environment};
 use crate::child::{self, EarlySignals, Supervision, Tree};
 use crate::cli::{self, Hold};
@@ -118,7 +118,7 @@ impl Job {
                     Err(not) => not,
                 },
                 #[cfg(feature = "etcd")]
-                Admission::Queued(AnyQueued::Server(queued)) => match self.wait_on_server(queued)? {
+                Admission::Queued(AnyQueued::Server(queued)) => match wait_on_server(&self.request, queued)? {
                     OnServer::Granted(held) => return self.run_at_once(AnyHeld::Server(held)),
                     OnServer::Over(exit) => return Ok(exit),
                     OnServer::Not(not) => not,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags};
 
-use super::run::Job;
+use super::request::LockRequest;
 use crate::child::{Watch, is_deadly};
 use crate::exit::Exit;
 use crate::lock::server::{Progress, ServerHeld, ServerQueued};
@@ -24,92 +24,87 @@ pub enum OnServer {
     Over(Exit),
 }
 
-impl Job {
-    /// Watches the keeper until the wait is over, one way or another. A keeper that is
-    /// left behind deletes its row by itself: nobody waits for the network.
-    ///
-    /// # Errors
-    /// No descriptor is left, or no process for another keeper.
-    pub(super) fn wait_on_server(&self, mut queued: ServerQueued) -> Result<OnServer> {
-        let signals = SignalFd::of_all().context("cannot watch signals")?;
-        if let Some(remark) = self.request.engine.remark() {
-            self.request.tell_verbose(|| remark.into());
-        }
-        // --timeout counts from the store's first answer.
-        let (mut is_connected, mut is_waiting) = (false, false);
-        let mut patience = self.request.patience;
-        let mut waiting = self.request.waiting_since(patience);
-        let over = loop {
-            let progress = queued.progress().context("cannot start a process that keeps the lock")?;
-            match progress {
-                None => {}
-                Some(Progress::Connected(description)) => {
-                    is_connected = true;
-                    waiting.hide();
-                    patience.since = Instant::now();
-                    self.request.tell_verbose(|| description);
-                    waiting = self.request.waiting_since(patience);
-                    continue;
-                }
-                Some(Progress::Holders) => {
-                    is_waiting = true;
-                    continue;
-                }
-                Some(Progress::Remark(text)) => {
-                    waiting.hide();
-                    self.request.tell_verbose(|| text.into());
-                    continue;
-                }
-                Some(Progress::Granted(grants)) => {
-                    waiting.hide();
-                    return Ok(OnServer::Granted(queued.into_held(grants)));
-                }
-                Some(Progress::Refused(refusal)) => break OnServer::Not(NotGranted::Refused(refusal)),
-                Some(Progress::GaveUp(how)) => {
-                    waiting.hide();
-                    message::tell_about(
-                        &self.request.name,
-                        &format!("{how} while waiting; the command was not started"),
-                    );
-                    break OnServer::Over(Exit::Lost);
-                }
-                Some(Progress::Failed { is_unreachable, text }) => {
-                    waiting.hide();
-                    break OnServer::Over(self.store_failed(is_unreachable, &text));
-                }
-            }
-            let left = patience.left().filter(|_| is_connected && patience.waits());
-            if left.is_some_and(|left| left.is_zero()) {
-                break OnServer::Not(NotGranted::TimedOut);
-            }
-            let look = if is_waiting { waiting.look() } else { None };
-            let look = look.map(|at| at.saturating_duration_since(Instant::now()));
-            let arrived = sleep(queued.wakes(), &signals, [look, left].into_iter().flatten().min())?;
-            match arrived {
-                Arrived::LetGo { ask, sender } => break OnServer::Not(NotGranted::AskedToLetGo { ask, sender }),
-                Arrived::Signal { number, .. } if sys::STOPPING.contains(&number) && !sys::is_ignored(number) => {
-                    break OnServer::Not(NotGranted::Stopped(number));
-                }
-                Arrived::Signal { number, .. } if is_deadly(number) => {
-                    break OnServer::Not(NotGranted::Ended(number));
-                }
-                Arrived::Child { .. } | Arrived::Signal { .. } | Arrived::Timer | Arrived::Nothing => {}
-            }
-        };
-        waiting.hide();
-        queued.give_up();
-        Ok(over)
+/// Watches the keeper until the wait is over, one way or another. A keeper that is
+/// left behind deletes its row by itself: nobody waits for the network.
+///
+/// # Errors
+/// No descriptor is left, or no process for another keeper.
+pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result<OnServer> {
+    let signals = SignalFd::of_all().context("cannot watch signals")?;
+    if let Some(remark) = request.engine.remark() {
+        request.tell_verbose(|| remark.into());
     }
+    // --timeout counts from the store's first answer.
+    let (mut is_connected, mut is_waiting) = (false, false);
+    let mut patience = request.patience;
+    let mut waiting = request.waiting_since(patience);
+    let over = loop {
+        let progress = queued.progress().context("cannot start a process that keeps the lock")?;
+        match progress {
+            None => {}
+            Some(Progress::Connected(description)) => {
+                is_connected = true;
+                waiting.hide();
+                patience.since = Instant::now();
+                request.tell_verbose(|| description);
+                waiting = request.waiting_since(patience);
+                continue;
+            }
+            Some(Progress::Holders) => {
+                is_waiting = true;
+                continue;
+            }
+            Some(Progress::Remark(text)) => {
+                waiting.hide();
+                request.tell_verbose(|| text.into());
+                continue;
+            }
+            Some(Progress::Granted(grants)) => {
+                waiting.hide();
+                return Ok(OnServer::Granted(queued.into_held(grants)));
+            }
+            Some(Progress::Refused(refusal)) => break OnServer::Not(NotGranted::Refused(refusal)),
+            Some(Progress::GaveUp(how)) => {
+                waiting.hide();
+                message::tell_about(&request.name, &format!("{how} while waiting; the command was not started"));
+                break OnServer::Over(Exit::Lost);
+            }
+            Some(Progress::Failed { is_unreachable, text }) => {
+                waiting.hide();
+                break OnServer::Over(store_failed(request, is_unreachable, &text));
+            }
+        }
+        let left = patience.left().filter(|_| is_connected && patience.waits());
+        if left.is_some_and(|left| left.is_zero()) {
+            break OnServer::Not(NotGranted::TimedOut);
+        }
+        let look = if is_waiting { waiting.look() } else { None };
+        let look = look.map(|at| at.saturating_duration_since(Instant::now()));
+        let arrived = sleep(queued.wakes(), &signals, [look, left].into_iter().flatten().min())?;
+        match arrived {
+            Arrived::LetGo { ask, sender } => break OnServer::Not(NotGranted::AskedToLetGo { ask, sender }),
+            Arrived::Signal { number, .. } if sys::STOPPING.contains(&number) && !sys::is_ignored(number) => {
+                break OnServer::Not(NotGranted::Stopped(number));
+            }
+            Arrived::Signal { number, .. } if is_deadly(number) => {
+                break OnServer::Not(NotGranted::Ended(number));
+            }
+            Arrived::Child { .. } | Arrived::Signal { .. } | Arrived::Timer | Arrived::Nothing => {}
+        }
+    };
+    waiting.hide();
+    queued.give_up();
+    Ok(over)
+}
 
-    fn store_failed(&self, is_unreachable: bool, text: &str) -> Exit {
-        let text = crate::escape::printable(text.as_bytes());
-        if is_unreachable {
-            message::tell_about(&self.request.name, &format!("the store cannot be reached: {text}"));
-            return Exit::Unreachable;
-        }
-        message::tell_about(&self.request.name, &format!("the store refuses: {text}"));
-        Exit::Failed
+fn store_failed(request: &LockRequest, is_unreachable: bool, text: &str) -> Exit {
+    let text = crate::escape::printable(text.as_bytes());
+    if is_unreachable {
+        message::tell_about(&request.name, &format!("the store cannot be reached: {text}"));
+        return Exit::Unreachable;
     }
+    message::tell_about(&request.name, &format!("the store refuses: {text}"));
+    Exit::Failed
 }
 
 /// Until a signal or the keeper has something to say. Returns the signal.
