@@ -1,10 +1,12 @@
 //! COMMAND: running it, passing signals on, and saying how it ended.
 
 mod lookout;
+mod outcome;
 mod sleep;
 mod supervise;
 mod tree;
 mod waiter;
+mod waiting_child;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +17,8 @@ use anyhow::{Result, anyhow};
 pub use lookout::Lookout;
 pub use supervise::{Cause, EarlySignals, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
-pub use waiter::{GrantedChild, Waiter, WaitingChild, Watch, is_deadly};
+pub use waiter::{GrantedChild, Waiter, Watch, is_deadly};
+pub use waiting_child::WaitingChild;
 
 use crate::sys::{Exec, Mask};
 

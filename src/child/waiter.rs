@@ -19,46 +19,25 @@
 //! might reach COMMAND; and by it others see which parent watches a child.
 
 use std::cell::Cell;
-use std::ops::Deref;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Pid, WaitOptions, getpid, set_parent_process_death_signal, waitpid};
-use rustix::thread::futex::{self, Timespec};
+use rustix::process::{Pid, WaitOptions, getpid, waitpid};
+use rustix::thread::futex;
 
-use crate::lock::{NotGranted, Patience, Refusal, Waited};
-use crate::message;
+use super::outcome::{
+    AGAIN, CANCELLED, CLEARED, FAILED, GRANTED, NOTHING_SHOWN, OutcomeMemory, REFUSALS, REFUSED, SHOWN, STARTING,
+    SharedOutcome, WAITING,
+};
+use super::waiting_child::{WaitingChild, live};
+use crate::lock::{NotGranted, Patience, Waited};
 use crate::process;
-use crate::sys::{self, Arrived, Cohabitant, Exec, Forked, Shared, SignalFd};
-
-/// States of the word. A mapping is born zero.
-const WAITING: u32 = 0;
-const CANCELLED: u32 = 1;
-const GRANTED: u32 = 2;
-const AGAIN: u32 = 3;
-const FAILED: u32 = 4;
-/// After [`GRANTED`], which the parent can still cancel: COMMAND is executed.
-const STARTING: u32 = 5;
-/// And above: refused, see [`Refusal`].
-const REFUSED: u32 = 6;
-const REFUSALS: [Refusal; 4] = [
-    Refusal::Busy,
-    Refusal::QueueFull,
-    Refusal::Deadlock { reentrant_helps: false },
-    Refusal::Deadlock { reentrant_helps: true },
-];
-
-/// States of the line that people look at.
-const NOTHING_SHOWN: u32 = 0;
-const SHOWN: u32 = 1;
-const CLEARED: u32 = 2;
-/// A parent that was stopped does not clear its line; COMMAND does not wait
-/// longer for that.
-const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+use crate::sys::{self, Arrived, Cohabitant, Forked, Shared, SignalFd};
 
 /// The child's helpers die with it (`PR_SET_PDEATHSIG`).
 const HELPERS_END: Duration = Duration::from_secs(5);
@@ -66,115 +45,6 @@ const HELPERS_END: Duration = Duration::from_secs(5);
 /// Numbering and recording a grant takes less, unless the disk is slow or the
 /// child was stopped.
 const SETTLED: Duration = Duration::from_millis(30);
-
-/// What the child tells the parent. Fits into one page.
-struct SharedOutcome {
-    state: AtomicU32,
-    /// `errno` of a failed exec.
-    exec_errno: AtomicI32,
-    /// When the lock was granted, nanoseconds since boot.
-    granted_at: AtomicU64,
-    /// The first lock's number, for the parent's own reports.
-    fence: AtomicU64,
-    /// Whether the parent shows a line that has to vanish before COMMAND
-    /// writes, see [`NOTHING_SHOWN`].
-    line: AtomicU32,
-    text_length: AtomicU32,
-    text: [AtomicU8; 2048],
-}
-
-/// The child's view, once the lock is granted.
-pub struct WaitingChild<'a> {
-    outcome: &'a SharedOutcome,
-    /// Until we let go of the parent. In its memory there is none: the parent is
-    /// not woken, and the kernel closes our copy.
-    event: Cell<Option<OwnedFd>>,
-    notify: bool,
-    lives_with_parent: bool,
-}
-
-impl WaitingChild<'_> {
-    /// Remembers the grant's number for the parent.
-    pub fn set_fence(&self, fence: u64) {
-        self.outcome.fence.store(fence, Ordering::Relaxed);
-    }
-
-    /// To be called last before this process becomes something else: from
-    /// now on it lives on when the parent is killed. Does not return if the
-    /// parent has given up.
-    pub fn let_go_of_parent(&self) {
-        if !self.outcome.change(GRANTED, STARTING) {
-            sys::exit_now(0);
-        }
-        if let Some(event) = self.event.take()
-            && self.notify
-        {
-            let _ = rustix::io::write(&event, &1_u64.to_ne_bytes());
-            if self.outcome.line.load(Ordering::SeqCst) == SHOWN {
-                let _ = futex::wait(&self.outcome.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
-            }
-        }
-        let _ = set_parent_process_death_signal(None);
-    }
-
-    /// Becomes COMMAND. Returns only if that failed, with `errno`.
-    pub fn exec(&self, exec: &Exec) -> i32 {
-        if self.lives_with_parent { exec.exec_without_a_stop() } else { exec.exec() }
-    }
-
-    /// COMMAND could not be executed.
-    pub fn exec_failed(&self, errno: i32) -> ! {
-        self.outcome.exec_errno.store(errno, Ordering::SeqCst);
-        sys::exit_now(127)
-    }
-
-    /// Something else went wrong.
-    pub fn failed(&self, error: &anyhow::Error) -> ! {
-        self.outcome.fail(error)
-    }
-}
-
-impl Default for SharedOutcome {
-    fn default() -> Self {
-        Self {
-            state: AtomicU32::new(WAITING),
-            exec_errno: AtomicI32::new(0),
-            granted_at: AtomicU64::new(0),
-            fence: AtomicU64::new(0),
-            line: AtomicU32::new(NOTHING_SHOWN),
-            text_length: AtomicU32::new(0),
-            text: [const { AtomicU8::new(0) }; 2048],
-        }
-    }
-}
-
-impl SharedOutcome {
-    fn end(&self, state: u32) -> ! {
-        self.change(WAITING, state);
-        sys::exit_now(0)
-    }
-
-    fn fail(&self, error: &anyhow::Error) -> ! {
-        let text = message::describe(error);
-        let text = &text.as_bytes()[..text.len().min(self.text.len())];
-        for (slot, byte) in self.text.iter().zip(text) {
-            slot.store(*byte, Ordering::Relaxed);
-        }
-        self.text_length.store(text.len() as u32, Ordering::Relaxed);
-        self.state.store(FAILED, Ordering::SeqCst);
-        sys::exit_now(125)
-    }
-
-    fn failure(&self) -> anyhow::Error {
-        let length = self.text_length.load(Ordering::Relaxed) as usize;
-        let text: Vec<u8> = self.text.iter().take(length).map(|byte| byte.load(Ordering::Relaxed)).collect();
-        anyhow!("{}", String::from_utf8_lossy(&text))
-    }
-
-    fn change(&self, from: u32, to: u32) -> bool {
-        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-    }
-}
 
 /// What happens while we wait, for people who look on.
 pub trait Watch {
@@ -213,25 +83,6 @@ struct GivenUp(NotGranted);
 
 /// So many signals can be pending, but for real-time ones.
 const SIGNALS: usize = 64;
-
-/// Where the outcome is.
-enum OutcomeMemory {
-    /// In memory that a forked child shares with us.
-    Mapped(Shared<SharedOutcome>),
-    /// In the memory that we are in both.
-    Ours(Arc<SharedOutcome>),
-}
-
-impl Deref for OutcomeMemory {
-    type Target = SharedOutcome;
-
-    fn deref(&self) -> &SharedOutcome {
-        match self {
-            OutcomeMemory::Mapped(outcome) => outcome,
-            OutcomeMemory::Ours(outcome) => outcome,
-        }
-    }
-}
 
 /// For all that a child does before it is COMMAND.
 const STACK: usize = 512 * 1024;
@@ -283,10 +134,13 @@ impl Waiter {
         wait: impl FnOnce() -> Result<Waited<H>> + 'static,
         then: impl FnOnce(H, &WaitingChild) + 'static,
     ) -> Result<Self> {
+        // Not dropped here, also where it cannot be started: see Cohabitant::start.
+        let acts = ManuallyDrop::new((wait, then));
         let outcome = Arc::new(SharedOutcome::default());
         let (event, signals) = (new_event()?, SignalFd::of_all()?);
         let its_outcome = Arc::clone(&outcome);
         let child = Cohabitant::start(STACK + room, move || {
+            let (wait, then) = ManuallyDrop::into_inner(acts);
             let event = Cell::new(None);
             live(WaitingChild { outcome: &its_outcome, event, notify: false, lives_with_parent: true }, wait, then)
         })?;
@@ -515,29 +369,6 @@ impl Waiter {
 
 fn new_event() -> rustix::io::Result<OwnedFd> {
     sys::above_stdio(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
-/// What the child does.
-fn live<H>(granted: WaitingChild, wait: impl FnOnce() -> Result<Waited<H>>, then: impl FnOnce(H, &WaitingChild)) -> ! {
-    let outcome = granted.outcome;
-    sys::become_waiter();
-    // So that its page is there before somebody waits for us.
-    outcome.granted_at.store(0, Ordering::Relaxed);
-    let held = match wait() {
-        Ok(Ok(held)) => held,
-        Ok(Err(NotGranted::Refused(refusal))) => {
-            outcome.end(REFUSALS.iter().zip(REFUSED..).find(|(known, _)| **known == refusal).map_or(AGAIN, |(_, s)| s))
-        }
-        Ok(Err(_)) => outcome.end(AGAIN),
-        Err(error) => outcome.fail(&error),
-    };
-    outcome.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
-    sys::keep_the_floor();
-    if !outcome.change(WAITING, GRANTED) {
-        sys::exit_now(0);
-    }
-    then(held, &granted);
-    sys::exit_now(0)
 }
 
 /// Whether a signal would end this process if it were not blocked.

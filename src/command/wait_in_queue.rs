@@ -8,7 +8,7 @@ use super::grantee::Grantee;
 use super::run::{Job, Running};
 use crate::child::{EarlySignals, Tree, Waiter, WaitingChild, Watch};
 use crate::exit::Exit;
-use crate::lock::{Engine, NotGranted, Waited};
+use crate::lock::{Engine, NotGranted, Patience, Waited};
 use crate::message;
 use crate::sys::{self, Arrived, Cohabitant};
 use crate::waiting::Verbosity;
@@ -39,31 +39,17 @@ impl Job {
         let tree = Tree::of_what_follows(engine::is_token_keeper);
         let mut waiting = self.request.waiting();
         let notify = self.expires.is_some() || waiting.is_living() || self.request.verbosity == Verbosity::Verbose;
-        let mut grantee = self.grantee()?;
         // Nothing interrupts the child, and we keep the time for it.
         let patience = self.request.patience.of_watched();
-        let room = grantee.exec.room();
-        let wait = move |mut place: FileQueued| {
-            grantee.foretell(&mut place)?;
-            Ok(place.wait_for_turn(&patience)?.map(|()| (grantee, place.into_held())))
-        };
-        let become_command = |(mut grantee, mut held): (Grantee, FileHeld), granted: &WaitingChild| {
-            match grantee.settle(&mut held) {
-                Ok(fence) => granted.set_fence(fence),
-                Err(error) => granted.failed(&error),
-            }
-            granted.let_go_of_parent();
-            granted.exec_failed(granted.exec(&grantee.exec))
-        };
         // Not where they might wait for each other: we have to be told, or it
         // may wait for a door when it has the lock.
-        let (waiter, mut place) = if notify || !place.is_for_one_lock_alone() || !Cohabitant::may_start() {
-            Waiter::fork(place, notify, wait, become_command)
-        } else {
-            let theirs = place.of_cohabitant();
-            Waiter::cohabit(room, move || wait(theirs), become_command).map(|waiter| (waiter, place))
-        }
-        .context("cannot start a process that waits")?;
+        let is_beside = !notify && place.is_for_one_lock_alone() && Cohabitant::may_start();
+        let beside = if is_beside { self.wait_beside(&place, patience)? } else { None };
+        let (waiter, mut place) = match beside {
+            Some(waiter) => (waiter, place),
+            None => Waiter::fork(place, notify, wait_for(self.grantee()?, patience), become_command)
+                .context("cannot start a process that waits")?,
+        };
         place.leave_to_child();
         let granted = match waiter.watch(&self.request.patience, &mut waiting)? {
             Ok(granted) => granted,
@@ -81,6 +67,16 @@ impl Job {
         // Its memory ends with us.
         std::mem::forget(waiter);
         Ok(Ok(exit))
+    }
+
+    /// Starts the child in our memory. `None`: the kernel refuses that, as some
+    /// sandboxes do.
+    fn wait_beside(&self, place: &FileQueued, patience: Patience) -> Result<Option<Waiter>> {
+        let grantee = self.grantee()?;
+        let room = grantee.exec.room();
+        let theirs = place.of_cohabitant();
+        let wait = wait_for(grantee, patience);
+        Ok(Waiter::cohabit(room, move || wait(theirs), become_command).ok())
     }
 
     /// `--exec`: this process itself sleeps, with the caller's signals, which
@@ -111,4 +107,25 @@ impl Job {
             (Err(not), _) => Ok(Err(not)),
         }
     }
+}
+
+/// What the child does: waits, with all prepared that can be.
+fn wait_for(
+    mut grantee: Grantee,
+    patience: Patience,
+) -> impl FnOnce(FileQueued) -> Result<Waited<(Grantee, FileHeld)>> {
+    move |mut place| {
+        grantee.foretell(&mut place)?;
+        Ok(place.wait_for_turn(&patience)?.map(|()| (grantee, place.into_held())))
+    }
+}
+
+/// And when the lock is granted.
+fn become_command((mut grantee, mut held): (Grantee, FileHeld), granted: &WaitingChild) {
+    match grantee.settle(&mut held) {
+        Ok(fence) => granted.set_fence(fence),
+        Err(error) => granted.failed(&error),
+    }
+    granted.let_go_of_parent();
+    granted.exec_failed(granted.exec(&grantee.exec))
 }

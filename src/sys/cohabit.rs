@@ -154,12 +154,12 @@ impl Cohabitant {
             ManuallyDrop::into_inner(plan.act)();
             exit_now(0)
         }
-        if !Self::may_start() {
-            return Err(Errno::BUSY.into());
-        }
         // What it owns is never dropped here: its descriptors are to be the
         // child's, and in this process they are somebody else's.
         let act = ManuallyDrop::new(act);
+        if !Self::may_start() {
+            return Err(Errno::BUSY.into());
+        }
         let stack = ManuallyDrop::new(Stack::new(stack)?);
         let plan = Box::into_raw(Box::new(Plan { act, parent: getpid() })).cast::<c_void>();
         FLOOR.store(TAKEN, Ordering::Relaxed);
@@ -170,10 +170,10 @@ impl Cohabitant {
         // because all signals are blocked, but one that stores an atomic right
         // before an exec.
         let pid = unsafe { libc::clone(live::<F>, stack.top(), libc::CLONE_VM | libc::SIGCHLD, plan) };
-        match Pid::from_raw(pid) {
-            Some(pid) if pid.as_raw_nonzero().get() > 0 => Ok(Self { pid, stack }),
-            _ => {
-                let error = io::Error::last_os_error();
+        let error = io::Error::last_os_error();
+        match Pid::from_raw(pid.max(0)) {
+            Some(pid) => Ok(Self { pid, stack }),
+            None => {
                 let _ = ManuallyDrop::into_inner(stack);
                 Err(error)
             }

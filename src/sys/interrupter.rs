@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rustix::process::getpid;
 
-use super::signal::{
-    Arrived, Caught, LetGo, Mask, arrived, block_all, handle, is_ignored, restore, send, unblock, wake_signal,
-};
+use super::let_go::LetGo;
+use super::send::send;
+use super::signal::{Arrived, Caught, Mask, arrived, block_all, handle, is_ignored, restore, unblock, wake_signal};
 use super::timer::{SignalTimer, set_by_id};
 
 /// While it lives, a blocked system call returns `EINTR` soon after a

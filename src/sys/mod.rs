@@ -13,8 +13,10 @@ mod clock;
 mod cohabit;
 mod heap;
 mod interrupter;
+mod let_go;
 mod process;
 mod ready;
+mod send;
 mod shared;
 mod signal;
 mod signal_fd;
@@ -27,12 +29,14 @@ pub use byte_lock::{ByteLock, Found, Kind};
 pub use clock::suspend_aware_now;
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use interrupter::{Interrupter, has_caught, take_caught};
+pub use let_go::LetGo;
 pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, spawn, without_umask};
 pub use ready::{is_readable, wait_until_ready};
+pub use send::{ask_to_let_go, send, send_by_pidfd};
 pub use shared::Shared;
 pub use signal::{
-    Arrived, LetGo, Mask, STOPPING, ask_to_let_go, block_all, default_on_child_death, discard, end_by, ignore_requests,
-    is_ignored, next_signal, pending, restore, send, send_by_pidfd, stop_by, take_missed_stop, timer_signal,
+    Arrived, Mask, STOPPING, block_all, default_on_child_death, discard, end_by, ignore_requests, is_ignored,
+    next_signal, pending, restore, stop_by, take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
 pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, duplicate, remember_arguments, retitle};

@@ -11,7 +11,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getppid, set_parent_process_death_signal, waitid};
 
-use super::signal::{Mask, block_all, do_not_stop_before_exec, restore, send, set_action};
+use super::send::send;
+use super::signal::{Mask, block_all, do_not_stop_before_exec, restore, set_action};
 
 /// Which of the two processes we are after [`fork`].
 pub enum Forked {

@@ -9,50 +9,12 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use rustix::process::Pid;
-
 use super::clock::timespec;
-
-/// What one lockrun asks of another by SIGTERM.
-///
-/// It travels as the value of the signal (sigqueue(3)). A waiter may execute
-/// COMMAND, or be about to, between our look at it and the signal: then what
-/// COMMAND gets is a SIGTERM like any other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LetGo {
-    /// For a lockrun that takes its place.
-    Replace,
-    /// Because somebody said so; asked a second time, without any more
-    /// patience.
-    Break,
-}
-
-impl LetGo {
-    const ALL: [Self; 2] = [Self::Replace, Self::Break];
-
-    pub(super) fn value(self) -> usize {
-        let word = match self {
-            Self::Replace => *b"lrRP",
-            Self::Break => *b"lrBK",
-        };
-        u32::from_be_bytes(word) as usize
-    }
-
-    /// What a signal asks, if that.
-    pub(super) fn of_signal(number: i32, code: i32, value: usize) -> Option<Self> {
-        let is_queued_term = number == libc::SIGTERM && code == libc::SI_QUEUE;
-        if is_queued_term { Self::of_value(value) } else { None }
-    }
-
-    pub(super) fn of_value(value: usize) -> Option<Self> {
-        Self::ALL.into_iter().find(|ask| ask.value() == value)
-    }
-}
+use super::let_go::LetGo;
 
 /// By this signal a [`Timer`](super::Timer) reports.
 pub fn timer_signal() -> i32 {
@@ -242,67 +204,6 @@ impl Mask {
         // SAFETY: reads a set that the kernel filled.
         unsafe { libc::sigismember(&raw const self.0, signal) == 1 }
     }
-}
-
-/// Sends any signal, named or real-time, to a process.
-///
-/// # Errors
-/// `ESRCH` (it is gone), `EPERM` (another user's).
-pub fn send(pid: Pid, signal: i32) -> rustix::io::Result<()> {
-    // SAFETY: kill has no memory effects; a `Pid` is never 0 or negative,
-    // which would mean a group.
-    errno(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) }.into())
-}
-
-/// As [`send`], through a descriptor of the process.
-///
-/// # Errors
-/// As [`send`].
-pub fn send_by_pidfd(process: &OwnedFd, signal: i32) -> rustix::io::Result<()> {
-    let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the descriptor is open; a null siginfo means that of kill(2).
-    errno(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0) })
-}
-
-/// Asks a process to let go, by a SIGTERM that only a lockrun knows more of.
-///
-/// # Errors
-/// As [`send`].
-pub fn ask_to_let_go(process: &OwnedFd, ask: LetGo) -> rustix::io::Result<()> {
-    /// What siginfo_t(3type) has where a signal was queued by a process.
-    #[repr(C)]
-    struct Queued {
-        signal_error_code: [libc::c_int; 3],
-        sender: Sender,
-    }
-    #[repr(C)]
-    struct Sender {
-        pid: libc::pid_t,
-        uid: libc::uid_t,
-        value: libc::sigval,
-    }
-    #[repr(C)]
-    union Info {
-        queued: ManuallyDrop<Queued>,
-        whole: libc::siginfo_t,
-    }
-    let value = libc::sigval { sival_ptr: std::ptr::without_provenance_mut(ask.value()) };
-    // SAFETY: getpid and getuid have no preconditions.
-    let sender = unsafe { Sender { pid: libc::getpid(), uid: libc::getuid(), value } };
-    // SAFETY: all zero is a valid siginfo_t.
-    let mut info = Info { whole: unsafe { std::mem::zeroed() } };
-    let signal_error_code = [libc::SIGTERM, 0, libc::SI_QUEUE];
-    info.queued = ManuallyDrop::new(Queued { signal_error_code, sender });
-    // SAFETY: the descriptor is open; `info` is as large as a siginfo_t.
-    errno(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGTERM, &raw const info, 0) })
-}
-
-fn errno(result: libc::c_long) -> rustix::io::Result<()> {
-    if result == -1 {
-        let errno = io::Error::last_os_error();
-        return Err(rustix::io::Errno::from_io_error(&errno).unwrap_or(rustix::io::Errno::INVAL));
-    }
-    Ok(())
 }
 
 /// Whether this process ignores a signal, as nohup(1) makes it ignore HUP.

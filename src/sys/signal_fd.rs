@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::let_go::LetGo;
 use super::ready::wait_until_ready;
-use super::signal::{Arrived, LetGo, timer_signal};
+use super::signal::{Arrived, timer_signal};
 
 /// Becomes readable when one of some blocked signals comes (signalfd(2)).
 pub struct SignalFd {

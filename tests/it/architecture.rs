@@ -89,6 +89,15 @@ fn an_engine_is_named_where_it_is_chosen() {
     assert_eq!(naming, [src().join("command/engine.rs")]);
 }
 
+#[test]
+fn no_file_is_longer_than_a_stranger_reads_at_once() {
+    for file in sources() {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.split("#[cfg(test)]\nmod tests").next().unwrap().lines().count();
+        assert!(lines <= 400, "{}: {lines} lines without its tests", file.display());
+    }
+}
+
 /// And the attribute by which the C runtime finds `main`.
 #[test]
 fn unsafe_stands_in_sys_only() {

@@ -252,7 +252,7 @@ fn a_waiter_that_is_stopped_gives_up_its_place_and_queues_anew() {
     shell.until_shows("ready> ");
     shell.enter("lockrun acquire --fd 9; echo code $?");
     eventually("it waits", || shell.is_waiting());
-    shell.until_shows("calc: waiting");
+    shell.until_shows("lockrun: waiting");
     shell.press("\x1a");
     shell.until_shows("Stopped");
     holder.release();
@@ -273,8 +273,8 @@ fn on_a_terminal_a_living_line_tells_for_whom_it_waits() {
     let holder = sandbox.hold(&["-l", "calc"]);
     let text = script("-t 1000", "echo in");
     let mut terminal = Terminal::start(sandbox.sh(&text).env("TERM", "xterm"));
-    terminal.until_shows("lockrun: calc: waiting");
-    terminal.until_shows("left; held by pid");
+    terminal.until_shows("lockrun: waiting");
+    terminal.until_shows("left: calc; held by pid");
     holder.release();
     terminal.until_shows("in\r\n");
     terminal.wait().assert_code(0);
@@ -285,7 +285,7 @@ fn ctrl_c_ends_the_script_and_takes_the_line_away() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let mut terminal = Terminal::start(sandbox.sh(&script("", "echo in")).env("TERM", "xterm"));
-    terminal.until_shows("lockrun: calc: waiting");
+    terminal.until_shows("lockrun: waiting");
     terminal.press("\x03");
     terminal.until_shows("\r\x1b[K");
     terminal.wait().assert_signal(libc::SIGINT);

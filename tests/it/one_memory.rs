@@ -129,3 +129,17 @@ fn a_child_that_is_stopped_when_the_lock_is_granted_keeps_nobody_from_ending_loc
         sandbox.assert_free("calc");
     }
 }
+
+/// Some sandboxes refuse a child that shares our memory.
+#[test]
+fn where_such_a_child_is_refused_one_is_forked() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let refused = ["-f", "-o", "trace", "-e", "trace=clone", "-e", "inject=clone:error=EPERM:when=1"];
+    let lockrun = ["lockrun", "-l", "calc", "--", "echo", "ran"];
+    let waiter = sandbox.command("strace", &[&refused[..], &lockrun].concat()).start().until_waiting();
+    let trace = fs::read_to_string(sandbox.path("work/trace")).unwrap();
+    assert!(trace.contains("CLONE_VM") && trace.contains("EPERM"), "{trace}");
+    holder.release();
+    waiter.wait().assert_code(0).assert_stdout("ran\n");
+}

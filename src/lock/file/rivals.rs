@@ -9,20 +9,20 @@
 //! time it comes.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use rustix::process::{geteuid, getpid};
+use rustix::process::getpid;
 
 use super::kernel::{self, FileId, Kernel, KernelLock, Locker};
-use super::lanes;
-use super::lanes::Ticket;
+use super::lanes::{self, Ticket};
 use super::ledger;
 use super::lockruns;
 use super::queue::Queue;
+use super::rival::{Kind, Rival, require_ours, wait_for_all};
 use super::script::ScriptTree;
 use super::slots;
 use crate::advice::Advice;
@@ -43,27 +43,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// may just have changed hands.
 const LOOKS: usize = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
-
-/// A process that has the lock, or waits for it.
-struct Rival {
-    pid: i32,
-    process: OwnedFd,
-    kind: Kind,
-    /// By which grants it has the lock.
-    grants: Vec<Locker>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A lockrun that took the lock, or waits for it, or watches one that does.
-    /// It ends its command and all that this started, and says by whom.
-    Lockrun,
-    /// Anybody else who has the lock: flock(1), COMMAND of a lockrun that was
-    /// killed, or of `--exec`.
-    Other,
-    /// Another user's: all that we are shown is its number, beside the lock.
-    Unseen,
-}
 
 /// Ends who holds `lock`, and who waits on `queue` before `ticket` to do the
 /// same.
@@ -349,51 +328,6 @@ fn add_watchers(rivals: &mut Vec<Rival>) -> Result<()> {
     Ok(())
 }
 
-/// # Errors
-/// One of them may not be signalled by us.
-fn require_ours(rivals: &[Rival]) -> Result<()> {
-    const NOTHING: i32 = 0;
-    rivals.iter().try_for_each(|rival| rival.signal(NOTHING))
-}
-
-impl Rival {
-    /// The process, if what makes it one still holds when we cannot mistake
-    /// it any more.
-    fn find(pid: i32, look: impl FnOnce() -> Option<(Kind, Vec<Locker>)>) -> Result<Option<Self>> {
-        let Some(process) = process::open(pid)? else { return Ok(None) };
-        Ok(look().map(|(kind, grants)| Self { pid, process, kind, grants }))
-    }
-
-    /// Asks it to let go.
-    ///
-    /// # Errors
-    /// As [`signal`](Self::signal).
-    fn ask(&self, what: LetGo) -> Result<()> {
-        self.sent(sys::ask_to_let_go(&self.process, what))
-    }
-
-    /// Sends a signal.
-    ///
-    /// # Errors
-    /// It is another user's. That it has ended is none.
-    fn signal(&self, signal: i32) -> Result<()> {
-        let is_unseen = self.kind == Kind::Unseen;
-        self.sent(if is_unseen { Err(Errno::PERM) } else { sys::send_by_pidfd(&self.process, signal) })
-    }
-
-    fn sent(&self, sent: rustix::io::Result<()>) -> Result<()> {
-        let is_ours = || geteuid().is_root() || process::user_id(self.pid) == Some(geteuid().as_raw());
-        match sent {
-            Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(Errno::PERM) if self.kind == Kind::Unseen || !is_ours() => {
-                Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
-                    .context(Advice::new("ask that user, or root"))
-            }
-            Err(e) => Err(process::cannot_signal(e)).with_context(|| format!("cannot end pid {}", self.pid)),
-        }
-    }
-}
-
 /// Waits until these have ended or let go, at most `limit`. Returns who still
 /// has the lock by one of their grants.
 fn wait_until_free(lock: FileId, rivals: &[Rival], limit: Duration) -> Result<Vec<Rival>> {
@@ -424,13 +358,6 @@ fn still_holding(lock: FileId, before: &[Rival]) -> Result<Vec<Rival>> {
 
 fn us() -> i32 {
     getpid().as_raw_nonzero().get()
-}
-
-fn wait_for_all(rivals: &[Rival], limit: Duration) {
-    let deadline = Instant::now() + limit;
-    for rival in rivals {
-        process::wait_for_end(&rival.process, deadline.saturating_duration_since(Instant::now()));
-    }
 }
 
 /// KILL for what still has the lock after a while. By a process of its own,

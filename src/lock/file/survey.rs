@@ -10,13 +10,10 @@
 //! What a file's text names is opened only if the kernel cannot be asked, and
 //! if it is the plain file or directory that the file's name says.
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, statat};
@@ -24,32 +21,27 @@ use rustix::io::Errno;
 
 use super::descriptor;
 use super::dir::{self, Dir};
+use super::holders::Holders;
 use super::identity::Identity;
-use super::kernel::{Descriptor, FileId, Kernel, KernelLock, Locker};
+use super::kernel::{FileId, Kernel};
 use super::lock_file::LockFile;
-use super::lockruns;
 use super::open;
 use super::probe::probe;
 use super::queue::Queue;
-use super::slots;
-use super::{ledger, standing};
-use crate::lock::{Holder, LockState, Seen, Target, UserPath};
+use crate::lock::{LockState, Seen, Target, UserPath};
 use crate::name;
-use crate::process;
-use crate::record::{self, Record, Text};
+use crate::record::{self, Text};
 
 /// The locks of a directory at one moment.
 pub struct Survey<'a> {
     dir: Option<&'a Dir>,
     kernel: Kernel,
-    now: SystemTime,
     /// How the kernel names the directory; its files are on the same device.
     id: Option<FileId>,
     /// Whether a name of the directory has the inode that stat(2) returns,
     /// and what the kernel does not show is not locked.
     certain: bool,
-    strangers: RefCell<HashMap<i32, Holder>>,
-    ancestors: OnceCell<Vec<i32>>,
+    holders: Holders,
 }
 
 /// What belongs to one lock.
@@ -84,15 +76,7 @@ impl<'a> Survey<'a> {
             // On overlayfs the numbers differ from file to file.
             (as_stat_says && dir.network().is_none() && !dir.is_overlay()).then_some(id)
         });
-        Self {
-            dir,
-            certain: kernel.is_complete() && id.is_some(),
-            now: SystemTime::now(),
-            id,
-            kernel,
-            strangers: RefCell::default(),
-            ancestors: OnceCell::new(),
-        }
+        Self { dir, certain: kernel.is_complete() && id.is_some(), id, kernel, holders: Holders::now() }
     }
 
     /// Every lock that has a file in the directory, by name.
@@ -303,123 +287,14 @@ impl<'a> Survey<'a> {
         };
         if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
-            seen.holders = self.holders(subject.lock, lockers, &records);
+            let holders = |lock| self.holders.of(&self.kernel, lock, lockers, &records);
+            seen.holders = subject.lock.map_or_else(Vec::new, holders);
             // In an order of its own, and first of all those that matter most to us,
             // and of whom most is known.
             seen.holders.sort_by_key(|holder| (!holder.is_ancestor, holder.slot, holder.since.is_none(), holder.pid));
         }
         seen
     }
-
-    /// Everybody who holds the lock, as far as can be seen.
-    fn holders(&self, lock: Option<FileId>, lockers: &[Locker], records: &[(Option<u32>, Record)]) -> Vec<Holder> {
-        let Some(lock) = lock else { return Vec::new() };
-        let only_waits = |locker: &&Locker| locker.shared && only_waits(locker.pid, lock);
-        let (waiting, lockers): (Vec<&Locker>, Vec<&Locker>) = lockers.iter().partition(only_waits);
-        if lockers.is_empty() && !waiting.is_empty() {
-            return Vec::new();
-        }
-        let mut holders = Vec::new();
-        let mut gone = Vec::new();
-        for &&locker in &lockers {
-            // A number that the kernel remembers may belong to another
-            // process by now.
-            let has_it = self.kernel.locks_of(locker.pid).is_none_or(|locks| locks.contains_key(&lock));
-            match locker.pid {
-                1.. if has_it => holders.push(self.holder(locker, &[locker.pid], records)),
-                _ => gone.push(locker),
-            }
-        }
-        // Whoever called flock(2) is dead, or in another pid namespace: but
-        // those who inherited the lock have it.
-        if holders.is_empty() || !gone.is_empty() {
-            let inheritors = self.kernel.inheritors(lock);
-            if lockers.is_empty() {
-                for &(_, locker) in &inheritors {
-                    if !gone.contains(&locker) {
-                        gone.push(locker);
-                    }
-                }
-            }
-            for locker in gone {
-                let has_it = |pid: &&i32| inheritors.contains(&(**pid, locker));
-                // The script that we run in, rather than what else it has started.
-                let script = self.ancestors().iter().rev().find(has_it).copied();
-                let heirs = inheritors.iter().filter(|(_, of)| *of == locker).map(|(pid, _)| *pid);
-                holders.push(self.holder(locker, &script.into_iter().chain(heirs).collect::<Vec<_>>(), records));
-            }
-        }
-        holders
-    }
-
-    /// What is known of one lock: from its record, if the kernel agrees that it is
-    /// about this locker, and from the processes that have it.
-    fn holder(&self, locker: Locker, having: &[i32], records: &[(Option<u32>, Record)]) -> Holder {
-        let first = || having.first().map(|pid| self.stranger(*pid)).unwrap_or_default();
-        let own = records.iter().filter(|(_, record)| ledger::is_about(record, locker));
-        // A place's record is the better one of the same grant.
-        let holder = match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
-            None => first(),
-            Some((slot, record)) => {
-                let holder = Holder {
-                    host: None,
-                    kept_until: None,
-                    pid: having.first().copied(),
-                    command: Some(record.command.clone()),
-                    user: Some(record.user.clone()),
-                    age: record.age(self.now),
-                    since: Some(record.since.clone()),
-                    expires: record.expires.clone(),
-                    owner: record.owner,
-                    fence: Some(record.fence),
-                    slot: *slot,
-                    slots: record.slots,
-                    is_ancestor: false,
-                };
-                let has_it = |pid| having.is_empty() || having.contains(&pid);
-                match record.script {
-                    None => holder,
-                    Some(script) if standing::is_alive(&script) && has_it(script.pid) => {
-                        Holder { pid: Some(script.pid), ..holder }
-                    }
-                    // It has ended, or closed its descriptor: those who have
-                    // inherited it hold the lock.
-                    Some(_) => Holder { pid: first().pid, command: first().command, user: first().user, ..holder },
-                }
-            }
-        };
-        Holder { is_ancestor: holder.pid.is_some_and(|pid| self.ancestors().contains(&pid)), ..holder }
-    }
-}
-
-impl Survey<'_> {
-    /// Our ancestors, the nearest first; not the first process of all.
-    fn ancestors(&self) -> &[i32] {
-        let us = rustix::process::getpid().as_raw_nonzero().get();
-        self.ancestors.get_or_init(|| process::ancestors(us).filter(|pid| *pid != 1).collect())
-    }
-
-    /// What the kernel says about a process; asked once.
-    fn stranger(&self, pid: i32) -> Holder {
-        let mut strangers = self.strangers.borrow_mut();
-        let stranger = || Holder {
-            pid: Some(pid),
-            command: process::command_line(pid).map(|line| String::from_utf8_lossy(&line).into_owned()),
-            user: process::user(pid),
-            ..Holder::default()
-        };
-        strangers.entry(pid).or_insert_with(stranger).clone()
-    }
-}
-
-/// Whether this is a lockrun that has the lock shared only because it waits for
-/// a slot.
-fn only_waits(pid: i32, lock: FileId) -> bool {
-    let has_it = |descriptor: &Descriptor| {
-        descriptor.locks.iter().any(|held| matches!(held, KernelLock::Flock(file, _) if *file == lock))
-    };
-    let own = lockruns::own_descriptors(pid).unwrap_or_default();
-    own.iter().any(|descriptor| has_it(descriptor) && slots::only_waits(descriptor))
 }
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {

@@ -1,0 +1,114 @@
+//! What a child that waits tells its parent, in memory that both see.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use anyhow::anyhow;
+
+use crate::lock::Refusal;
+use crate::message;
+use crate::sys::{self, Shared};
+
+/// States of the word. A mapping is born zero.
+pub const WAITING: u32 = 0;
+pub const CANCELLED: u32 = 1;
+pub const GRANTED: u32 = 2;
+pub const AGAIN: u32 = 3;
+pub const FAILED: u32 = 4;
+/// After [`GRANTED`], which the parent can still cancel: COMMAND is executed.
+pub const STARTING: u32 = 5;
+/// And above: refused, see [`Refusal`].
+pub const REFUSED: u32 = 6;
+pub const REFUSALS: [Refusal; 4] = [
+    Refusal::Busy,
+    Refusal::QueueFull,
+    Refusal::Deadlock { reentrant_helps: false },
+    Refusal::Deadlock { reentrant_helps: true },
+];
+
+/// States of the line that people look at.
+pub const NOTHING_SHOWN: u32 = 0;
+pub const SHOWN: u32 = 1;
+pub const CLEARED: u32 = 2;
+
+/// What the child tells the parent. Fits into one page.
+pub struct SharedOutcome {
+    pub state: AtomicU32,
+    /// `errno` of a failed exec.
+    pub exec_errno: AtomicI32,
+    /// When the lock was granted, nanoseconds since boot.
+    pub granted_at: AtomicU64,
+    /// The first lock's number, for the parent's own reports.
+    pub fence: AtomicU64,
+    /// Whether the parent shows a line that has to vanish before COMMAND
+    /// writes, see [`NOTHING_SHOWN`].
+    pub line: AtomicU32,
+    text_length: AtomicU32,
+    text: [AtomicU8; 2048],
+}
+
+impl Default for SharedOutcome {
+    fn default() -> Self {
+        Self {
+            state: AtomicU32::new(WAITING),
+            exec_errno: AtomicI32::new(0),
+            granted_at: AtomicU64::new(0),
+            fence: AtomicU64::new(0),
+            line: AtomicU32::new(NOTHING_SHOWN),
+            text_length: AtomicU32::new(0),
+            text: [const { AtomicU8::new(0) }; 2048],
+        }
+    }
+}
+
+impl SharedOutcome {
+    /// The child ends without the lock.
+    pub fn end(&self, state: u32) -> ! {
+        self.change(WAITING, state);
+        sys::exit_now(0)
+    }
+
+    /// The child ends with an error, which it leaves in the text.
+    pub fn fail(&self, error: &anyhow::Error) -> ! {
+        let text = message::describe(error);
+        let text = &text.as_bytes()[..text.len().min(self.text.len())];
+        for (slot, byte) in self.text.iter().zip(text) {
+            slot.store(*byte, Ordering::Relaxed);
+        }
+        self.text_length.store(text.len() as u32, Ordering::Relaxed);
+        self.state.store(FAILED, Ordering::SeqCst);
+        sys::exit_now(125)
+    }
+
+    /// The error that the child left.
+    pub fn failure(&self) -> anyhow::Error {
+        let length = self.text_length.load(Ordering::Relaxed) as usize;
+        let text: Vec<u8> = self.text.iter().take(length).map(|byte| byte.load(Ordering::Relaxed)).collect();
+        anyhow!("{}", String::from_utf8_lossy(&text))
+    }
+
+    /// Decides; `false` if it was decided otherwise.
+    pub fn change(&self, from: u32, to: u32) -> bool {
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+/// Where the outcome is.
+pub enum OutcomeMemory {
+    /// In memory that a forked child shares with us.
+    Mapped(Shared<SharedOutcome>),
+    /// In the memory that we are in both.
+    Ours(Arc<SharedOutcome>),
+}
+
+impl Deref for OutcomeMemory {
+    type Target = SharedOutcome;
+
+    fn deref(&self) -> &SharedOutcome {
+        match self {
+            OutcomeMemory::Mapped(outcome) => outcome,
+            OutcomeMemory::Ours(outcome) => outcome,
+        }
+    }
+}
