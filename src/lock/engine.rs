@@ -7,7 +7,7 @@
 //!
 //! # How an engine plugs in
 //!
-//! `command/engine.rs` chooses the engine once, by an enum, and is the only
+//! `command/engine/` chooses the engine once, by an enum, and is the only
 //! place that names one; dispatch is static. What only one engine needs is a
 //! method of its own and not in these traits: for files the waiting child that
 //! becomes COMMAND, its prepared record, and the files themselves.

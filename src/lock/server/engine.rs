@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::getpid;
 
-use super::contend::{Request, Seed};
 use super::queue::Id;
+use super::request::{Request, Seed};
 use super::row::{FORMAT, LockName, Note, NotedMode};
 use super::url::Server;
-use super::wrapper::{Plan, ServerQueued, Tell};
+use super::wrapper::queued::ServerQueued;
+use super::wrapper::{Plan, Tell};
 use crate::lock::{Holder, Mode, Patience, Target, Terms, markers};
 use crate::record::Claim;
 

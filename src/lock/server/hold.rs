@@ -10,11 +10,13 @@ use std::time::{Duration, SystemTime};
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 
-use super::contend::{Request, Tenure, own, random};
+use super::contend::random;
 use super::last_resort::Victims;
 use super::lease::{Ending, each_try, renew_at};
+use super::looks::own;
 use super::news::{News, Order};
 use super::page::Page;
+use super::request::{Request, Tenure};
 use super::row::Note;
 use super::store::{Event, Kept, Lease, RowStore, Subject, Trouble, Watch, Watched};
 use crate::net::Limits;

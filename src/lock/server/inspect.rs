@@ -9,14 +9,15 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::process::{geteuid, getpid};
 use tokio::runtime::Runtime;
 
-use super::contend::{check_format, described, removal_at, summon};
 use super::engine::{around, names_of};
 use super::etcd::Etcd;
 use super::lease::each_try;
+use super::looks::check_format;
 use super::news::HolderSeen;
 use super::queue::{Mode, State, count_waiting, is_waiting};
 use super::row::{Call, CallKind, LockName, Note, Row, contenders};
 use super::store::{Event, RowStore, Subject, Trouble, Watch, Watched};
+use super::summon::{described, removal_at, summon};
 use super::url::Server;
 use super::wrapper::holder;
 use crate::lock::{LockState, Seen, Store, Target, Unreachable};

@@ -14,13 +14,14 @@ use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 
-use super::contend::{Contest, GrantedRow, Outcome, Request, Tenure};
+use super::contend::Contest;
 use super::hold::{Holding, Ties, life_ended, next_order, tell};
 use super::last_resort::Victims;
 use super::lease::{each_try, heartbeat};
 use super::news::{Given, Kept, News};
 use super::page::Page;
 use super::queue::{Contender, Id, State};
+use super::request::{GrantedRow, Outcome, Request, Tenure};
 use super::row::{LockName, Note, Row};
 use super::store::{Lease, RowStore, Trouble};
 use crate::net::Limits;

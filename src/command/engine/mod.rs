@@ -4,13 +4,10 @@
 //! A new engine is one more arm in each `match` here, and the options that
 //! choose it in [`AnyEngine::choose`] and [`AnyStore::choose`].
 
-#[cfg(feature = "etcd")]
-use crate::lock::server::{
-    self, Details, ServerEngine, ServerHeld, ServerQueued, ServerStore,
-    url::{self, Server},
-};
-use rustix::process::Pid;
-use std::ffi::{OsStr, OsString};
+mod held;
+mod location;
+mod store;
+
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "etcd")]
@@ -19,95 +16,29 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
 
+use self::location::{Place, given};
 #[cfg(feature = "etcd")]
 use crate::escape::printable;
 use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
-use crate::lock::{
-    Admission, Descriptor, Engine, Grant, Held, Holder, Loss, Note, Patience, Queued, Released, Seen, Store, Target,
-    Terms, Waited, Wakes,
-};
+#[cfg(feature = "etcd")]
+use crate::lock::server::{self, Details, ServerEngine, ServerHeld, ServerQueued, ServerStore};
+use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Target, Terms, Waited};
 #[cfg(feature = "etcd")]
 use crate::message;
 use crate::record::{Claim, Record};
 use crate::token::Token;
 
+pub use self::location::Location;
 /// Lock files have a child that waits in the queue and becomes COMMAND: see
 /// `command/wait_in_child.rs`.
 pub use crate::lock::file::standing::DescriptorGrant;
 pub use crate::lock::file::{FileEngine, FileHeld, FileQueued};
 
-/// Names the locks directory where `--dir` does not.
-const DIR: &str = "LOCKRUN_DIR";
-
-/// Names a server where no option names a place.
-const STORE: &str = "LOCKRUN_STORE";
-
-/// The directory of `--dir` or of the environment; `None`: the user's own.
-fn given(dir: Option<PathBuf>) -> Option<PathBuf> {
-    dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from))
-}
-
 fn locks_directory(dir: Option<PathBuf>) -> Result<Dir> {
     match dir {
         Some(dir) => Dir::given(&dir),
         None => Dir::default_of_user(),
-    }
-}
-
-/// Where the locks are, as it was typed.
-#[derive(Default)]
-pub struct Location {
-    /// `--dir`.
-    pub dir: Option<PathBuf>,
-    /// `--store`.
-    pub store: Option<OsString>,
-    /// Whether a lock was named by `--file`.
-    pub has_files: bool,
-}
-
-enum Place {
-    /// Lock files in this directory; `None`: the user's own.
-    Files(Option<PathBuf>),
-    #[cfg(feature = "etcd")]
-    Server(Server),
-}
-
-impl Location {
-    fn place(self) -> Result<Place> {
-        let is_here = self.dir.is_some() || self.has_files;
-        if let Some(url) = self.store {
-            if is_here {
-                bail!("--dir and --file mean this machine, --store a server: give one of them");
-            }
-            return store(&url, "--store");
-        }
-        let Some(url) = std::env::var_os(STORE).filter(|_| !is_here) else { return Ok(Place::Files(given(self.dir))) };
-        if std::env::var_os(DIR).is_some() {
-            bail!(
-                "{DIR} and {STORE} are both set: unset {DIR} to lock on the server, or {STORE} to lock on this machine"
-            );
-        }
-        store(&url, STORE)
-    }
-}
-
-#[cfg(feature = "etcd")]
-fn store(url: &OsStr, source: &str) -> Result<Place> {
-    let origin = if source == STORE { url::Origin::Environment } else { url::Origin::CommandLine };
-    let Some(url) = url.to_str() else { bail!("{source} is not UTF-8") };
-    let variable = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
-    match url::parse(url, origin, variable).map_err(Error::msg)? {
-        url::Store::Files => Ok(Place::Files(None)),
-        url::Store::Server(server) => Ok(Place::Server(*server)),
-    }
-}
-
-#[cfg(not(feature = "etcd"))]
-fn store(url: &OsStr, source: &str) -> Result<Place> {
-    match url.to_str() {
-        Some("file:") => Ok(Place::Files(None)),
-        _ => bail!("{source}: this lockrun was built without servers (cargo feature etcd)"),
     }
 }
 
@@ -329,144 +260,6 @@ impl Queued for AnyQueued {
             Self::Files(queued) => Ok(queued.wait(patience)?.map(AnyHeld::Files)),
             #[cfg(feature = "etcd")]
             Self::Server(_) => bail!("a wait on a server is watched by its wrapper"),
-        }
-    }
-}
-
-impl Held for AnyHeld {
-    fn settle(&mut self, claim: &Claim) -> Result<()> {
-        match self {
-            Self::Files(held) => held.settle(claim),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.settle(claim),
-        }
-    }
-
-    fn grants(&self) -> Vec<Grant> {
-        match self {
-            Self::Files(held) => held.grants(),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.grants(),
-        }
-    }
-
-    fn descriptors(&self) -> Vec<RawFd> {
-        match self {
-            Self::Files(held) => held.descriptors(),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.descriptors(),
-        }
-    }
-
-    fn started(&mut self, command: Pid) {
-        match self {
-            Self::Files(held) => held.started(command),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.started(command),
-        }
-    }
-
-    fn wakes(&self) -> Wakes<'_> {
-        match self {
-            Self::Files(held) => held.wakes(),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.wakes(),
-        }
-    }
-
-    fn tend(&mut self) -> Option<Loss> {
-        match self {
-            Self::Files(held) => held.tend(),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.tend(),
-        }
-    }
-
-    fn note(&mut self, note: &Note<'_>) {
-        match self {
-            Self::Files(held) => held.note(note),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.note(note),
-        }
-    }
-
-    fn release(&mut self, limit: Duration) -> Result<Released> {
-        match self {
-            Self::Files(held) => held.release(limit),
-            #[cfg(feature = "etcd")]
-            Self::Server(held) => held.release(limit),
-        }
-    }
-}
-
-impl AnyStore {
-    /// The locks in `--dir`, or wherever they are.
-    ///
-    /// # Errors
-    /// That place cannot be used.
-    pub fn choose(location: Location) -> Result<Self> {
-        Ok(match location.place()? {
-            Place::Files(dir) => Self::Files(FileStore::open(dir)?),
-            #[cfg(feature = "etcd")]
-            Place::Server(server) => Self::Server(ServerStore::open(server)?),
-        })
-    }
-}
-
-impl Store for AnyStore {
-    fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
-        match self {
-            Self::Files(store) => store.look(targets),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.look(targets),
-        }
-    }
-
-    fn require_usable(&self, targets: &[Target]) -> Result<()> {
-        match self {
-            Self::Files(store) => store.require_usable(targets),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.require_usable(targets),
-        }
-    }
-
-    fn names(&self) -> Result<Vec<Vec<u8>>> {
-        match self {
-            Self::Files(store) => store.names(),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.names(),
-        }
-    }
-
-    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
-        match self {
-            Self::Files(store) => store.would_wait_for_itself(target, waits_forever),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.would_wait_for_itself(target, waits_forever),
-        }
-    }
-
-    fn wait_for_change(&self, targets: &[Target], limit: Option<Duration>) -> Result<bool> {
-        match self {
-            Self::Files(store) => store.wait_for_change(targets, limit),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.wait_for_change(targets, limit),
-        }
-    }
-
-    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
-        match self {
-            Self::Files(store) => store.make_let_go(seen, kill_after),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.make_let_go(seen, kill_after),
-        }
-    }
-
-    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
-        match self {
-            Self::Files(store) => store.prune(only_look, tell),
-            #[cfg(feature = "etcd")]
-            Self::Server(store) => store.prune(only_look, tell),
         }
     }
 }

@@ -1,0 +1,77 @@
+//! A held lock of any engine.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::Pid;
+
+use super::AnyHeld;
+use crate::lock::{Grant, Held, Loss, Note, Released, Wakes};
+use crate::record::Claim;
+
+impl Held for AnyHeld {
+    fn settle(&mut self, claim: &Claim) -> Result<()> {
+        match self {
+            Self::Files(held) => held.settle(claim),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.settle(claim),
+        }
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        match self {
+            Self::Files(held) => held.grants(),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.grants(),
+        }
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        match self {
+            Self::Files(held) => held.descriptors(),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.descriptors(),
+        }
+    }
+
+    fn started(&mut self, command: Pid) {
+        match self {
+            Self::Files(held) => held.started(command),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.started(command),
+        }
+    }
+
+    fn wakes(&self) -> Wakes<'_> {
+        match self {
+            Self::Files(held) => held.wakes(),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.wakes(),
+        }
+    }
+
+    fn tend(&mut self) -> Option<Loss> {
+        match self {
+            Self::Files(held) => held.tend(),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.tend(),
+        }
+    }
+
+    fn note(&mut self, note: &Note<'_>) {
+        match self {
+            Self::Files(held) => held.note(note),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.note(note),
+        }
+    }
+
+    fn release(&mut self, limit: Duration) -> Result<Released> {
+        match self {
+            Self::Files(held) => held.release(limit),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.release(limit),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Where the locks are: a directory of this machine, or a server.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+#[cfg(feature = "etcd")]
+use anyhow::Error;
+use anyhow::{Result, bail};
+
+#[cfg(feature = "etcd")]
+use crate::lock::server::url::{self, Server};
+
+/// Names the locks directory where `--dir` does not.
+const DIR: &str = "LOCKRUN_DIR";
+
+/// Names a server where no option names a place.
+const STORE: &str = "LOCKRUN_STORE";
+
+/// The directory of `--dir` or of the environment; `None`: the user's own.
+pub fn given(dir: Option<PathBuf>) -> Option<PathBuf> {
+    dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from))
+}
+
+/// Where the locks are, as it was typed.
+#[derive(Default)]
+pub struct Location {
+    /// `--dir`.
+    pub dir: Option<PathBuf>,
+    /// `--store`.
+    pub store: Option<OsString>,
+    /// Whether a lock was named by `--file`.
+    pub has_files: bool,
+}
+
+/// Where that is.
+pub enum Place {
+    /// Lock files in this directory; `None`: the user's own.
+    Files(Option<PathBuf>),
+    /// This server.
+    #[cfg(feature = "etcd")]
+    Server(Server),
+}
+
+impl Location {
+    /// Which of them it is.
+    ///
+    /// # Errors
+    /// It contradicts itself, or is no URL.
+    pub fn place(self) -> Result<Place> {
+        let is_here = self.dir.is_some() || self.has_files;
+        if let Some(url) = self.store {
+            if is_here {
+                bail!("--dir and --file mean this machine, --store a server: give one of them");
+            }
+            return store(&url, "--store");
+        }
+        let Some(url) = std::env::var_os(STORE).filter(|_| !is_here) else { return Ok(Place::Files(given(self.dir))) };
+        if std::env::var_os(DIR).is_some() {
+            bail!(
+                "{DIR} and {STORE} are both set: unset {DIR} to lock on the server, or {STORE} to lock on this machine"
+            );
+        }
+        store(&url, STORE)
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn store(url: &OsStr, source: &str) -> Result<Place> {
+    let origin = if source == STORE { url::Origin::Environment } else { url::Origin::CommandLine };
+    let Some(url) = url.to_str() else { bail!("{source} is not UTF-8") };
+    let variable = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
+    match url::parse(url, origin, variable).map_err(Error::msg)? {
+        url::Store::Files => Ok(Place::Files(None)),
+        url::Store::Server(server) => Ok(Place::Server(*server)),
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+fn store(url: &OsStr, source: &str) -> Result<Place> {
+    match url.to_str() {
+        Some("file:") => Ok(Place::Files(None)),
+        _ => bail!("{source}: this lockrun was built without servers (cargo feature etcd)"),
+    }
+}

@@ -1,0 +1,83 @@
+//! Locks of any engine, for commands that take none.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+
+#[cfg(feature = "etcd")]
+use super::ServerStore;
+use super::location::{Location, Place};
+use super::{AnyStore, FileStore};
+use crate::lock::{Seen, Store, Target};
+
+impl AnyStore {
+    /// The locks in `--dir`, or wherever they are.
+    ///
+    /// # Errors
+    /// That place cannot be used.
+    pub fn choose(location: Location) -> Result<Self> {
+        Ok(match location.place()? {
+            Place::Files(dir) => Self::Files(FileStore::open(dir)?),
+            #[cfg(feature = "etcd")]
+            Place::Server(server) => Self::Server(ServerStore::open(server)?),
+        })
+    }
+}
+
+impl Store for AnyStore {
+    fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
+        match self {
+            Self::Files(store) => store.look(targets),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.look(targets),
+        }
+    }
+
+    fn require_usable(&self, targets: &[Target]) -> Result<()> {
+        match self {
+            Self::Files(store) => store.require_usable(targets),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.require_usable(targets),
+        }
+    }
+
+    fn names(&self) -> Result<Vec<Vec<u8>>> {
+        match self {
+            Self::Files(store) => store.names(),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.names(),
+        }
+    }
+
+    fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
+        match self {
+            Self::Files(store) => store.would_wait_for_itself(target, waits_forever),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.would_wait_for_itself(target, waits_forever),
+        }
+    }
+
+    fn wait_for_change(&self, targets: &[Target], limit: Option<Duration>) -> Result<bool> {
+        match self {
+            Self::Files(store) => store.wait_for_change(targets, limit),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.wait_for_change(targets, limit),
+        }
+    }
+
+    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
+        match self {
+            Self::Files(store) => store.make_let_go(seen, kill_after),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.make_let_go(seen, kill_after),
+        }
+    }
+
+    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+        match self {
+            Self::Files(store) => store.prune(only_look, tell),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.prune(only_look, tell),
+        }
+    }
+}

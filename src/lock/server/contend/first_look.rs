@@ -1,0 +1,98 @@
+//! A look before anything is written.
+
+use super::{Contest, FirstLook, GRANT_TAKES};
+use crate::lock::server::looks::{check_format, count_counted, covers};
+use crate::lock::server::news::Refused;
+use crate::lock::server::queue::{Decision, Mode, foresee};
+use crate::lock::server::request::Outcome;
+use crate::lock::server::row::contenders;
+use crate::lock::server::store::{Condition, Look, RowStore, Trouble};
+
+/// Every lost race for an exact --max-waiters costs the server a write.
+const MOST_RACES: u32 = 5;
+
+impl<S: RowStore> Contest<'_, S> {
+    /// Reads before anything is written: what cannot be had costs the server no
+    /// write, and what is free is taken in one step.
+    pub(super) async fn look_first(&mut self) -> Result<FirstLook, Trouble> {
+        let request = self.request;
+        let mut races = 0;
+        loop {
+            let mut looks = Vec::new();
+            for name in &request.locks {
+                let look = self.ask(async |store, limits| store.look(name, limits).await).await?;
+                check_format(&look)?;
+                looks.push(look);
+            }
+            if let Some(outcome) = self.nested(&looks) {
+                return Ok(FirstLook::Over(outcome));
+            }
+            let open = self.open_locks();
+            if open.is_empty() {
+                return Ok(FirstLook::Granted);
+            }
+            let decisions: Vec<_> =
+                open.iter().map(|lock| foresee(&contenders(&looks[*lock].rows), request.mode())).collect();
+            let slots: Option<Vec<_>> = decisions
+                .iter()
+                .map(|decision| if let Decision::Take(slot) = decision { Some(*slot) } else { None })
+                .collect();
+            let open_looks: Vec<_> = open.iter().map(|lock| looks[*lock].clone()).collect();
+            races += 1;
+            let Some(slots) = slots else {
+                self.tell_holders(&looks);
+                if !request.waits {
+                    return Ok(FirstLook::Over(Outcome::Refused(Refused::Busy)));
+                }
+                let Some(most) = request.max_waiters else { return Ok(FirstLook::Wait) };
+                for (lock, decision) in open.iter().zip(&decisions) {
+                    if matches!(decision, Decision::Wait(_)) && count_counted(&looks[*lock].rows) >= most as usize {
+                        return Ok(FirstLook::Over(Outcome::Refused(Refused::QueueFull)));
+                    }
+                }
+                let first = &open[..1];
+                if races > MOST_RACES || self.enter(first, Condition::Unchanged(&open_looks[..1]), &[]).await?.is_some()
+                {
+                    // Entering the same row again finds it.
+                    self.rows.clear();
+                    return Ok(FirstLook::Wait);
+                }
+                continue;
+            };
+            if let Some(at_least) = request.at_least {
+                self.lease.ttl = request.ttl.max(at_least + GRANT_TAKES);
+            }
+            let grants: Vec<_> = slots.into_iter().map(Some).collect();
+            if self.enter(&open, Condition::Unchanged(&open_looks), &grants).await?.is_some() {
+                return Ok(FirstLook::Granted);
+            }
+        }
+    }
+
+    /// What is held around us decides first.
+    fn nested(&mut self, looks: &[Look]) -> Option<Outcome> {
+        self.covered.clear();
+        let mode = self.request.mode();
+        for (lock, look) in looks.iter().enumerate() {
+            let around: Vec<_> =
+                look.rows.iter().filter(|row| self.request.around.contains(&row.contender.id)).collect();
+            if around.is_empty() {
+                continue;
+            }
+            if self.request.reentrant
+                && let Some(row) = around.iter().find(|row| covers(row, mode))
+            {
+                self.covered.push((lock, (*row).clone()));
+                continue;
+            }
+            let held: Vec<_> = around.iter().map(|row| row.contender).collect();
+            let is_shared_twice = mode == Mode::Shared && held.iter().any(|row| row.mode == Mode::Shared);
+            if is_shared_twice || matches!(foresee(&held, mode), Decision::Wait(_)) {
+                self.tell_holders(std::slice::from_ref(look));
+                let reentrant_helps = around.iter().any(|row| covers(row, mode));
+                return Some(Outcome::Refused(Refused::Deadlock { reentrant_helps }));
+            }
+        }
+        None
+    }
+}

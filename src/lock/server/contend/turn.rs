@@ -1,0 +1,197 @@
+//! Waiting for one lock: asleep until it may be our turn, with the lease renewed
+//! meanwhile.
+
+use std::time::Duration;
+
+use super::{Contest, PAUSE, Summons, Turn};
+use crate::lock::server::looks::{check_format, own, waits_of};
+use crate::lock::server::news::{HolderSeen, News};
+use crate::lock::server::queue::{Decision, Id, State, Until, decide, is_waiting};
+use crate::lock::server::row::{Call, CallKind, LockName, Row, contenders};
+use crate::lock::server::store::{Condition, Event, Granted, Kept, Look, RowStore, Subject, Trouble, Watch, Watched};
+use crate::lock::server::summon::{described, removal_at, summon};
+use crate::sys::{sleep_until, suspend_aware_now};
+
+/// Why the sleep of a wait ended.
+enum Woken {
+    LookAgain,
+    Lost,
+    Called(Call),
+}
+
+impl<S: RowStore> Contest<'_, S> {
+    /// Waits for one lock.
+    pub(super) async fn take_turn(&mut self, lock: usize) -> Result<Turn, Trouble> {
+        let request = self.request;
+        let (name, mode) = (&request.locks[lock], request.mode());
+        let id = request.seed.row(self.attempt, lock);
+        let Some(mut look) = self.enter(&[lock], Condition::Always, &[]).await?.and_then(|mut looks| looks.pop())
+        else {
+            return Ok(Turn::Lost);
+        };
+        loop {
+            check_format(&look)?;
+            match decide(&contenders(&look.rows), id) {
+                Decision::Gone => return Ok(Turn::Lost),
+                Decision::Has(_) => {
+                    self.set_row(lock, own(&look, id));
+                    return Ok(Turn::Granted);
+                }
+                Decision::Take(slot) => {
+                    let seen = &look;
+                    let granted =
+                        self.ask(async |store, limits| store.grant(name, id, slot, seen, limits).await).await?;
+                    match granted {
+                        Granted::Gone => return Ok(Turn::Lost),
+                        Granted::Stale => {}
+                        Granted::Yes { fence } => {
+                            let mut row = own(&look, id);
+                            if let Some(row) = &mut row {
+                                row.contender.state = State::Granted(slot);
+                                row.fence = Some(fence);
+                            }
+                            self.set_row(lock, row);
+                            return Ok(Turn::Granted);
+                        }
+                    }
+                }
+                Decision::Wait(on) => {
+                    self.set_row(lock, own(&look, id));
+                    if request.note.replace {
+                        self.summon(name, id).await?;
+                    }
+                    match self.sleep(name, &look, &on).await? {
+                        Woken::LookAgain => {}
+                        Woken::Lost => return Ok(Turn::Lost),
+                        Woken::Called(call) => return Ok(Turn::Called(call)),
+                    }
+                }
+            }
+            look = self.ask(async |store, limits| store.turn(name, (id, mode), limits).await).await?;
+        }
+    }
+
+    fn set_row(&mut self, lock: usize, row: Option<Row>) {
+        self.rows.retain(|(known, _)| *known != lock);
+        self.rows.extend(row.map(|row| (lock, row)));
+    }
+
+    /// Sleeps until something happens that may make it our turn, and renews the
+    /// lease meanwhile.
+    async fn sleep(&mut self, name: &LockName, look: &Look, on: &[(Id, Until)]) -> Result<Woken, Trouble> {
+        self.has_waited = true;
+        let waits = waits_of(name, look, on);
+        let mut watched = waits.clone();
+        for (lock, row) in &self.rows {
+            let subject = Subject::Own(row.contender.id, row.contender.mode);
+            watched.push(Watched { lock: self.request.locks[*lock].clone(), subject, since: look.at });
+        }
+        let limits = self.limits();
+        let mut watch = match self.store.watch(&watched, limits).await {
+            Ok(watch) => watch,
+            Err(trouble) => {
+                self.in_trouble(&trouble);
+                return self.keep_now(&waits).await;
+            }
+        };
+        self.tell_who_is_waited_for(name).await;
+        let mut renew = self.renew_at();
+        loop {
+            let dismissal = self.summonses.iter().map(|summons| summons.at).min().unwrap_or(Duration::MAX);
+            tokio::select! {
+                event = watch.next() => match event {
+                    Event::Moved => return Ok(Woken::LookAgain),
+                    Event::Lost(_) => return Ok(Woken::Lost),
+                    Event::Called(_, note) => if let Some(call) = note.call {
+                        return Ok(Woken::Called(call));
+                    },
+                    Event::Ended => {
+                        tokio::time::sleep(PAUSE).await;
+                        return Ok(Woken::LookAgain);
+                    }
+                },
+                () = sleep_until(renew) => match self.keep(&waits).await {
+                    Ok(Kept::Gone) => return Ok(Woken::Lost),
+                    Ok(Kept::Yes { is_our_turn: true, .. }) => return Ok(Woken::LookAgain),
+                    Ok(Kept::Yes { .. }) => renew = self.renew_at(),
+                    Err(trouble) => {
+                        self.in_trouble(&trouble);
+                        renew = suspend_aware_now() + PAUSE;
+                    }
+                },
+                () = sleep_until(dismissal) => {
+                    self.dismiss(name).await;
+                }
+            }
+        }
+    }
+
+    /// No watch could be made: the server is away, or about to be.
+    async fn keep_now(&mut self, waits: &[Watched]) -> Result<Woken, Trouble> {
+        tokio::time::sleep(PAUSE).await;
+        match self.keep(waits).await {
+            Ok(Kept::Gone) => Ok(Woken::Lost),
+            Ok(Kept::Yes { .. }) => Ok(Woken::LookAgain),
+            Err(trouble) => {
+                self.in_trouble(&trouble);
+                Ok(Woken::LookAgain)
+            }
+        }
+    }
+
+    async fn keep(&mut self, waits: &[Watched]) -> Result<Kept, Trouble> {
+        let limits = self.limits();
+        let rows: Vec<_> = self.rows.iter().map(|(lock, row)| (&self.request.locks[*lock], row)).collect();
+        let kept = self.store.keep(self.lease, &rows, waits, limits).await?;
+        if let Kept::Yes { until, .. } = kept {
+            self.until = until;
+        }
+        self.out_of_trouble();
+        Ok(kept)
+    }
+
+    /// One read more, for people, and only for those who look on.
+    async fn tell_who_is_waited_for(&mut self, name: &LockName) {
+        let limits = self.limits();
+        if let Ok(look) = self.store.look(name, limits).await {
+            self.tell_holders(&[look]);
+        }
+    }
+
+    /// Calls everybody before us who holds the lock or waits with --replace.
+    async fn summon(&mut self, name: &LockName, me: Id) -> Result<(), Trouble> {
+        let look = self.ask(async |store, limits| store.look(name, limits).await).await?;
+        let all = contenders(&look.rows);
+        let before = look.rows.iter().take_while(|row| row.contender.id != me);
+        for row in before.filter(|row| row.note.replace || !is_waiting(&all, row.contender.id)) {
+            if row.note.format == 0 || self.summonses.iter().any(|summons| summons.row.key == row.key) {
+                continue;
+            }
+            let call = Call { what: CallKind::Replace, by: described(&self.request.note), kill_after: None };
+            let limit = removal_at(row, None, self.request.ttl);
+            if let Some(at) = summon(self.store, name, row, call, limit, self.limits()).await? {
+                self.summonses.push(Summons { row: row.clone(), at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the rows of those that were called in vain.
+    async fn dismiss(&mut self, name: &LockName) {
+        let now = suspend_aware_now();
+        let (due, later) = std::mem::take(&mut self.summonses).into_iter().partition(|summons| summons.at <= now);
+        self.summonses = later;
+        let due: Vec<Summons> = due;
+        for summons in due {
+            let limits = self.limits();
+            match self.store.remove((name, &summons.row), limits).await {
+                Ok(true) => (self.tell)(News::Removed { holder: Box::new(HolderSeen::of(&summons.row)) }),
+                Ok(false) => {}
+                Err(trouble) => {
+                    self.in_trouble(&trouble);
+                    self.summonses.push(Summons { at: now + PAUSE, ..summons });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Making a holder let go: a call in its row, and the row's removal if nobody answers.
+
+use std::time::Duration;
+
+use super::row::{Call, LockName, Note, Row};
+use super::store::{RowStore, Trouble};
+use crate::net::Limits;
+use crate::sys::suspend_aware_now;
+
+/// What --kill-after is where a row does not say.
+const KILL_AFTER: Duration = Duration::from_secs(10);
+
+/// Who we are, for those that we call: `pid 4242 on db1 (deploy.sh), user root`.
+pub fn described(note: &Note) -> String {
+    format!("pid {} on {} ({}), user {}", note.pid, note.host, note.command, note.user)
+}
+
+/// When a row that was called now is removed, should nobody answer for it.
+pub fn removal_at(row: &Row, kill_after: Option<Duration>, ttl: Duration) -> Duration {
+    let noted = row.note.kill_after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    suspend_aware_now() + kill_after.or(noted).unwrap_or(KILL_AFTER) + ttl / 3
+}
+
+/// Calls a row, or removes it where no process stands behind it. Returns when to
+/// remove it, should it still be there; `None`: nothing is left to do, or it has
+/// changed: look again.
+///
+/// # Errors
+/// [`Trouble`].
+pub async fn summon<S: RowStore>(
+    store: &mut S,
+    lock: &LockName,
+    row: &Row,
+    call: Call,
+    removal_at: Duration,
+    limits: Limits,
+) -> Result<Option<Duration>, Trouble> {
+    let is_alone = row.note.has_ended || (row.note.token && row.note.owner.is_none());
+    if is_alone {
+        store.remove((lock, row), limits).await?;
+        return Ok(None);
+    }
+    let note = Note { call: Some(call), ..row.note.clone() };
+    Ok(store.call((lock, row), &note, limits).await?.then_some(removal_at))
+}

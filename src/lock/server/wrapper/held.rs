@@ -1,0 +1,242 @@
+//! While the keeper holds the locks.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rustix::process::Pid;
+
+use super::{Keeper, LEAVING, LifeLine, Plan, how, some};
+use crate::lock::server::keeper::Task;
+use crate::lock::server::lease::Ending;
+use crate::lock::server::news::{Given, Kept, News, Order};
+use crate::lock::server::page::Page;
+use crate::lock::server::row::NotedMode;
+use crate::lock::{Grant, Held, Loss, Lost, Note, Released, Wakes};
+use crate::record::Claim;
+use crate::sys::{self, suspend_aware_now};
+
+/// What a keeper was granted.
+pub struct Grants {
+    grants: Vec<Given>,
+    rows: Vec<Kept>,
+}
+
+/// Locks on a server that a keeper holds for us.
+pub struct ServerHeld {
+    plan: Rc<Plan>,
+    keeper: Keeper,
+    life: LifeLine,
+    identity: String,
+    grants: Vec<Given>,
+    rows: Vec<Kept>,
+    /// Whether it is known when COMMAND is killed.
+    is_ending: bool,
+    /// Whether the store has taken a lock away.
+    is_certain: bool,
+    command: Option<i32>,
+    released: Option<Released>,
+}
+
+impl Grants {
+    pub(super) fn new(grants: Vec<Given>, rows: Vec<Kept>) -> Self {
+        Self { grants, rows }
+    }
+}
+
+impl ServerHeld {
+    pub(super) fn new(plan: Rc<Plan>, keeper: Keeper, life: LifeLine, identity: String, grants: Grants) -> Self {
+        let Grants { grants, rows } = grants;
+        Self {
+            plan,
+            keeper,
+            life,
+            identity,
+            grants,
+            rows,
+            is_ending: false,
+            is_certain: false,
+            command: None,
+            released: None,
+        }
+    }
+
+    /// Another keeper goes on with the same rows.
+    fn start_another(&mut self) {
+        let plan = Rc::clone(&self.plan);
+        let Ok(page) = Page::new() else { return };
+        page.set_attempt(self.keeper.page.attempt());
+        page.set_lease(self.keeper.page.lease());
+        page.set_valid_until(self.keeper.page.valid_until());
+        let task = Task::GoOn(self.rows.clone());
+        // Without one the lease ends, and the command in time before that.
+        if let Ok(keeper) = Keeper::start(&plan, task, some(&self.identity), &self.life, page) {
+            self.keeper = keeper;
+            if let Some(pid) = self.command {
+                self.keeper.order(&Order::Started(pid));
+            }
+        }
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::new(self.keeper.page.valid_until(), self.plan.request.ttl, self.plan.kill_after)
+    }
+
+    fn heard(&mut self, news: News) -> Option<Loss> {
+        match news {
+            News::Trouble { text } => {
+                let left = self.ending().term_at.saturating_sub(suspend_aware_now());
+                (self.plan.tell)(&format!(
+                    "the lock cannot be renewed: {text}; trying again, the command is ended in {} otherwise",
+                    crate::duration::display(left)
+                ));
+            }
+            News::WorksAgain => (self.plan.tell)("the lock was renewed"),
+            News::Removed { holder } => self.plan.tell_removed(*holder),
+            News::Called(call) => {
+                let kill_after = call.kill_after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                let lost = self.lost(None, how(&call));
+                return Some(Loss { lost, kill_at: kill_after.map(|after| suspend_aware_now() + after) });
+            }
+            News::Lost { lock } => {
+                self.is_certain = true;
+                self.keeper.order(&Order::Heard);
+                let lost = self.lost(Some(&lock), "the store has taken it away".into());
+                return Some(Loss { lost, kill_at: Some(suspend_aware_now()) });
+            }
+            News::Released { later } => {
+                self.released = Some(later.map_or(Released::Done, Released::Later));
+            }
+            News::Holders { holders } => self.plan.set_holders(holders),
+            News::Connected { .. }
+            | News::PlaceLost { .. }
+            | News::Granted { .. }
+            | News::Refused(_)
+            | News::GaveUp(_)
+            | News::Failed { .. } => {}
+        }
+        None
+    }
+
+    fn lost(&self, lock: Option<&str>, how: String) -> Lost {
+        let first = self.grants.first().map(|grant| grant.lock.as_str());
+        Lost { name: self.plan.name_of(lock.or(first).unwrap_or_default()), how }
+    }
+
+    /// Everything that the keeper has said. Returns a loss that is news.
+    fn hear(&mut self) -> Option<Loss> {
+        loop {
+            match self.keeper.news() {
+                Ok(Some(news)) => {
+                    if let Some(loss) = self.heard(news) {
+                        return Some(loss);
+                    }
+                }
+                Ok(None) => {
+                    if !self.is_certain
+                        && self.released.is_none()
+                        && self.keeper.hangs_at(&self.plan) <= suspend_aware_now()
+                    {
+                        self.keeper.kill();
+                        self.start_another();
+                    }
+                    return None;
+                }
+                Err(_) => {
+                    if self.released.is_none() {
+                        self.start_another();
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Held for ServerHeld {
+    fn settle(&mut self, _claim: &Claim) -> Result<()> {
+        Ok(())
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        let strength = |slot: Option<u32>| match (slot, &self.plan.request.mode) {
+            (Some(slot), _) => slot.to_string(),
+            (None, NotedMode::Shared) => "s".into(),
+            (None, _) => "x".into(),
+        };
+        let grant = |given: &Given| Grant {
+            name: self.plan.name_of(&given.lock),
+            file: String::new(),
+            fence: given.fence,
+            slot: given.slot,
+            marker: format!("{}:{}:{}:{}", self.identity, given.id, given.fence, strength(given.slot)),
+        };
+        self.grants.iter().map(grant).collect()
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.life.write.as_raw_fd()]
+    }
+
+    fn wakes(&self) -> Wakes<'_> {
+        let line: BorrowedFd<'_> = self.keeper.line.as_fd();
+        let is_over = self.is_ending || self.rows.is_empty();
+        let ends = Some(self.ending().term_at).filter(|_| !is_over);
+        let hangs = Some(self.keeper.hangs_at(&self.plan)).filter(|_| !self.is_certain);
+        Wakes { descriptor: Some(line), at: ends.into_iter().chain(hangs).min() }
+    }
+
+    fn started(&mut self, command: Pid) {
+        let pid = command.as_raw_nonzero().get();
+        self.command = Some(pid);
+        self.keeper.order(&Order::Started(pid));
+    }
+
+    fn tend(&mut self) -> Option<Loss> {
+        // First the clock: on waking up from a suspend nothing else matters.
+        let ending = self.ending();
+        let is_due = !self.rows.is_empty() && ending.term_at <= suspend_aware_now();
+        let heard = self.hear();
+        let is_due = is_due && self.ending().term_at <= suspend_aware_now();
+        let loss = heard.or_else(|| {
+            let how = || "the store could not be reached in time".to_owned();
+            (is_due && !self.is_ending).then(|| Loss { lost: self.lost(None, how()), kill_at: Some(ending.kill_at) })
+        });
+        self.is_ending |= loss.as_ref().is_some_and(|loss| loss.kill_at.is_some());
+        loss
+    }
+
+    fn note(&mut self, _note: &Note<'_>) {}
+
+    fn release(&mut self, limit: Duration) -> Result<Released> {
+        // Lost: there is nothing to give back, or nobody who would hear of it.
+        let limit = if self.is_ending { limit.min(LEAVING) } else { limit };
+        self.keeper.order(&Order::Release);
+        let until = Instant::now() + limit;
+        let mut has_restarted = false;
+        loop {
+            match self.keeper.news() {
+                Ok(Some(news)) => drop(self.heard(news)),
+                Ok(None) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() && self.is_ending {
+                        return Ok(Released::Done);
+                    }
+                    if left.is_zero() {
+                        return Ok(Released::Later("no answer in time".into()));
+                    }
+                    let _ = sys::is_readable(&self.keeper.line, Some(left));
+                }
+                Err(_) if !std::mem::replace(&mut has_restarted, true) => {
+                    self.start_another();
+                    self.keeper.order(&Order::Release);
+                }
+                Err(_) => return Ok(Released::Later("the process that renews it was ended".into())),
+            }
+            if let Some(released) = self.released.take() {
+                return Ok(if self.is_ending { Released::Done } else { released });
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! While the keeper gets the locks.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::held::{Grants, ServerHeld};
+use super::{Keeper, LEAVING, LifeLine, Plan, how, some};
+use crate::lock::server::keeper::Task;
+use crate::lock::server::news::{News, Refused};
+use crate::lock::server::page::Page;
+use crate::lock::{Refusal, Wakes};
+use crate::sys::{self, suspend_aware_now};
+
+/// A request that a keeper works on. Dropping it gives it up.
+pub struct ServerQueued {
+    plan: Rc<Plan>,
+    keeper: Keeper,
+    life: LifeLine,
+    identity: String,
+}
+
+/// What a keeper has come to.
+pub enum Progress {
+    /// The store has answered, so --timeout counts from now. What it is, for -v.
+    Connected(String),
+    /// The keeper knows who holds the locks, see [`Plan::holders`].
+    Holders,
+    /// Something for -v.
+    Remark(&'static str),
+    /// The locks are ours.
+    Granted(Grants),
+    /// They are not.
+    Refused(Refusal),
+    /// Somebody ended the wait: how, as a clause.
+    GaveUp(String),
+    /// The store cannot be used.
+    Failed {
+        /// Whether it cannot be reached; otherwise it does not let us in.
+        is_unreachable: bool,
+        /// Why, for people.
+        text: String,
+    },
+}
+
+impl ServerQueued {
+    /// Starts a keeper for this plan.
+    ///
+    /// # Errors
+    /// No memory, process or descriptor is left; or the kernel is older than 5.3.
+    pub fn start(plan: Plan) -> io::Result<Self> {
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
+        let life = LifeLine { read, write };
+        let keeper = Keeper::start(&plan, Task::Contend, None, &life, Page::new()?)?;
+        Ok(Self { plan: Rc::new(plan), keeper, life, identity: String::new() })
+    }
+
+    /// What to wake up for.
+    pub fn wakes(&self) -> Wakes<'_> {
+        Wakes { descriptor: Some(self.keeper.line.as_fd()), at: Some(self.keeper.hangs_at(&self.plan)) }
+    }
+
+    /// The next progress; `None`: sleep until [`wakes`](Self::wakes) says so.
+    ///
+    /// # Errors
+    /// Another keeper is needed, and cannot be started.
+    pub fn progress(&mut self) -> io::Result<Option<Progress>> {
+        let news = match self.keeper.news() {
+            Ok(Some(news)) => news,
+            Ok(None) if self.keeper.hangs_at(&self.plan) > suspend_aware_now() => return Ok(None),
+            // It hangs, or somebody killed it.
+            Ok(None) | Err(_) => {
+                self.keeper.kill();
+                let page = Page::new()?;
+                page.set_attempt(self.keeper.page.attempt());
+                self.keeper = Keeper::start(&self.plan, Task::Contend, some(&self.identity), &self.life, page)?;
+                return Ok(Some(Progress::Remark("another process waits now, because the first one ended")));
+            }
+        };
+        let progress = match news {
+            News::Connected { store, description } => {
+                let is_first = self.identity.is_empty();
+                self.identity = store;
+                match is_first {
+                    true => Progress::Connected(description),
+                    false => Progress::Remark("connected again"),
+                }
+            }
+            News::Holders { holders } => {
+                self.plan.set_holders(holders);
+                Progress::Holders
+            }
+            News::PlaceLost { .. } => Progress::Remark("lost the place in the queue, waiting for another one"),
+            News::Granted { grants, rows } => Progress::Granted(Grants::new(grants, rows)),
+            News::Refused(refused) => Progress::Refused(match refused {
+                Refused::Busy => Refusal::Busy,
+                Refused::QueueFull => Refusal::QueueFull,
+                Refused::Deadlock { reentrant_helps } => Refusal::Deadlock { reentrant_helps },
+            }),
+            News::GaveUp(call) => Progress::GaveUp(how(&call)),
+            News::Failed { is_unreachable, text } => Progress::Failed { is_unreachable, text },
+            News::Trouble { text } => {
+                (self.plan.tell)(&format!("the store cannot be reached: {text}; trying again"));
+                Progress::Holders
+            }
+            News::WorksAgain => {
+                (self.plan.tell)("the store can be reached again");
+                Progress::Holders
+            }
+            News::Removed { holder } => {
+                self.plan.tell_removed(*holder);
+                Progress::Holders
+            }
+            News::Called(_) | News::Lost { .. } | News::Released { .. } => Progress::Holders,
+        };
+        Ok(Some(progress))
+    }
+
+    /// Leaves the queue. Waits a moment for the row to be deleted, so that the next
+    /// call does not find it; a slow server is not waited for.
+    pub fn give_up(self) {
+        if rustix::net::shutdown(&self.keeper.line, rustix::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let until = Instant::now() + LEAVING;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.keeper.news() {
+                Err(_) => return,
+                Ok(None) if left.is_zero() => return,
+                Ok(None) => drop(sys::is_readable(&self.keeper.line, Some(left))),
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+
+    /// After [`Progress::Granted`].
+    pub fn into_held(self, grants: Grants) -> ServerHeld {
+        let Self { plan, keeper, life, identity } = self;
+        ServerHeld::new(plan, keeper, life, identity, grants)
+    }
+}
