@@ -116,7 +116,7 @@ pub struct Lock {
     /// Lock on an etcd server [env: LOCKRUN_STORE]
     ///
     /// etcd://HOST[:2379][,HOST...][/PREFIX], or etcds:// for TLS. Excludes the same name on every host that uses the server. 'file:' means
-    /// lock files after all. See lockrun-store(7).
+    /// lock files after all.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
     #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub store: Option<OsString>,

@@ -38,6 +38,8 @@ struct Lock {
 #[derive(Serialize)]
 struct Row {
     pid: Option<i32>,
+    /// On a server: the holder's host; null: this one.
+    host: Option<String>,
     user: Option<String>,
     command: Option<String>,
     /// RFC 3339.
@@ -48,6 +50,8 @@ struct Row {
     expires: Option<String>,
     /// Seconds until then; negative if it is past.
     remaining: Option<f64>,
+    /// The command has ended, and --at-least keeps the lock until then; RFC 3339.
+    kept_until: Option<String>,
     /// On the end of this process a token's lock is let go.
     owner: Option<i32>,
     slot: Option<u32>,
@@ -89,12 +93,14 @@ fn json(seen: &[Seen]) -> Result<String> {
 fn described(seen: &Seen, now: SystemTime) -> Lock {
     let row = |holder: &Holder| Row {
         pid: holder.pid,
+        host: holder.host.clone(),
         user: holder.user.clone(),
         command: holder.command.clone(),
         since: holder.since.clone(),
         age: holder.age.map(|age| age.as_secs_f64()),
         expires: holder.expires.clone(),
         remaining: holder.expires.as_deref().and_then(|expires| seconds_until(expires, now)),
+        kept_until: holder.kept_until.clone(),
         owner: holder.owner,
         slot: holder.slot,
         fence: holder.fence,
@@ -165,7 +171,10 @@ fn table(seen: &[Seen]) -> String {
                     first(&message::shown_name(&seen.name)),
                     first(&state),
                     holder.pid.map_or_else(|| if unseen { "?".into() } else { String::new() }, |pid| pid.to_string()),
-                    shown(&holder.user),
+                    match &holder.host {
+                        Some(_) => format!("{}@{}", shown(&holder.user), shown(&holder.host)),
+                        None => shown(&holder.user),
+                    },
                     command,
                     holder.age.map(duration::display).unwrap_or_default(),
                     until(holder, now),

@@ -186,6 +186,15 @@ mod etcd_cluster;
 /// The store of rows on a real etcd, with `etcdctl lock` beside it.
 #[cfg(feature = "etcd")]
 mod etcd_rows;
+/// What holds for locks on files and on servers alike.
+#[cfg(feature = "etcd")]
+mod every_engine;
+/// What only locks on a server have: leases, losses, keepers, `--at-least`.
+#[cfg(feature = "etcd")]
+mod on_a_server;
+/// `--store`, `LOCKRUN_STORE`.
+#[cfg(feature = "etcd")]
+mod store_option;
 
 // Tokens.
 

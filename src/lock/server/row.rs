@@ -117,8 +117,8 @@ impl Display for Id {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Id, mode, state. Of a row whose note has a mode that this lockrun does not
-    /// know: [`Mode::Exclusive`], [`State::Granted`]. The same for a row that
-    /// another program wrote (`etcdctl lock`), with [`Id::of_foreign`].
+    /// know: [`Mode::Exclusive`], [`State::Granted`]. A row that another program wrote
+    /// (`etcdctl lock`) is an exclusive one, with [`Id::of_foreign`].
     ///
     /// Where the store grants the whole lock by order alone and writes no grant
     /// (etcd), such a row is [`State::Granted`] here as soon as nothing before it

@@ -12,6 +12,7 @@
 //! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
 //! - [`Example`]: what README.md and the manual show.
 //! - [`Etcd`], [`Cluster`]: a server of its own, three of them on a network of their own.
+//! - [`Place`]: where a lock is, for what holds for every engine.
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
@@ -24,6 +25,8 @@ mod form;
 mod invocation;
 mod observe;
 mod outcome;
+#[cfg(feature = "etcd")]
+mod place;
 mod privilege;
 mod random;
 mod running;
@@ -44,6 +47,8 @@ pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
+#[cfg(feature = "etcd")]
+pub use place::Place;
 pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use random::Random;
 pub use running::{Holder, Running};

@@ -108,7 +108,10 @@ impl LockKeys {
         });
         let (contender, note) = match own {
             Some((class, id)) => read_own(class, id, &found.value),
-            None => (holds_everything(Id::of_foreign(&found.key)), Note::default()),
+            // It holds the lock once it is the first.
+            None => {
+                (Contender { state: State::Waiting, ..holds_everything(Id::of_foreign(&found.key)) }, Note::default())
+            }
         };
         let order = found.create_revision.unsigned_abs();
         Row {
@@ -267,7 +270,9 @@ mod tests {
             found(&own('p', 2), 8, b"damaged"),
         ];
         let rows = keys().rows(found);
-        assert!(rows.iter().all(|row| row.contender.mode == Mode::Exclusive && row.contender.state == HAS));
+        assert!(rows.iter().all(|row| row.contender.mode == Mode::Exclusive));
+        // The second one is another program's that waits, as far as anybody can tell.
+        assert_eq!(rows.iter().map(|row| row.contender.state).collect::<Vec<_>>(), [HAS, WAITS, HAS, HAS]);
         assert_eq!(rows[0].key, "jobs/a%20b/694d8e1");
         assert_eq!((rows[0].order, rows[0].version, rows[0].lease), (5, 6, 7));
     }

@@ -1,0 +1,172 @@
+//! What only locks on a server have: a lease, a keeper, and ways to lose both.
+
+use crate::support::{Etcd, Place, Running, Sandbox, eventually, is_alive};
+use std::time::{Duration, Instant};
+
+const SHORT: &str = "?ttl=3";
+
+fn server() -> Place {
+    Place::Server(Etcd::start())
+}
+
+/// A command that cannot be ended but by KILL and says until when it lived.
+const STUBBORN: &str = "trap '' TERM; echo $$; while :; do date +%s.%N >alive; sleep 0.01; done";
+
+fn stubborn(place: &Place, sandbox: &Sandbox) -> Running {
+    place.lockrun_with(sandbox, SHORT, &["-l", "calc", "-c", STUBBORN]).start().until_says("\n")
+}
+
+/// The process that keeps the lock of this wrapper.
+fn keeper_of(wrapper: i32) -> i32 {
+    let mut found = None;
+    eventually("there is a keeper", || {
+        let children = crate::support::children(wrapper).into_iter();
+        found = children.into_iter().find(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with("lockrun: keeps calc")
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill has no memory effects.
+    unsafe { libc::kill(pid, signal) };
+}
+
+#[test]
+fn a_lease_that_was_revoked_ends_the_command_at_once() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = stubborn(&place, &sandbox);
+    let leases = place.server().etcdctl(&sandbox, &["lease", "list"]);
+    place.server().etcdctl(&sandbox, &["lease", "revoke", leases.stdout.lines().last().unwrap()]).assert_code(0);
+    holder.wait().assert_code(123).assert_stderr_has(&["calc: lost: the store has taken it away", "KILL"]);
+}
+
+#[test]
+fn a_server_that_stops_ends_the_command_before_its_lease_does() {
+    for kill in [false, true] {
+        let (place, sandbox) = (server(), Sandbox::new());
+        let holder = stubborn(&place, &sandbox);
+        let began = Instant::now();
+        if kill {
+            place.server().kill()
+        } else {
+            place.server().freeze()
+        }
+        let outcome = holder.wait();
+        assert!(began.elapsed() < Duration::from_secs(3), "the lease is 3 s: {outcome:?}");
+        outcome.assert_code(123).assert_stderr_has(&["cannot be renewed", "lost", "could not be reached", "KILL"]);
+        place.server().thaw();
+    }
+}
+
+#[test]
+fn a_server_that_comes_back_in_time_is_no_loss() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "sleep", "4"]).start();
+    eventually("it holds", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
+    place.server().freeze();
+    std::thread::sleep(Duration::from_millis(700));
+    place.server().thaw();
+    holder.wait().assert_code(0);
+}
+
+#[test]
+fn a_keeper_that_was_killed_or_hangs_is_replaced() {
+    for fault in [libc::SIGKILL, libc::SIGSTOP] {
+        let (place, sandbox) = (server(), Sandbox::new());
+        let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
+        let first = keeper_of(holder.pid());
+        signal(first, fault);
+        eventually("another one", || !is_alive(first) && keeper_of(holder.pid()) != first);
+        // Longer than a lease.
+        let began = Instant::now();
+        eventually("a lease has passed", || {
+            place.lockrun(&sandbox, &["status", "calc"]).run().assert_code(1);
+            began.elapsed() > Duration::from_secs(4)
+        });
+        holder.release().assert_code(0).assert_silent();
+        place.lockrun(&sandbox, &["status", "calc"]).run().assert_code(0);
+    }
+}
+
+#[test]
+fn a_keeper_that_was_killed_while_it_waited_is_replaced_in_its_place() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = place.hold(&sandbox, &["-l", "calc"]);
+    let first = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo 1 >>order"], 1);
+    let second = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo 2 >>order"], 2);
+    let keeper = keeper_of(first.pid());
+    signal(keeper, libc::SIGKILL);
+    eventually("another one", || keeper_of(first.pid()) != keeper);
+    holder.release();
+    first.wait().assert_code(0);
+    second.wait().assert_code(0);
+    assert_eq!(std::fs::read_to_string(sandbox.path("work/order")).unwrap(), "1\n2\n");
+}
+
+#[test]
+fn a_wrapper_that_is_stopped_does_not_keep_its_command_past_the_lease() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = stubborn(&place, &sandbox);
+    let command: i32 = holder.stdout().trim().parse().unwrap();
+    holder.signal(libc::SIGSTOP);
+    place.server().freeze();
+    let began = Instant::now();
+    eventually("the command was killed", || {
+        !is_alive(command) || crate::support::status_field(command, "State").starts_with('Z')
+    });
+    assert!(began.elapsed() < Duration::from_secs(3));
+    place.server().thaw();
+    holder.signal(libc::SIGCONT);
+    holder.wait().assert_code(123);
+}
+
+#[test]
+fn a_lock_is_kept_for_at_least_so_long() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let began = Instant::now();
+    let args = ["--at-least", "4", "-l", "calc", "--", "true"];
+    place.lockrun(&sandbox, &args).run().assert_code(0).assert_silent();
+    assert!(began.elapsed() < Duration::from_secs(3), "it returns at once");
+    let busy = place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run();
+    busy.assert_code(75).assert_one_line(&["kept until"]);
+    place.lockrun(&sandbox, &["-l", "calc", "--", "true"]).run().assert_code(0);
+    assert!(began.elapsed() >= Duration::from_secs(4));
+    // break removes it at once.
+    place.lockrun(&sandbox, &["--at-least", "600", "-l", "calc", "--", "true"]).run().assert_code(0);
+    place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0);
+    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+}
+
+#[test]
+fn etcdctl_lock_and_lockrun_exclude_each_other() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = place.hold(&sandbox, &["-l", "calc"]);
+    let script = sandbox.write("work/hold.sh", "echo holding; until [ -e end ]; do sleep 0.01; done");
+    let other = place.server().etcdctl_command(&sandbox, &["lock", "jobs/calc", "sh", script.to_str().unwrap()]);
+    let mut other = other.start();
+    place.until_waiting(&sandbox, 1);
+    assert!(!other.has_ended());
+    holder.release();
+    let other = other.until_says("holding");
+    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "ran"], 1);
+    sandbox.write("work/end", "");
+    other.wait();
+    waiter.wait().assert_code(0).assert_stdout("ran\n");
+}
+
+#[test]
+fn nothing_is_left_on_the_server() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = place.hold(&sandbox, &["-l", "calc"]);
+    place.lockrun(&sandbox, &["-t", "0.1", "-l", "calc", "--", "true"]).run().assert_code(124);
+    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+    holder.release();
+    assert_eq!(place.server().keys(&sandbox, ""), [""; 0]);
+    let leases = place.server().etcdctl(&sandbox, &["lease", "list"]);
+    leases.assert_stdout("found 0 leases\n");
+}

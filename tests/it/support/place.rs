@@ -1,0 +1,77 @@
+//! Where a test's locks are: what holds for files holds on a server.
+
+use super::{Etcd, Holder, Invocation, Running, Sandbox, eventually};
+
+/// Lock files, or a server of its own.
+pub enum Place {
+    /// In the sandbox.
+    Files,
+    /// On this server.
+    Server(Etcd),
+}
+
+impl Place {
+    /// One of each.
+    pub fn all() -> [Self; 2] {
+        [Self::Files, Self::Server(Etcd::start())]
+    }
+
+    /// The server of a place that is one.
+    pub fn server(&self) -> &Etcd {
+        match self {
+            Self::Server(etcd) => etcd,
+            Self::Files => panic!("no server"),
+        }
+    }
+
+    fn options(&self, parameters: &str) -> Vec<String> {
+        match self {
+            Self::Files => Vec::new(),
+            Self::Server(etcd) => vec!["--store".into(), etcd.url("jobs") + parameters],
+        }
+    }
+
+    /// lockrun with these arguments, on this place.
+    pub fn lockrun(&self, sandbox: &Sandbox, args: &[&str]) -> Invocation {
+        self.lockrun_with(sandbox, "", args)
+    }
+
+    /// The same with parameters of the URL, `?ttl=2`.
+    pub fn lockrun_with(&self, sandbox: &Sandbox, parameters: &str, args: &[&str]) -> Invocation {
+        let options = self.options(parameters);
+        let (command, rest) = match args {
+            [command, rest @ ..] if !command.starts_with('-') => (Some(*command), rest),
+            _ => (None, args),
+        };
+        let words: Vec<_> =
+            command.into_iter().chain(options.iter().map(String::as_str)).chain(rest.iter().copied()).collect();
+        sandbox.lockrun(&words)
+    }
+
+    /// One that holds until it is told to end.
+    pub fn hold(&self, sandbox: &Sandbox, options: &[&str]) -> Holder {
+        self.hold_with(sandbox, "", options)
+    }
+
+    /// The same with parameters of the URL.
+    pub fn hold_with(&self, sandbox: &Sandbox, parameters: &str, options: &[&str]) -> Holder {
+        let args = [options, &["--", "sh", "-c", "echo holding; exec cat"]].concat();
+        Holder::from(self.lockrun_with(sandbox, parameters, &args).input("").start().until_says("holding"))
+    }
+
+    /// Starts one that has to wait, and returns once it does.
+    pub fn wait_in_queue(&self, sandbox: &Sandbox, args: &[&str], number: u64) -> Running {
+        let waiter = self.lockrun(sandbox, args).start();
+        self.until_waiting(sandbox, number);
+        waiter
+    }
+
+    /// Returns once so many wait for the first lock of the list.
+    pub fn until_waiting(&self, sandbox: &Sandbox, number: u64) {
+        eventually(&format!("{number} wait"), || {
+            let list = self.lockrun(sandbox, &["list", "--json"]).run();
+            let locks: serde_json::Value = serde_json::from_str(&list.assert_code(0).stdout).unwrap();
+            locks.as_array().unwrap().iter().any(|lock| lock["waiting"] == number)
+        });
+    }
+}
