@@ -70,6 +70,7 @@ fn run(words: Vec<OsString>) -> Result<Exit> {
         Command::Break(options) => command::break_lock::break_lock(options),
         Command::Prune(options) => command::prune::prune(options),
         Command::Path(options) => command::path::path(options),
+        Command::Flock(line) => command::flock::flock(line),
         Command::Completions(options) => command::completions::completions(&options),
         Command::Help(text) => command::help::help(&text),
     }

@@ -2,12 +2,14 @@
 
 mod command;
 mod fast_path;
+mod flock;
 mod look;
 mod parse;
 mod run;
 mod token;
 
 pub use command::{Command, tree};
+pub use flock::{Flock, FlockCommand, FlockLock, NotFlock, Operation};
 pub use look::{Break, Completions, List, LockPath, Prune, Selection, Shell, Status, Wait};
 pub use parse::parse;
 pub use run::{Hold, Lock, Run};

@@ -7,10 +7,10 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use super::command::{Command, tree};
-use super::fast_path;
 use super::look::{Break, Completions, List, LockPath, Prune, Status, Wait};
 use super::run::Run;
 use super::token::{Acquire, Check, Release, Renew};
+use super::{fast_path, flock};
 use crate::escape::printable;
 
 /// Reads the command line.
@@ -18,6 +18,12 @@ use crate::escape::printable;
 /// # Errors
 /// It cannot be understood: what is wrong, in one line.
 pub fn parse(words: Vec<OsString>) -> Result<Command> {
+    if words.first().is_some_and(|program| flock::is_name(program)) {
+        return Ok(Command::Flock(flock::parse(&words[1..])));
+    }
+    if words.get(1).is_some_and(|word| word == "flock") {
+        return Ok(Command::Flock(flock::parse(&words[2..])));
+    }
     match fast_path::read(&words) {
         Some(options) => Ok(Command::Run(Box::new(options))),
         None => parse_by_clap(&words),

@@ -190,7 +190,7 @@ const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks by token, or by a script's descriptor
   list, status, wait, break, prune  see locks, end holders, clean up
-  path                             a lock file for 'exec 9<>' in scripts
+  path, flock                      for scripts: a lock file; flock(1)'s own line
   completions                      for bash, zsh and fish
 
 See 'lockrun --help' or lockrun(1) for more.";
@@ -207,6 +207,7 @@ Other commands, each with its own --help:
   lockrun break LOCK             make the holder let go
   lockrun prune                  remove lock files that nobody uses
   lockrun path NAME              make its lock file, print the path
+  lockrun flock ...              flock(1)'s own command line
   lockrun completions SHELL      bash, zsh, fish
 
 Examples:

@@ -4,17 +4,19 @@
 //! A new engine is one more arm in each `match` here, and the options that
 //! choose it in [`AnyEngine::choose`] and [`AnyStore::choose`].
 
+use std::fs::File;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
+use rustix::io::Errno;
 
 use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
 use crate::lock::{
-    Admission, Descriptor, Engine, Grant, Held, Holder, Loss, Note, Patience, Queued, Released, Seen, Store, Target,
-    Terms, Waited, Wakes,
+    Admission, Descriptor, Engine, Grant, Held, Holder, Loss, Note, Patience, Queued, Released, Rules, Seen, Store,
+    Target, Terms, Waited, Wakes,
 };
 use crate::record::{Claim, Record};
 use crate::token::Token;
@@ -84,6 +86,9 @@ impl AnyEngine {
         beside: &[Target],
         terms: Terms,
     ) -> Result<(Self, Option<Error>)> {
+        if descriptor.rules == Rules::Flocks && !descriptor::can_have_queue(descriptor.number) {
+            return Ok((Self::Files(FileEngine::new(None, vec![Target::Descriptor(descriptor)], terms)), None));
+        }
         let needs_directory = terms.replace || terms.max_waiters.is_some() || given(dir.clone()).is_some();
         let is_named = beside.iter().any(|target| matches!(target, Target::Name(_)));
         let (dir, why_not) = match locks_directory(dir) {
@@ -261,6 +266,28 @@ impl Store for AnyStore {
 /// It is closed, or cannot be a lock.
 pub fn descriptor(number: RawFd) -> Result<Descriptor> {
     descriptor::look_at(number)
+}
+
+/// The same for whatever flock(1) locks.
+///
+/// # Errors
+/// It is closed.
+pub fn descriptor_of_any_kind(number: RawFd) -> Result<Descriptor> {
+    descriptor::look_at_any(number)
+}
+
+/// Opens a file or directory as flock(1) does, and makes it if it is missing.
+///
+/// # Errors
+/// No permission, a missing directory, no space.
+pub fn open_user_file(path: &Path) -> Result<File, Errno> {
+    descriptor::open_file(path)
+}
+
+/// Whether an open file is still what is at its path.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let now = rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)) == now
 }
 
 /// The descriptor that a `--file /dev/fd/N` means.

@@ -30,7 +30,8 @@ fn short_help_fits_one_screen() {
 #[test]
 fn long_help_fits_80_columns() {
     let sandbox = Sandbox::new();
-    let subcommands = "acquire release renew check list status wait break prune path completions".split(' ').map(Some);
+    let subcommands =
+        "acquire release renew check list status wait break prune path flock completions".split(' ').map(Some);
     for subcommand in subcommands.chain([None]) {
         let args: Vec<_> = subcommand.into_iter().chain(["--help"]).collect();
         let text = sandbox.lockrun(&args).run().assert_code(0).stdout.clone();

@@ -157,6 +157,8 @@ mod descriptor;
 mod descriptor_sharing;
 /// `acquire --fd` while it waits.
 mod descriptor_wait;
+/// `lockrun flock`, beside flock(1).
+mod flock_command;
 
 // What is written about it.
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::process::getpid;
 
 use super::files::Files;
@@ -156,6 +157,21 @@ impl Taking {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Shares what our caller's description has locked, if that is asked for.
+    ///
+    /// # Errors
+    /// `ENOLCK`.
+    pub fn make_weaker(&self, files: &Files) -> Result<bool> {
+        if self.mode != Mode::Shared {
+            return Ok(false);
+        }
+        match rustix::fs::flock(files.lock(), FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(e) => Err(files.lock_failed(e.into())),
         }
     }
 
