@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2207
-# Made by 'make docs' from src/cli/mod.rs and completions/parts: edit those.
+# Made by 'make docs' from src/cli and completions/parts: edit those.
 
 _lockrun() {
     local i cur prev opts cmd

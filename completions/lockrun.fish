@@ -1,4 +1,4 @@
-# Made by 'make docs' from src/cli/mod.rs and completions/parts: edit those.
+# Made by 'make docs' from src/cli and completions/parts: edit those.
 
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_lockrun_global_optspecs
