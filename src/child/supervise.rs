@@ -10,6 +10,7 @@ use super::sleep::Sleep;
 use super::tree::{Signalled, Tree};
 use crate::lock::{Held, Loss, Lost, Wakes};
 use crate::message;
+use crate::process;
 use crate::sys::{self, Arrived, LetGo, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
@@ -98,6 +99,7 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         if let Some(outcome) = supervisor.outcome(&plan) {
             return Ok(outcome);
         }
+        supervisor.ask_new_children(&plan);
         if std::mem::take(&mut supervisor.has_to_stop) && supervisor.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
@@ -144,6 +146,9 @@ struct Supervisor {
     cause: Option<Cause>,
     /// The end of the lease, since boot: KILL not later.
     kill_by: Option<Duration>,
+    /// Who has got TERM already, if there are others that are to have it when
+    /// they are our children.
+    asked: Option<Vec<i32>>,
     /// Early signals that have been passed on.
     early_taken: Vec<i32>,
     told_refused: bool,
@@ -159,6 +164,7 @@ impl Supervisor {
             phase: Phase::Running,
             cause: None,
             kill_by: None,
+            asked: None,
             early_taken: Vec::new(),
             told_refused: false,
         }
@@ -199,6 +205,9 @@ impl Supervisor {
                 self.command_changed(status);
             } else if !status.stopped() && !status.continued() {
                 plan.tree.forget(pid);
+                if let Some(asked) = &mut self.asked {
+                    asked.retain(|asked| *asked != pid.as_raw_nonzero().get());
+                }
             }
         }
     }
@@ -285,16 +294,35 @@ impl Supervisor {
             return;
         }
         self.cause = Some(cause);
-        let signalled = self.signal_tree(plan, libc::SIGTERM);
-        // What is stopped cannot end.
-        self.signal_tree(plan, libc::SIGCONT);
-        self.tell_refused(plan, &signalled.refused);
+        self.ask_tree(plan, Vec::new());
         let now = Instant::now();
         self.phase = Phase::Terminated { kill_at: now.checked_add(plan.kill_after).unwrap_or(now + FAR) };
     }
 
+    /// TERM for those that have not got it.
+    fn ask_tree(&mut self, plan: &Supervision, mut asked: Vec<i32>) {
+        let signalled = self.signal_tree_but(plan, libc::SIGTERM, &asked);
+        // What is stopped cannot end.
+        self.signal_tree_but(plan, libc::SIGCONT, &asked);
+        self.tell_refused(plan, &signalled.refused);
+        asked.extend(signalled.reached);
+        self.asked = signalled.is_partial.then_some(asked);
+    }
+
+    fn ask_new_children(&mut self, plan: &Supervision) {
+        if let Phase::Terminated { .. } = self.phase
+            && let Some(asked) = self.asked.take()
+        {
+            self.ask_tree(plan, asked);
+        }
+    }
+
     fn signal_tree(&self, plan: &Supervision, signal: i32) -> Signalled {
-        plan.tree.signal(signal, Some(plan.command).filter(|_| self.ended.is_none()))
+        self.signal_tree_but(plan, signal, &[])
+    }
+
+    fn signal_tree_but(&self, plan: &Supervision, signal: i32, except: &[i32]) -> Signalled {
+        plan.tree.signal(signal, Some(plan.command).filter(|_| self.ended.is_none()), except)
     }
 
     fn kill_if_due(&mut self, plan: &Supervision) {
@@ -308,15 +336,24 @@ impl Supervisor {
         }
         let signalled = self.signal_tree(plan, libc::SIGKILL);
         self.tell_refused(plan, &signalled.refused);
+        if self.ended.is_some() && !process::proc_is_ours() && !plan.tree.is_empty() {
+            let unseen = "what the command started cannot be seen without /proc, so it was not ended; \
+                the lock stays held until it ends";
+            self.tell_once(plan, unseen);
+        }
         let round = if signalled.refused.is_empty() { KILL_ROUND } else { REFUSED_ROUND };
         self.phase = Phase::Killed { again_at: Instant::now() + round };
     }
 
     fn tell_refused(&mut self, plan: &Supervision, refused: &[i32]) {
         let [pid, ..] = refused else { return };
+        let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
+        self.tell_once(plan, &text);
+    }
+
+    fn tell_once(&mut self, plan: &Supervision, text: &str) {
         if !std::mem::replace(&mut self.told_refused, true) {
-            let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
-            message::tell_about(plan.name, &text);
+            message::tell_about(plan.name, text);
         }
     }
 

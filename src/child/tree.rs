@@ -4,6 +4,11 @@
 //! As a subreaper (prctl(2)) we become the parent of every descendant whose
 //! own parent ends, so none can leave the tree. Children that we had before,
 //! from whoever executed us, are not COMMAND's and are spared.
+//!
+//! A process is signalled through a descriptor (pidfd_open(2), Linux 5.3), or
+//! another one could have got its id meanwhile. Where there is none, our own
+//! children are signalled by their ids, which they keep until we have waited for
+//! them; all others have become our children when their parents have ended.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, waitid};
@@ -23,10 +28,12 @@ pub struct Tree {
 /// What became of a signal to the tree.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Signalled {
-    /// So many processes got it.
-    pub reached: usize,
+    /// These processes got it.
+    pub reached: Vec<i32>,
     /// These may not be signalled by us: another user's.
     pub refused: Vec<i32>,
+    /// There are others, which can be signalled once they are our children.
+    pub is_partial: bool,
 }
 
 impl Tree {
@@ -52,13 +59,13 @@ impl Tree {
         if process::proc_is_ours() { self.members().is_empty() } else { !has_children() }
     }
 
-    /// Signals everybody in the tree who has not been, until nobody new is
-    /// found: what was forked meanwhile gets it as well. `command` is among
+    /// Signals every process of the tree but those in `except`, until no new one
+    /// is found: what was forked meanwhile gets it as well. `command` is among
     /// them, also where /proc does not show it, until it has been reaped.
-    pub fn signal(&self, signal: i32, command: Option<Pid>) -> Signalled {
+    pub fn signal(&self, signal: i32, command: Option<Pid>, except: &[i32]) -> Signalled {
         let mut result = Signalled::default();
-        let mut seen = Vec::new();
-        if let Some(command) = command {
+        let mut seen = except.to_vec();
+        if let Some(command) = command.filter(|pid| !except.contains(&pid.as_raw_nonzero().get())) {
             // Our own child, not yet waited for: nobody else has its id.
             result.count(command.as_raw_nonzero().get(), sys::send(command, signal));
             seen.push(command.as_raw_nonzero().get());
@@ -79,15 +86,17 @@ impl Tree {
         }
     }
 
-    /// Through a descriptor of the process, after another look at its
-    /// parent: its id may have gone to a stranger since we read it.
     fn signal_one(&self, pid: i32, parent: i32, signal: i32) -> rustix::io::Result<()> {
-        let process = pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+        let id = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+        let process = pidfd_open(id, PidfdFlags::empty());
+        // Another look: the id may have gone to a stranger since we read it.
         // Orphaned meanwhile, it is our own child.
-        if process::parent(pid).is_none_or(|now| now != parent && now != self.root) {
-            return Err(Errno::SRCH);
+        let now = process::parent(pid).filter(|now| *now == parent || *now == self.root).ok_or(Errno::SRCH)?;
+        match process.and_then(|process| sys::send_by_pidfd(&process, signal)) {
+            // A child that nobody else can wait for.
+            Err(error) if error != Errno::SRCH && now == self.root => sys::send(id, signal),
+            sent => sent,
         }
-        sys::send_by_pidfd(&process, signal)
     }
 
     /// Every process of the tree with its parent.
@@ -103,10 +112,11 @@ impl Tree {
 impl Signalled {
     fn count(&mut self, pid: i32, sent: rustix::io::Result<()>) {
         match sent {
-            Ok(()) => self.reached += 1,
-            Err(Errno::PERM) => self.refused.push(pid),
+            Ok(()) => self.reached.push(pid),
             // It has ended meanwhile.
-            Err(_) => {}
+            Err(Errno::SRCH) => {}
+            Err(Errno::PERM) => self.refused.push(pid),
+            Err(_) => self.is_partial = true,
         }
     }
 }
