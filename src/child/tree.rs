@@ -11,7 +11,9 @@
 //! them; all others have become our children when their parents have ended.
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, test_kill_process, waitid,
+};
 
 use crate::process;
 use crate::sys;
@@ -88,13 +90,17 @@ impl Tree {
 
     fn signal_one(&self, pid: i32, parent: i32, signal: i32) -> rustix::io::Result<()> {
         let id = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        let process = pidfd_open(id, PidfdFlags::empty());
+        // What else it fails with, EPERM of a sandbox as well, is not about the process.
+        let process = pidfd_open(id, PidfdFlags::empty())
+            .map_err(|error| if error == Errno::SRCH { error } else { Errno::NOSYS });
         // Another look: the id may have gone to a stranger since we read it.
         // Orphaned meanwhile, it is our own child.
         let now = process::parent(pid).filter(|now| *now == parent || *now == self.root).ok_or(Errno::SRCH)?;
         match process.and_then(|process| sys::send_by_pidfd(&process, signal)) {
             // A child that nobody else can wait for.
             Err(error) if error != Errno::SRCH && now == self.root => sys::send(id, signal),
+            // Not another user's: a sandbox does not let us.
+            Err(Errno::PERM) if test_kill_process(id).is_ok() => Err(Errno::NOSYS),
             sent => sent,
         }
     }

@@ -81,6 +81,8 @@ mod expires;
 mod inheritance;
 /// Who keeps the lock when whom is killed.
 mod lifetime;
+/// Kernels and sandboxes without pidfd_open(2).
+mod old_kernels;
 /// From whoever sends them to COMMAND.
 mod signals;
 /// Ctrl-C, Ctrl-\\, Ctrl-Z, fg, bg, hang-ups.

@@ -265,7 +265,8 @@ impl Taking {
             // somebody who shares it may have locked it.
             let again = files.are_callers().then(|| descriptor::open_again(files.lock()).ok()).flatten();
             let lock = again.as_ref().unwrap_or(files.lock());
-            rivals::end(lock, queue, ticket).with_context(|| files.cannot_lock())?;
+            let ended = rivals::end(lock, queue, ticket).context("cannot end its holder");
+            ended.with_context(|| files.cannot_lock())?;
         }
         Ok(())
     }
