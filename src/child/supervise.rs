@@ -99,7 +99,9 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         if let Some(outcome) = supervisor.outcome(&plan) {
             return Ok(outcome);
         }
-        supervisor.ask_new_children(&plan);
+        if plan.tree.has_more_to_ask() {
+            supervisor.ask_tree(&mut plan);
+        }
         if std::mem::take(&mut supervisor.has_to_stop) && supervisor.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
@@ -114,7 +116,7 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         if (is_readable || at.is_some_and(|at| at <= sys::suspend_aware_now()))
             && let Some(loss) = held.tend()
         {
-            supervisor.lose(&plan, loss);
+            supervisor.lose(&mut plan, loss);
         }
     }
 }
@@ -146,9 +148,6 @@ struct Supervisor {
     cause: Option<Cause>,
     /// The end of the lease, since boot: KILL not later.
     kill_by: Option<Duration>,
-    /// Who has got TERM already, if there are others that are to have it when
-    /// they are our children.
-    asked: Option<Vec<i32>>,
     /// Early signals that have been passed on.
     early_taken: Vec<i32>,
     told_refused: bool,
@@ -164,7 +163,6 @@ impl Supervisor {
             phase: Phase::Running,
             cause: None,
             kill_by: None,
-            asked: None,
             early_taken: Vec::new(),
             told_refused: false,
         }
@@ -205,9 +203,6 @@ impl Supervisor {
                 self.command_changed(status);
             } else if !status.stopped() && !status.continued() {
                 plan.tree.forget(pid);
-                if let Some(asked) = &mut self.asked {
-                    asked.retain(|asked| *asked != pid.as_raw_nonzero().get());
-                }
             }
         }
     }
@@ -251,7 +246,7 @@ impl Supervisor {
         [expires, lease, self.kill_by].into_iter().flatten().min()
     }
 
-    fn on_timer(&mut self, plan: &Supervision) {
+    fn on_timer(&mut self, plan: &mut Supervision) {
         let now = sys::suspend_aware_now();
         if plan.expires.is_some_and(|at| at <= now) && self.cause.is_none() {
             self.end_tree(plan, Cause::Expired);
@@ -268,7 +263,7 @@ impl Supervisor {
 
     /// COMMAND ends before others are granted the lock, whatever it is that ends
     /// it already.
-    fn lose(&mut self, plan: &Supervision, loss: Loss) {
+    fn lose(&mut self, plan: &mut Supervision, loss: Loss) {
         if self.cause.is_none() {
             self.end_tree(plan, Cause::Lost(loss.lost));
         }
@@ -286,7 +281,7 @@ impl Supervisor {
         }
     }
 
-    fn end_tree(&mut self, plan: &Supervision, cause: Cause) {
+    fn end_tree(&mut self, plan: &mut Supervision, cause: Cause) {
         if self.cause.is_some() {
             if let Cause::Broken(_) = cause {
                 self.kill_within(plan, Duration::ZERO);
@@ -294,35 +289,22 @@ impl Supervisor {
             return;
         }
         self.cause = Some(cause);
-        self.ask_tree(plan, Vec::new());
+        self.ask_tree(plan);
         let now = Instant::now();
         self.phase = Phase::Terminated { kill_at: now.checked_add(plan.kill_after).unwrap_or(now + FAR) };
     }
 
-    /// TERM for those that have not got it.
-    fn ask_tree(&mut self, plan: &Supervision, mut asked: Vec<i32>) {
-        let signalled = self.signal_tree_but(plan, libc::SIGTERM, &asked);
-        // What is stopped cannot end.
-        self.signal_tree_but(plan, libc::SIGCONT, &asked);
+    fn ask_tree(&mut self, plan: &mut Supervision) {
+        let signalled = plan.tree.ask_to_end(self.command_left(plan));
         self.tell_refused(plan, &signalled.refused);
-        asked.extend(signalled.reached);
-        self.asked = signalled.is_partial.then_some(asked);
-    }
-
-    fn ask_new_children(&mut self, plan: &Supervision) {
-        if let Phase::Terminated { .. } = self.phase
-            && let Some(asked) = self.asked.take()
-        {
-            self.ask_tree(plan, asked);
-        }
     }
 
     fn signal_tree(&self, plan: &Supervision, signal: i32) -> Signalled {
-        self.signal_tree_but(plan, signal, &[])
+        plan.tree.signal(signal, self.command_left(plan))
     }
 
-    fn signal_tree_but(&self, plan: &Supervision, signal: i32, except: &[i32]) -> Signalled {
-        plan.tree.signal(signal, Some(plan.command).filter(|_| self.ended.is_none()), except)
+    fn command_left(&self, plan: &Supervision) -> Option<Pid> {
+        Some(plan.command).filter(|_| self.ended.is_none())
     }
 
     fn kill_if_due(&mut self, plan: &Supervision) {

@@ -22,6 +22,10 @@ use crate::sys;
 pub struct Tree {
     root: i32,
     spared: Vec<i32>,
+    /// What has got TERM already, and whether there is more that is to have it
+    /// when it is our child.
+    asked: Vec<i32>,
+    has_more_to_ask: bool,
     /// Whether a process is behind a token: it belongs to whoever has the token,
     /// wherever it was acquired.
     is_token_keeper: fn(i32) -> bool,
@@ -47,13 +51,14 @@ impl Tree {
         let _ = set_child_subreaper(Some(getpid()));
         let root = getpid().as_raw_nonzero().get();
         let spared = if has_children() { below(root, |_| true).map(|(pid, _)| pid).collect() } else { Vec::new() };
-        Self { root, spared, is_token_keeper }
+        Self { root, spared, asked: Vec::new(), has_more_to_ask: false, is_token_keeper }
     }
 
     /// A child of ours was reaped: its id may soon be somebody else's.
     pub fn forget(&mut self, pid: Pid) {
         let pid = pid.as_raw_nonzero().get();
         self.spared.retain(|spared| *spared != pid);
+        self.asked.retain(|asked| *asked != pid);
     }
 
     /// Whether nobody is left.
@@ -61,10 +66,29 @@ impl Tree {
         if process::proc_is_ours() { self.members().is_empty() } else { !has_children() }
     }
 
-    /// Signals every process of the tree but those in `except`, until no new one
-    /// is found: what was forked meanwhile gets it as well. `command` is among
-    /// them, also where /proc does not show it, until it has been reaped.
-    pub fn signal(&self, signal: i32, command: Option<Pid>, except: &[i32]) -> Signalled {
+    /// Signals every process of the tree, until no new one is found: what was
+    /// forked meanwhile gets it as well. `command` is among them, also where
+    /// /proc does not show it, until it has been reaped.
+    pub fn signal(&self, signal: i32, command: Option<Pid>) -> Signalled {
+        self.signal_but(&[], signal, command)
+    }
+
+    /// TERM, and CONT, because what is stopped cannot end, for every process of the
+    /// tree that has not had it.
+    pub fn ask_to_end(&mut self, command: Option<Pid>) -> Signalled {
+        let signalled = self.signal_but(&self.asked, libc::SIGTERM, command);
+        self.signal_but(&self.asked, libc::SIGCONT, command);
+        self.asked.extend(&signalled.reached);
+        self.has_more_to_ask = signalled.is_partial;
+        signalled
+    }
+
+    /// Whether there are processes to ask as soon as they are our children.
+    pub fn has_more_to_ask(&self) -> bool {
+        self.has_more_to_ask
+    }
+
+    fn signal_but(&self, except: &[i32], signal: i32, command: Option<Pid>) -> Signalled {
         let mut result = Signalled::default();
         let mut seen = except.to_vec();
         if let Some(command) = command.filter(|pid| !except.contains(&pid.as_raw_nonzero().get())) {
