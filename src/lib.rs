@@ -47,7 +47,10 @@ use exit::Exit;
 /// ends by a signal.
 pub fn main() -> u8 {
     let exit = run(sys::arguments()).unwrap_or_else(|error| {
-        message::tell_error(&error);
+        match error.downcast_ref::<cli::UsageError>() {
+            Some(usage) => [&usage.what, &usage.next].iter().for_each(|line| message::tell(line)),
+            None => message::tell_error(&error),
+        }
         Exit::Failed
     });
     exit.finish()

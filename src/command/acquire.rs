@@ -110,7 +110,11 @@ impl Acquisition {
         rustix::io::fcntl_getfd(rustix::stdio::stdout())
             .map_err(|_| anyhow!("stdout is closed, so the token could not be printed; nothing was locked"))?;
         if options.lock.name.is_empty() && options.lock.file.is_empty() {
-            bail!("which lock? lockrun acquire --name NAME (or --file PATH); see 'lockrun acquire --help'");
+            bail!(cli::UsageError::form(
+                "which lock?",
+                "lockrun acquire --name NAME (or --file PATH, --fd N)",
+                "acquire"
+            ));
         }
         if options.lock.conflict_exit_code == Some(0) {
             bail!("-E 0 with acquire would let a script go on without the lock: give another code");

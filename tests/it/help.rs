@@ -78,6 +78,30 @@ fn long_help_has_examples_and_the_exit_codes() {
 }
 
 #[test]
+fn help_and_version_are_words_too() {
+    let sandbox = Sandbox::new();
+    let shown = |words: &[&str]| sandbox.lockrun(words).run().assert_code(0).assert_silent().stdout.clone();
+    assert_eq!(shown(&["help"]), shown(&["--help"]));
+    assert_eq!(shown(&["help", "run"]), shown(&["--help"]));
+    assert_eq!(shown(&["run", "--help"]), shown(&["--help"]));
+    assert_eq!(shown(&["version"]), shown(&["--version"]));
+    for command in "acquire release renew check list status wait break prune path flock completions".split(' ') {
+        let help = shown(&["help", command]);
+        assert_eq!(help, shown(&[command, "--help"]));
+        assert!(help.lines().any(|line| line.starts_with("Usage: ") && line.contains("lockrun")), "{help}");
+    }
+}
+
+#[test]
+fn run_is_the_main_job() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["run", "-l", "calc"]);
+    sandbox.lockrun(&["run", "-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+    holder.release().assert_code(0);
+    sandbox.lockrun(&["-l", "run", "--", "echo", "run"]).run().assert_code(0).assert_stdout("run\n");
+}
+
+#[test]
 fn help_after_the_dashes_is_the_commands() {
     let sandbox = Sandbox::new();
     let command = ["-l", "calc", "--", "sh", "-c", "echo $1", "sh", "--help"];

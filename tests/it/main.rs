@@ -34,6 +34,8 @@ mod odd_names;
 mod path;
 /// `--shared`.
 mod shared;
+/// What was probably meant by a line that is refused.
+mod suggestions;
 /// `--timeout` in every form, `-n`, `LOCKRUN_TIMEOUT`.
 mod timeout;
 
