@@ -31,6 +31,7 @@ all: build
 help:
 	@echo 'build    the program, optimised (the default)'
 	@echo 'install  program, manual, completions; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'install-flock  a link by which lockrun is called flock; LINKDIR=/where'
 	@echo 'deb      a Debian package, in $(PACKAGES)'
 	@echo 'rpm      an rpm package, in $(PACKAGES)'
 	@echo 'test     the tests'
@@ -59,6 +60,19 @@ install:
 	install -D -m 644 completions/lockrun.bash '$(DESTDIR)$(BASH_COMPLETIONS)/lockrun'
 	install -D -m 644 completions/_lockrun '$(DESTDIR)$(ZSH_COMPLETIONS)/_lockrun'
 	install -D -m 644 completions/lockrun.fish '$(DESTDIR)$(FISH_COMPLETIONS)/lockrun.fish'
+
+# Not by default: it stands before util-linux's flock where LINKDIR is first in
+# PATH. An absolute link, which also works from a directory of one user.
+LINKDIR =
+install-flock:
+	@if [ -z '$(LINKDIR)' ]; then \
+		echo "where? make install-flock LINKDIR=/usr/local/lib/lockrun (and put that first in PATH)" >&2; exit 1; \
+	fi
+	install -d '$(DESTDIR)$(LINKDIR)'
+	@if [ -e '$(DESTDIR)$(LINKDIR)/flock' ] && [ ! -L '$(DESTDIR)$(LINKDIR)/flock' ]; then \
+		echo "$(DESTDIR)$(LINKDIR)/flock is a program of its own: it was not replaced" >&2; exit 1; \
+	fi
+	ln -sf '$(BINDIR)/lockrun' '$(DESTDIR)$(LINKDIR)/flock'
 
 deb: build packagers
 	$(CARGO) deb --locked --no-build --target $(TARGET) --output '$(PACKAGES)/'
@@ -94,9 +108,9 @@ clean:
 	$(CARGO) clean
 
 # What the tests call or read, and the package that it comes in.
-TOOLS = /usr/share/bash-completion/bash_completion:bash-completion /usr/sbin/iptables:iptables cc:gcc cpio:cpio \
-	etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq mandoc:mandoc \
-	openssl:openssl python3:python3 readelf:binutils rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
+TOOLS = /usr/share/bash-completion/bash_completion:bash-completion /usr/sbin/iptables:iptables busybox:busybox cc:gcc cpio:cpio \
+	dash:dash etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq ksh93:ksh93u+m \
+	mandoc:mandoc mksh:mksh openssl:openssl python3:python3 readelf:binutils rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
 	shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
@@ -133,4 +147,4 @@ as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # 'make setup check' does one after the other, whatever MAKEFLAGS says.
 .NOTPARALLEL:
-.PHONY: all help build install deb rpm test check linking docs pictures bench clean tools packagers setup
+.PHONY: all help build install install-flock deb rpm test check linking docs pictures bench clean tools packagers setup

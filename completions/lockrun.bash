@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2207
-# Made by 'make docs' from src/cli/mod.rs and completions/parts: edit those.
+# Made by 'make docs' from src/cli and completions/parts: edit those.
 
 _lockrun() {
     local i cur prev opts cmd
@@ -31,6 +31,9 @@ _lockrun() {
             lockrun,completions)
                 cmd="lockrun__subcmd__completions"
                 ;;
+            lockrun,flock)
+                cmd="lockrun__subcmd__flock"
+                ;;
             lockrun,list)
                 cmd="lockrun__subcmd__list"
                 ;;
@@ -59,7 +62,7 @@ _lockrun() {
 
     case "${cmd}" in
         lockrun)
-            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --store --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --at-least --report --help acquire release renew check list status wait break prune path completions"
+            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --store --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --at-least --report --help acquire release renew check list status wait break prune path flock completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -393,6 +396,62 @@ _lockrun() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lockrun__subcmd__flock)
+            opts="-s -e -x -u -n -w -E -o -F -V -h --shared --exclusive --unlock --nonblocking --nb --nonblock --wait --timeout --conflict-exit-code --close --no-fork --fd --verbose --version --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                -w)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --conflict-exit-code)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                -E)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --fd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -1,4 +1,4 @@
-# Made by 'make docs' from src/cli/mod.rs and completions/parts: edit those.
+# Made by 'make docs' from src/cli and completions/parts: edit those.
 
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_lockrun_global_optspecs
@@ -60,6 +60,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait unti
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock release it'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove unused lock files, and print their names'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "path" -d 'Make the lock file of NAME safely, and print its path'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "flock" -d 'Lock with flock(1)\'s own command line'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print shell completions'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l file -d 'Lock exactly this file or directory' -r -F
@@ -113,6 +114,18 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d '
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s w -l timeout -l wait -d 'Longest wait, with decimals; 0: none' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s E -l conflict-exit-code -d 'Exit code instead of 1 for not getting it' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -l fd -d 'Lock the caller\'s descriptor N, and run COMMAND' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s s -l shared -d 'Take a shared (read) lock'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s x -s e -l exclusive -d 'Take an exclusive lock [default]'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s u -l unlock -d 'Unlock the descriptor'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s n -l nonblock -l nonblocking -l nb -d 'Do not wait: fail at once'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s o -l close -d 'Close the descriptor for COMMAND'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s F -l no-fork -d 'Become COMMAND'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -l verbose -d 'Tell how long it took, and who holds the lock'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s V -l version -d 'Print version'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand completions" -s h -l help -d 'Print help'
 
 # The names of the locks in the directory that the line is about.

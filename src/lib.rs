@@ -50,7 +50,10 @@ use exit::Exit;
 /// ends by a signal.
 pub fn main() -> u8 {
     let exit = run(sys::arguments()).unwrap_or_else(|error| {
-        message::tell_error(&error);
+        match error.downcast_ref::<cli::UsageError>() {
+            Some(usage) => [&usage.what, &usage.next].iter().for_each(|line| message::tell(line)),
+            None => message::tell_error(&error),
+        }
         if error.is::<lock::Unreachable>() { Exit::Unreachable } else { Exit::Failed }
     });
     exit.finish()
@@ -73,6 +76,7 @@ fn run(words: Vec<OsString>) -> Result<Exit> {
         Command::Break(options) => command::break_lock::break_lock(options),
         Command::Prune(options) => command::prune::prune(options),
         Command::Path(options) => command::path::path(options),
+        Command::Flock(line) => command::flock::flock(line),
         Command::Completions(options) => command::completions::completions(&options),
         Command::Help(text) => command::help::help(&text),
     }

@@ -30,6 +30,11 @@ pub fn tell_in_passing(text: &str) {
     write(&format!("lockrun: {text}\n"), NO_TIME);
 }
 
+/// Writes one line in the name of flock(1), as its command line asks for.
+pub fn tell_as_flock(text: &str) {
+    write(&format!("flock: {text}\n"), A_SECOND);
+}
+
 /// Writes this to stderr as it is, if that takes no time.
 pub fn draw(text: &str) {
     write(text, NO_TIME);

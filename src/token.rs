@@ -19,6 +19,19 @@ const PREFIX: &str = "lr1.";
 /// and not a lost lock (123).
 const CHECK: usize = 6;
 
+/// Every token is longer, less its prefix.
+const SHORTEST: usize = 40;
+
+/// Replaces whatever may be a token, or one with a typing error, by `TOKEN`.
+pub fn hide(text: &str) -> String {
+    let Some(start) = text.find(PREFIX) else { return text.to_owned() };
+    let (before, rest) = (&text[..start], &text[start + PREFIX.len()..]);
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let length = rest.find(|c| !is_of_token(c)).unwrap_or(rest.len());
+    let shown = if length >= SHORTEST { "TOKEN" } else { &text[start..start + PREFIX.len() + length] };
+    before.to_owned() + shown + &hide(&rest[length..])
+}
+
 /// The content of a token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
@@ -153,6 +166,15 @@ mod tests {
         }
         assert_eq!(Token::parse(b""), None);
         assert_eq!(Token::parse((word + "A").as_bytes()), None);
+    }
+
+    #[test]
+    fn a_token_in_a_text_is_hidden_and_nothing_else() {
+        let word = token().to_word();
+        assert_eq!(hide(&format!("'--{word}' and {word}")), "'--TOKEN' and TOKEN");
+        for text in ["", "/var/lock/lr1.lock", "lr1.", "lr1.lr1.x"] {
+            assert_eq!(hide(text), text);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::sleep::Sleep;
 use super::tree::{Signalled, Tree};
 use crate::lock::{Held, Loss, Lost, Wakes};
 use crate::message;
+use crate::process;
 use crate::sys::{self, Arrived, LetGo, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
@@ -98,6 +99,9 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         if let Some(outcome) = supervisor.outcome(&plan) {
             return Ok(outcome);
         }
+        if plan.tree.has_more_to_ask() {
+            supervisor.ask_tree(&mut plan);
+        }
         if std::mem::take(&mut supervisor.has_to_stop) && supervisor.stopped {
             sys::stop_by(libc::SIGSTOP);
         }
@@ -112,7 +116,7 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         if (is_readable || at.is_some_and(|at| at <= sys::suspend_aware_now()))
             && let Some(loss) = held.tend()
         {
-            supervisor.lose(&plan, loss);
+            supervisor.lose(&mut plan, loss);
         }
     }
 }
@@ -242,7 +246,7 @@ impl Supervisor {
         [expires, lease, self.kill_by].into_iter().flatten().min()
     }
 
-    fn on_timer(&mut self, plan: &Supervision) {
+    fn on_timer(&mut self, plan: &mut Supervision) {
         let now = sys::suspend_aware_now();
         if plan.expires.is_some_and(|at| at <= now) && self.cause.is_none() {
             self.end_tree(plan, Cause::Expired);
@@ -255,7 +259,7 @@ impl Supervisor {
 
     /// COMMAND ends before others are granted the lock, whatever it is that ends
     /// it already.
-    fn lose(&mut self, plan: &Supervision, loss: Loss) {
+    fn lose(&mut self, plan: &mut Supervision, loss: Loss) {
         if self.cause.is_none() {
             self.end_tree(plan, Cause::Lost(loss.lost));
         }
@@ -273,7 +277,7 @@ impl Supervisor {
         }
     }
 
-    fn end_tree(&mut self, plan: &Supervision, cause: Cause) {
+    fn end_tree(&mut self, plan: &mut Supervision, cause: Cause) {
         if self.cause.is_some() {
             if let Cause::Broken(_) = cause {
                 self.kill_within(plan, Duration::ZERO);
@@ -281,16 +285,22 @@ impl Supervisor {
             return;
         }
         self.cause = Some(cause);
-        let signalled = self.signal_tree(plan, libc::SIGTERM);
-        // What is stopped cannot end.
-        self.signal_tree(plan, libc::SIGCONT);
-        self.tell_refused(plan, &signalled.refused);
+        self.ask_tree(plan);
         let now = Instant::now();
         self.phase = Phase::Terminated { kill_at: now.checked_add(plan.kill_after).unwrap_or(now + FAR) };
     }
 
+    fn ask_tree(&mut self, plan: &mut Supervision) {
+        let signalled = plan.tree.ask_to_end(self.command_left(plan));
+        self.tell_refused(plan, &signalled.refused);
+    }
+
     fn signal_tree(&self, plan: &Supervision, signal: i32) -> Signalled {
-        plan.tree.signal(signal, Some(plan.command).filter(|_| self.ended.is_none()))
+        plan.tree.signal(signal, self.command_left(plan))
+    }
+
+    fn command_left(&self, plan: &Supervision) -> Option<Pid> {
+        Some(plan.command).filter(|_| self.ended.is_none())
     }
 
     fn kill_if_due(&mut self, plan: &Supervision) {
@@ -304,15 +314,24 @@ impl Supervisor {
         }
         let signalled = self.signal_tree(plan, libc::SIGKILL);
         self.tell_refused(plan, &signalled.refused);
+        if self.ended.is_some() && !process::proc_is_ours() && !plan.tree.is_empty() {
+            let unseen = "what the command started cannot be seen without /proc, so it was not ended; \
+                the lock stays held until it ends";
+            self.tell_once(plan, unseen);
+        }
         let round = if signalled.refused.is_empty() { KILL_ROUND } else { REFUSED_ROUND };
         self.phase = Phase::Killed { again_at: Instant::now() + round };
     }
 
     fn tell_refused(&mut self, plan: &Supervision, refused: &[i32]) {
         let [pid, ..] = refused else { return };
+        let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
+        self.tell_once(plan, &text);
+    }
+
+    fn tell_once(&mut self, plan: &Supervision, text: &str) {
         if !std::mem::replace(&mut self.told_refused, true) {
-            let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
-            message::tell_about(plan.name, &text);
+            message::tell_about(plan.name, text);
         }
     }
 

@@ -4,9 +4,16 @@
 //! As a subreaper (prctl(2)) we become the parent of every descendant whose
 //! own parent ends, so none can leave the tree. Children that we had before,
 //! from whoever executed us, are not COMMAND's and are spared.
+//!
+//! A process is signalled through a descriptor (pidfd_open(2), Linux 5.3), or
+//! another one could have got its id meanwhile. Where there is none, our own
+//! children are signalled by their ids, which they keep until we have waited for
+//! them; all others have become our children when their parents have ended.
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, set_child_subreaper, test_kill_process, waitid,
+};
 
 use crate::process;
 use crate::sys;
@@ -15,6 +22,10 @@ use crate::sys;
 pub struct Tree {
     root: i32,
     spared: Vec<i32>,
+    /// What has got TERM already, and whether there is more that is to have it
+    /// when it is our child.
+    asked: Vec<i32>,
+    has_more_to_ask: bool,
     /// Whether a process is behind a token: it belongs to whoever has the token,
     /// wherever it was acquired.
     is_token_keeper: fn(i32) -> bool,
@@ -23,10 +34,12 @@ pub struct Tree {
 /// What became of a signal to the tree.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Signalled {
-    /// So many processes got it.
-    pub reached: usize,
+    /// These processes got it.
+    pub reached: Vec<i32>,
     /// These may not be signalled by us: another user's.
     pub refused: Vec<i32>,
+    /// There are others, which can be signalled once they are our children.
+    pub is_partial: bool,
 }
 
 impl Tree {
@@ -38,13 +51,14 @@ impl Tree {
         let _ = set_child_subreaper(Some(getpid()));
         let root = getpid().as_raw_nonzero().get();
         let spared = if has_children() { below(root, |_| true).map(|(pid, _)| pid).collect() } else { Vec::new() };
-        Self { root, spared, is_token_keeper }
+        Self { root, spared, asked: Vec::new(), has_more_to_ask: false, is_token_keeper }
     }
 
     /// A child of ours was reaped: its id may soon be somebody else's.
     pub fn forget(&mut self, pid: Pid) {
         let pid = pid.as_raw_nonzero().get();
         self.spared.retain(|spared| *spared != pid);
+        self.asked.retain(|asked| *asked != pid);
     }
 
     /// Whether nobody is left.
@@ -52,13 +66,32 @@ impl Tree {
         if process::proc_is_ours() { self.members().is_empty() } else { !has_children() }
     }
 
-    /// Signals everybody in the tree who has not been, until nobody new is
-    /// found: what was forked meanwhile gets it as well. `command` is among
-    /// them, also where /proc does not show it, until it has been reaped.
+    /// Signals every process of the tree, until no new one is found: what was
+    /// forked meanwhile gets it as well. `command` is among them, also where
+    /// /proc does not show it, until it has been reaped.
     pub fn signal(&self, signal: i32, command: Option<Pid>) -> Signalled {
+        self.signal_but(&[], signal, command)
+    }
+
+    /// TERM, and CONT, because what is stopped cannot end, for every process of the
+    /// tree that has not had it.
+    pub fn ask_to_end(&mut self, command: Option<Pid>) -> Signalled {
+        let signalled = self.signal_but(&self.asked, libc::SIGTERM, command);
+        self.signal_but(&self.asked, libc::SIGCONT, command);
+        self.asked.extend(&signalled.reached);
+        self.has_more_to_ask = signalled.is_partial;
+        signalled
+    }
+
+    /// Whether there are processes to ask as soon as they are our children.
+    pub fn has_more_to_ask(&self) -> bool {
+        self.has_more_to_ask
+    }
+
+    fn signal_but(&self, except: &[i32], signal: i32, command: Option<Pid>) -> Signalled {
         let mut result = Signalled::default();
-        let mut seen = Vec::new();
-        if let Some(command) = command {
+        let mut seen = except.to_vec();
+        if let Some(command) = command.filter(|pid| !except.contains(&pid.as_raw_nonzero().get())) {
             // Our own child, not yet waited for: nobody else has its id.
             result.count(command.as_raw_nonzero().get(), sys::send(command, signal));
             seen.push(command.as_raw_nonzero().get());
@@ -79,15 +112,21 @@ impl Tree {
         }
     }
 
-    /// Through a descriptor of the process, after another look at its
-    /// parent: its id may have gone to a stranger since we read it.
     fn signal_one(&self, pid: i32, parent: i32, signal: i32) -> rustix::io::Result<()> {
-        let process = pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+        let id = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+        // What else it fails with, EPERM of a sandbox as well, is not about the process.
+        let process = pidfd_open(id, PidfdFlags::empty())
+            .map_err(|error| if error == Errno::SRCH { error } else { Errno::NOSYS });
+        // Another look: the id may have gone to a stranger since we read it.
         // Orphaned meanwhile, it is our own child.
-        if process::parent(pid).is_none_or(|now| now != parent && now != self.root) {
-            return Err(Errno::SRCH);
+        let now = process::parent(pid).filter(|now| *now == parent || *now == self.root).ok_or(Errno::SRCH)?;
+        match process.and_then(|process| sys::send_by_pidfd(&process, signal)) {
+            // A child that nobody else can wait for.
+            Err(error) if error != Errno::SRCH && now == self.root => sys::send(id, signal),
+            // Not another user's: a sandbox does not let us.
+            Err(Errno::PERM) if test_kill_process(id).is_ok() => Err(Errno::NOSYS),
+            sent => sent,
         }
-        sys::send_by_pidfd(&process, signal)
     }
 
     /// Every process of the tree with its parent.
@@ -103,10 +142,11 @@ impl Tree {
 impl Signalled {
     fn count(&mut self, pid: i32, sent: rustix::io::Result<()>) {
         match sent {
-            Ok(()) => self.reached += 1,
-            Err(Errno::PERM) => self.refused.push(pid),
+            Ok(()) => self.reached.push(pid),
             // It has ended meanwhile.
-            Err(_) => {}
+            Err(Errno::SRCH) => {}
+            Err(Errno::PERM) => self.refused.push(pid),
+            Err(_) => self.is_partial = true,
         }
     }
 }

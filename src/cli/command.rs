@@ -2,6 +2,7 @@
 
 use clap::CommandFactory;
 
+use super::flock::{self, Flock, NotFlock};
 use super::look::{Break, Completions, List, LockPath, Prune, Status, Wait};
 use super::run::Run;
 use super::token::{Acquire, Check, Release, Renew};
@@ -30,6 +31,8 @@ pub enum Command {
     Prune(Prune),
     /// Print the path of a lock file.
     Path(LockPath),
+    /// Do what flock(1) would do.
+    Flock(Result<Flock, NotFlock>),
     /// Print a shell's completions.
     Completions(Completions),
     /// Print this text: a help, or the version.
@@ -51,5 +54,6 @@ pub fn tree() -> clap::Command {
         .subcommand(named(Break::command(), "break"))
         .subcommand(named(Prune::command(), "prune"))
         .subcommand(named(LockPath::command(), "path"))
+        .subcommand(named(flock::command(), "flock"))
         .subcommand(named(Completions::command(), "completions"))
 }

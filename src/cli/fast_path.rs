@@ -9,6 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use super::number::exit_code;
 use super::run::Run;
 use crate::duration::parse_limit;
 
@@ -21,8 +22,8 @@ pub fn read(words: &[OsString]) -> Option<Run> {
     while let Some(word) = words.next() {
         match word.as_bytes() {
             b"--" => {
-                has_command = true;
                 command.extend(words.by_ref().cloned());
+                has_command = !command.is_empty();
             }
             b"-l" | b"--name" => lock.name.push(value(words.next())?.into()),
             b"--file" => lock.file.push(value(words.next())?.into()),
@@ -33,7 +34,7 @@ pub fn read(words: &[OsString]) -> Option<Run> {
             b"-n" | b"--nonblock" if lock.timeout.is_none() => switch(&mut lock.nonblock)?,
             b"-s" | b"--shared" => switch(&mut lock.shared)?,
             b"-E" | b"--conflict-exit-code" => {
-                once(&mut lock.conflict_exit_code, value(words.next())?.to_str()?.parse().ok()?)?;
+                once(&mut lock.conflict_exit_code, exit_code(value(words.next())?.to_str()?).ok()?)?;
             }
             b"-q" | b"--quiet" if !lock.verbose => switch(&mut lock.quiet)?,
             b"-v" | b"--verbose" if !lock.quiet => switch(&mut lock.verbose)?,

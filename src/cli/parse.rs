@@ -1,89 +1,156 @@
-//! From words to a command, or to one line that says what is wrong.
+//! From words to a command, or to what is wrong with them.
 
 use std::ffi::OsString;
 
-use anyhow::{Result, bail};
-use clap::Parser;
-use clap::error::ErrorKind;
+use anyhow::Result;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 
 use super::command::{Command, tree};
-use super::fast_path;
 use super::look::{Break, Completions, List, LockPath, Prune, Status, Wait};
 use super::run::Run;
 use super::token::{Acquire, Check, Release, Renew};
+use super::usage_error::UsageError;
+use super::{fast_path, flock, friedl, spelling, suggestion};
 use crate::escape::printable;
 
 /// Reads the command line.
 ///
 /// # Errors
-/// It cannot be understood: what is wrong, in one line.
+/// It cannot be understood: a [`UsageError`].
 pub fn parse(words: Vec<OsString>) -> Result<Command> {
+    if words.first().is_some_and(|program| flock::is_name(program)) {
+        return Ok(Command::Flock(flock::parse(&words[1..])));
+    }
+    if words.get(1).is_some_and(|word| word == "flock") {
+        return Ok(Command::Flock(flock::parse(&words[2..])));
+    }
     match fast_path::read(&words) {
         Some(options) => Ok(Command::Run(Box::new(options))),
-        None => parse_by_clap(&words),
+        None => Ok(parse_by_clap(words.get(1..).unwrap_or_default())?),
     }
 }
 
-fn parse_by_clap(words: &[OsString]) -> Result<Command> {
-    let subcommand = words.get(1).and_then(|word| word.to_str());
-    let rest = || words.iter().skip(1);
-    let parsed = match subcommand {
-        Some("acquire") => Acquire::try_parse_from(rest()).map(|options| Command::Acquire(Box::new(options))),
-        Some("release") => Release::try_parse_from(rest()).map(Command::Release),
-        Some("renew") => Renew::try_parse_from(rest()).map(Command::Renew),
-        Some("check") => Check::try_parse_from(rest()).map(Command::Check),
-        Some("list") => List::try_parse_from(rest()).map(Command::List),
-        Some("status") => Status::try_parse_from(rest()).map(Command::Status),
-        Some("wait") => Wait::try_parse_from(rest()).map(Command::Wait),
-        Some("break") => Break::try_parse_from(rest()).map(Command::Break),
-        Some("prune") => Prune::try_parse_from(rest()).map(Command::Prune),
-        Some("path") => LockPath::try_parse_from(rest()).map(Command::Path),
-        Some("completions") => Completions::try_parse_from(rest()).map(Command::Completions),
-        _ => Run::try_parse_from(words).map(|options| Command::Run(Box::new(options))),
-    };
-    parsed.or_else(|error| not_a_command(&error, words))
+fn parse_by_clap(words: &[OsString]) -> Result<Command, UsageError> {
+    let Some((first, others)) = words.split_first() else { return main_job(words) };
+    match first.to_str() {
+        Some("run") => main_job(others),
+        Some("help") => help(others),
+        Some("version") if others.is_empty() => Ok(Command::Help(Run::command().render_version())),
+        Some("version") => Err(UsageError::form("'version' stands alone", "lockrun version", "")),
+        Some(name) => match subcommand(name, others) {
+            Some(parsed) => parsed.or_else(|error| text_or(&error, || wrong_subcommand(name, &error, words))),
+            None => main_job(words),
+        },
+        None => main_job(words),
+    }
 }
 
-fn not_a_command(error: &clap::Error, words: &[OsString]) -> Result<Command> {
+/// `None`: there is no such subcommand.
+fn subcommand(name: &str, others: &[OsString]) -> Option<clap::error::Result<Command>> {
+    // clap shows the first word in the usage line.
+    let words = || std::iter::once(format!("lockrun {name}").into()).chain(others.iter().cloned());
+    Some(match name {
+        "acquire" => Acquire::try_parse_from(words()).map(|options| Command::Acquire(Box::new(options))),
+        "release" => Release::try_parse_from(words()).map(Command::Release),
+        "renew" => Renew::try_parse_from(words()).map(Command::Renew),
+        "check" => Check::try_parse_from(words()).map(Command::Check),
+        "list" => List::try_parse_from(words()).map(Command::List),
+        "status" => Status::try_parse_from(words()).map(Command::Status),
+        "wait" => Wait::try_parse_from(words()).map(Command::Wait),
+        "break" => Break::try_parse_from(words()).map(Command::Break),
+        "prune" => Prune::try_parse_from(words()).map(Command::Prune),
+        "path" => LockPath::try_parse_from(words()).map(Command::Path),
+        "completions" => Completions::try_parse_from(words()).map(Command::Completions),
+        _ => return None,
+    })
+}
+
+fn main_job(words: &[OsString]) -> Result<Command, UsageError> {
+    let line = std::iter::once("lockrun".into()).chain(words.iter().cloned());
+    match Run::try_parse_from(line) {
+        Ok(options) if options.command.is_empty() && options.shell.is_none() => Err(wrong_line(None, words)),
+        Ok(options) => Ok(Command::Run(Box::new(options))),
+        Err(error) => text_or(&error, || wrong_line(Some(&error), words)),
+    }
+}
+
+/// `lockrun help`, `lockrun help list`.
+fn help(words: &[OsString]) -> Result<Command, UsageError> {
+    let long = [OsString::from("--help")];
+    match words {
+        [] => main_job(&long),
+        [name] if name == "run" => main_job(&long),
+        [name] if name == "flock" => Ok(Command::Flock(flock::parse(&long))),
+        [name] => {
+            let name = name.to_string_lossy();
+            if let Some(Err(error)) = subcommand(&name, &long) {
+                return text_or(&error, || UsageError::form(clap_text(&error), "lockrun help", ""));
+            }
+            let near = spelling::near_command(&name).map(|near| format!("lockrun help {near}"));
+            let what = format!("'{}' is not a command of lockrun", printable(name.as_bytes()));
+            Err(UsageError::form(what, near.as_deref().unwrap_or("lockrun help"), ""))
+        }
+        _ => Err(UsageError::form("'help' takes one command", "lockrun help [COMMAND]", "")),
+    }
+}
+
+/// clap reports a help or version that was asked for as an error.
+fn text_or(error: &clap::Error, wrong: impl FnOnce() -> UsageError) -> Result<Command, UsageError> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Command::Help(error.render().to_string())),
-        _ => bail!(usage_error(error, words)),
+        _ => Err(wrong()),
     }
 }
 
-/// clap's paragraphs as one line: what is wrong, a tip, where to read more.
-fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
-    if let Some(text) = missing_dashes(error, words) {
-        return text;
+/// Without an error of clap's, it is the command that is missing.
+fn wrong_line(error: Option<&clap::Error>, words: &[OsString]) -> UsageError {
+    if let Some((line, theirs)) = friedl::translate(words) {
+        let what = format!("'{theirs}' is an option of Stephen Friedl's lockrun, which is another program");
+        return UsageError::meant(what, &line);
     }
+    let conflict = error
+        .is_some_and(|error| matches!(error.kind(), ErrorKind::ArgumentConflict | ErrorKind::MissingRequiredArgument));
+    let bad_value = error.and_then(|error| context(error, ContextKind::InvalidValue));
+    let meant = if conflict { None } else { suggestion::suggest(words, bad_value.as_deref()) };
+    let said = || error.map_or_else(|| "the command is missing".into(), clap_text);
+    match meant {
+        Some(meant) => UsageError::meant(meant.what.unwrap_or_else(said), &meant.line),
+        None => UsageError::form(said(), "lockrun [OPTIONS] -- COMMAND [ARG]...", ""),
+    }
+}
+
+fn wrong_subcommand(name: &str, error: &clap::Error, words: &[OsString]) -> UsageError {
+    let mut what = clap_text(error);
+    if let (ErrorKind::UnknownArgument, Some(word)) = (error.kind(), context(error, ContextKind::InvalidArg)) {
+        if !word.starts_with('-') {
+            what = format!("'{}' is one word too many", printable(word.as_bytes()));
+        } else if let Some(line) = spelling::respell(name, words, &word) {
+            return UsageError::meant(what, &line);
+        }
+    }
+    let usage = tree().find_subcommand_mut(name).map(|command| command.render_usage().to_string());
+    let usage = usage.unwrap_or_default();
+    let form = usage.lines().next().unwrap_or_default();
+    UsageError::form(what, form.strip_prefix("Usage: ").unwrap_or(form), name)
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// What clap says is wrong, as one line.
+fn clap_text(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let is_noise = |line: &&str| line.is_empty() || ["For more", "tip: to pass"].iter().any(|s| line.starts_with(s));
-    let said: Vec<&str> = said.filter(|line| !is_noise(line)).collect();
-    let text = said.join("; ").replace(":; ", ": ");
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    format!("{}; see 'lockrun --help'", printable(text.as_bytes()))
-}
-
-/// The mistake that everybody makes who comes from flock(1).
-fn missing_dashes(error: &clap::Error, words: &[OsString]) -> Option<String> {
-    use clap::error::{ContextKind, ContextValue};
-    let ErrorKind::UnknownArgument = error.kind() else { return None };
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
-    if word.starts_with('-') {
-        return None;
+    let is_noise = |line: &&str| line.is_empty() || ["For more", "tip: "].iter().any(|s| line.starts_with(s));
+    let text = said.filter(|line| !is_noise(line)).collect::<Vec<_>>().join("; ").replace(":; ", ": ");
+    let mut text = text.strip_prefix("error: ").unwrap_or(&text).to_owned();
+    if let (ErrorKind::UnknownArgument, Some(option)) = (error.kind(), context(error, ContextKind::InvalidArg)) {
+        text = format!("unknown option '{option}'");
     }
-    let word = printable(word.as_bytes());
-    let is_subcommand = |name: &str| tree().find_subcommand(name).is_some();
-    if let Some(first) = words.get(1).and_then(|first| first.to_str()).filter(|first| is_subcommand(first)) {
-        return Some(format!("'{word}' is one word too many; see 'lockrun {first} --help'"));
-    }
-    if is_subcommand(&word) {
-        return Some(format!("'{word}' comes first: lockrun {word} [OPTIONS] ...; see 'lockrun {word} --help'"));
-    }
-    Some(if words.iter().any(|w| w == "--") {
-        format!("'{word}' is no option; a lock's name goes behind --name, the command behind '--'")
-    } else {
-        format!("put '--' before the command: lockrun [OPTIONS] -- {word} ...; see 'lockrun --help'")
-    })
+    printable(text.as_bytes())
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 
+use super::number;
 use crate::duration::{self, Limit};
-use crate::lock::{MAX_SLOTS, WholeNumber};
+use crate::lock::WholeNumber;
 
 /// Run a command under a lock, never twice at once.
 #[derive(Parser, Debug)]
@@ -29,7 +30,13 @@ pub struct Run {
     pub lock: Lock,
 
     /// Run '/bin/sh -c STRING' as COMMAND
-    #[arg(short = 'c', value_name = "STRING", conflicts_with = "command", help_heading = "Run options")]
+    #[arg(
+        short = 'c',
+        alias = "command",
+        value_name = "STRING",
+        conflicts_with = "command",
+        help_heading = "Run options"
+    )]
     pub shell: Option<OsString>,
 
     /// Become COMMAND: no lockrun process stays
@@ -131,7 +138,7 @@ pub struct Lock {
     pub timeout: Option<Limit>,
 
     /// Do not wait: --timeout 0
-    #[arg(short, long, overrides_with = "timeout")]
+    #[arg(short, long, aliases = ["nb", "nonblocking"], overrides_with = "timeout")]
     pub nonblock: bool,
 
     /// Take a shared (read) lock
@@ -144,12 +151,16 @@ pub struct Lock {
     #[arg(short = 'x', short_alias = 'e', long, hide = true, overrides_with = "shared")]
     pub exclusive: bool,
 
+    /// Accepted for flock(1): a daemon that COMMAND leaves does not keep the lock.
+    #[arg(short = 'o', long, hide = true)]
+    pub close: bool,
+
     /// Take one of N slots: up to N holders at once
     ///
     /// COMMAND finds its slot, 0 to N-1, in LOCKRUN_SLOT. A call without --slots
     /// takes the whole lock and excludes every slot.
     #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with_all = ["shared", "file"],
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
+        value_parser = number::slots)]
     pub slots: Option<u32>,
 
     /// With --slots N: exactly slot K modulo N
@@ -161,7 +172,7 @@ pub struct Lock {
     /// Fail at once if N wait already; 0: never wait
     ///
     /// Exit code 121. With several locks, each busy one counts.
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = number::waiters)]
     pub max_waiters: Option<u32>,
 
     /// Stop the current holder and take the lock next
@@ -180,7 +191,7 @@ pub struct Lock {
     /// Exit code instead of 75, 121 and 124
     ///
     /// The code for a lock that was not obtained in time: 0 to 255.
-    #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(short = 'E', long, value_name = "N", allow_hyphen_values = true, value_parser = number::exit_code)]
     pub conflict_exit_code: Option<u8>,
 
     /// Print nothing about waiting or giving up
@@ -207,7 +218,8 @@ const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks by token, or by a script's descriptor
   list, status, wait, break, prune  see locks, end holders, clean up
-  path, completions                a lock file for scripts; for shells
+  path, flock                      for scripts: a lock file; flock(1)'s own line
+  completions                      for bash, zsh and fish
 
 See 'lockrun --help' or lockrun(1) for more.";
 
@@ -223,7 +235,9 @@ Other commands, each with its own --help:
   lockrun break LOCK             make the holder let go
   lockrun prune                  remove lock files that nobody uses
   lockrun path NAME              make its lock file, print the path
+  lockrun flock ...              flock(1)'s own command line
   lockrun completions SHELL      bash, zsh, fish
+  lockrun help [COMMAND]         this text, or that of a command
 
 Examples:
   lockrun -- backup.sh --all             the same command line never twice

@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Parser;
-use clap::builder::RangedI64ValueParser;
 
+use super::number;
 use super::run::Lock;
 use crate::duration::{self, Limit};
 
@@ -32,14 +32,14 @@ pub struct Acquire {
     ///
     /// As 'flock N' does: the lock follows the descriptor into every process that
     /// inherits it, and ends with its last copy. No token is printed.
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = descriptor_number(),
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = number::descriptor,
         help_heading = "Lock options")]
     pub fd: Option<RawFd>,
 
     /// Let go when the process PID has ended
     ///
     /// However it ended. In a script, --owner $$ is the script itself.
-    #[arg(long, value_name = "PID", allow_hyphen_values = true, help_heading = "Token options")]
+    #[arg(long, value_name = "PID", allow_hyphen_values = true, value_parser = number::pid, help_heading = "Token options")]
     pub owner: Option<i32>,
 
     /// Let go after DUR, or never: forever
@@ -63,7 +63,7 @@ pub struct Release {
     pub token: Vec<OsString>,
 
     /// Unlock the caller's own descriptor N
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = descriptor_number(),
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = number::descriptor,
         conflicts_with = "token")]
     pub fd: Option<RawFd>,
 
@@ -100,7 +100,7 @@ pub struct Check {
     pub token: Option<OsString>,
 
     /// Check the caller's own descriptor N
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = descriptor_number(),
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = number::descriptor,
         conflicts_with = "token")]
     pub fd: Option<RawFd>,
 
@@ -111,11 +111,6 @@ pub struct Check {
     /// Print name, slot, fence, expires and remaining seconds as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// What can be the number of a descriptor.
-fn descriptor_number() -> RangedI64ValueParser<RawFd> {
-    clap::value_parser!(RawFd).range(0..)
 }
 
 const AFTER_ACQUIRE_HELP: &str = "\

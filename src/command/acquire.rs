@@ -21,7 +21,7 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::keeper::{self, Keeper};
+use crate::keeper::{self, Keeper, Tie};
 use crate::lock::{Admission, Engine, Grant, Held, Patience, Queued};
 use crate::message;
 use crate::process;
@@ -110,7 +110,11 @@ impl Acquisition {
         rustix::io::fcntl_getfd(rustix::stdio::stdout())
             .map_err(|_| anyhow!("stdout is closed, so the token could not be printed; nothing was locked"))?;
         if options.lock.name.is_empty() && options.lock.file.is_empty() {
-            bail!("which lock? lockrun acquire --name NAME (or --file PATH); see 'lockrun acquire --help'");
+            bail!(cli::UsageError::form(
+                "which lock?",
+                "lockrun acquire --name NAME (or --file PATH, --fd N)",
+                "acquire"
+            ));
         }
         if options.lock.conflict_exit_code == Some(0) {
             bail!("-E 0 with acquire would let a script go on without the lock: give another code");
@@ -222,8 +226,9 @@ impl Acquisition {
         // it ends too early, the line tells us.
         granted.let_go_of_parent();
         channel.write_all((token.to_word() + "\n").as_bytes())?;
-        let (owner, lease) = (handover.owner, self.lease);
-        Keeper { held, token, listener: handover.listener, owner, lease, printed: channel }.hold(granted_at)
+        let ties = handover.owner.into_iter().map(|descriptor| Tie { descriptor, end: "its owner ended" }).collect();
+        let (listener, lease) = (handover.listener, self.lease);
+        Keeper { held, token, listener, ties, lease, printed: channel }.hold(granted_at)
     }
 
     /// How we end by a signal, if it ends us.

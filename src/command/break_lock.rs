@@ -20,7 +20,7 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 pub fn break_lock(options: cli::Break) -> Result<Exit> {
     let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {
-        bail!("which lock? lockrun break LOCK (or --file PATH), one of them; see 'lockrun break --help'");
+        bail!(cli::UsageError::form("which lock? give exactly one", "lockrun break LOCK (or --file PATH)", "break"));
     }
     for seen in locks.look()? {
         let name = message::shown_name(&seen.name);

@@ -9,6 +9,7 @@ mod descriptor;
 mod ended;
 mod engine;
 mod environment;
+pub mod flock;
 mod grantee;
 pub mod help;
 pub mod list;

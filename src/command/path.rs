@@ -18,7 +18,7 @@ use crate::message;
 pub fn path(options: cli::LockPath) -> Result<Exit> {
     let mut names = options.lock.into_iter().chain(options.name);
     let (Some(name), None) = (names.next(), names.next()) else {
-        bail!("which lock? lockrun path NAME, one of them; see 'lockrun path --help'");
+        bail!(cli::UsageError::form("which lock? give exactly one", "lockrun path NAME", "path"));
     };
     if name.is_empty() {
         bail!("the lock's name is empty");

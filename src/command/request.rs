@@ -14,7 +14,7 @@ use crate::cli;
 use crate::duration::{self, Limit};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::{Descriptor, Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms, UserPath};
+use crate::lock::{Descriptor, Engine, Holder, Mode, NotGranted, Patience, Refusal, Rules, Target, Terms, UserPath};
 use crate::message;
 use crate::record::Claim;
 use crate::sys::{self, LetGo, Mask};
@@ -65,7 +65,8 @@ impl LockRequest {
     /// # Errors
     /// As [`new`](Self::new); or the name or path is that of another lock.
     pub fn on_descriptor(options: cli::Lock, descriptor: Descriptor, mask: Mask) -> Result<Self> {
-        let manner = Manner::of(&options, mask)?;
+        let mut manner = Manner::of(&options, mask)?;
+        manner.terms.waits_forever &= descriptor.rules == Rules::Ours;
         let number = descriptor.number;
         if options.store.is_some() {
             bail!("--fd means this machine, --store a server: give one of them");
@@ -79,6 +80,21 @@ impl LockRequest {
             request.tell_verbose(|| format!("in the kernel's own queue, because {}", message::describe(&error)));
         }
         Ok(request)
+    }
+
+    /// The same, in flock(1)'s way: what waits for itself is its caller's.
+    ///
+    /// # Errors
+    /// As [`on_descriptor`](Self::on_descriptor).
+    pub fn as_flock(call: &cli::Flock, descriptor: Descriptor, mask: Mask) -> Result<Self> {
+        let options = cli::Lock {
+            shared: call.operation == cli::Operation::Shared,
+            timeout: Some(call.limit),
+            quiet: !call.verbose,
+            verbose: call.verbose,
+            ..cli::Lock::default()
+        };
+        Self::on_descriptor(options, descriptor, mask)
     }
 
     fn tell_what_may_surprise(&self, names_like_paths: &[OsString]) {

@@ -241,8 +241,7 @@ fn words(shell: Option<OsString>, command: Vec<OsString>) -> Result<Vec<OsString
         return Ok(vec!["/bin/sh".into(), "-c".into(), line]);
     }
     match command.first() {
-        None => bail!("no command: lockrun [OPTIONS] -- COMMAND [ARG]...; see 'lockrun --help'"),
-        Some(program) if program.is_empty() => bail!("the command is empty: name a program behind '--'"),
-        Some(_) => Ok(command),
+        Some(program) if !program.is_empty() => Ok(command),
+        _ => bail!("the command is empty: name a program after '--'"),
     }
 }

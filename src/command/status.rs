@@ -14,7 +14,7 @@ use super::selection::SelectedLocks;
 pub fn status(options: cli::Status) -> Result<Exit> {
     let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {
-        bail!("which lock? lockrun status LOCK (or --file PATH), one of them; see 'lockrun status --help'");
+        bail!(cli::UsageError::form("which lock? give exactly one", "lockrun status LOCK (or --file PATH)", "status"));
     }
     locks.require_usable()?;
     let is_free = locks.look_closely()?.iter().all(|seen| seen.is_free());

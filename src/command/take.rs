@@ -19,6 +19,20 @@ use crate::sys::{self, Arrived};
 /// # Errors
 /// Anything that keeps us from knowing that it is ours: then it is not.
 pub fn take(request: &LockRequest) -> Result<Result<FileHeld, Exit>> {
+    loop {
+        match wait_for(request)?.map_err(|not| request.not_granted(not)) {
+            Ok(held) => return Ok(Ok(held)),
+            Err(Some(exit)) => return Ok(Err(exit)),
+            Err(None) => {}
+        }
+    }
+}
+
+/// Waits for the lock, however often it has to be asked for anew.
+///
+/// # Errors
+/// As [`take`].
+pub fn wait_for(request: &LockRequest) -> Result<Waited<FileHeld>> {
     let engine = request.engine.files()?;
     loop {
         let waited = match engine.ask(&request.patience)? {
@@ -27,12 +41,9 @@ pub fn take(request: &LockRequest) -> Result<Result<FileHeld, Exit>> {
             Admission::Queued(place) => wait(request, engine, place)?,
         };
         match waited {
-            Ok(held) => return Ok(Ok(held)),
-            Err(not) => {
-                if let Some(exit) = request.not_granted(not) {
-                    return Ok(Err(exit));
-                }
-            }
+            Err(NotGranted::Again) => {}
+            Err(NotGranted::Stopped(signal)) => sys::stop_by(signal),
+            waited => return Ok(waited),
         }
     }
 }

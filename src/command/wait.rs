@@ -39,7 +39,7 @@ pub fn wait(options: cli::Wait) -> Result<Exit> {
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let locks = SelectedLocks::new(options.which)?;
     if locks.targets.is_empty() {
-        bail!("which lock? lockrun wait LOCK... (or --file PATH); see 'lockrun wait --help'");
+        bail!(cli::UsageError::form("which lock?", "lockrun wait LOCK... (or --file PATH)", "wait"));
     }
     let (mut watched, mut ended, mut pause) = (Vec::new(), false, MOMENT);
     let mut is_first_look = true;

@@ -1,7 +1,8 @@
-//! The process behind a token: it holds the kernel lock between `acquire` and
-//! `release`, and lets go when it is asked to by whoever has the token, when
-//! its owner ends, when its time is over, or when a signal tells it to.
+//! A process that holds a lock for somebody, until there is a reason to let go:
+//! it is asked to by token, something that it is [tied](Tie) to ends, its time is
+//! over, the lock is lost, or a signal says so. Meanwhile it tends the lock.
 //!
+//! Behind a token, it holds the lock between `acquire` and `release`.
 //! It listens on a socket in the abstract namespace (unix(7)), which leaves
 //! no file behind and vanishes with the process.
 
@@ -39,14 +40,23 @@ pub struct Keeper<H> {
     pub token: Token,
     /// Where it is spoken to.
     pub listener: UnixListener,
-    /// On whose end it lets go.
-    pub owner: Option<OwnedFd>,
+    /// What else it is held for.
+    pub ties: Vec<Tie>,
     /// For how long it was taken; `None`: until released.
     pub lease: Option<Duration>,
     /// One byte comes when the token has been printed; an end without it
     /// means that nobody will ever have the token. Why the lock was let go
     /// before goes the other way.
     pub printed: UnixStream,
+}
+
+/// Something that ends the holding: the owner's process, say, or a life line that
+/// a command has inherited.
+pub struct Tie {
+    /// Readable, or at its end, when it is over.
+    pub descriptor: OwnedFd,
+    /// What to say then: "its owner ended".
+    pub end: &'static str,
 }
 
 /// A client that waits for the release does not wait longer.
@@ -60,7 +70,7 @@ impl<H: Held> Keeper<H> {
     /// Holds the lock until there is a reason to let go. `granted_at` is on
     /// the clock of [`sys::suspend_aware_now`].
     pub fn hold(self, granted_at: Duration) -> ! {
-        let Self { held, token, listener, owner, lease, printed } = self;
+        let Self { held, token, listener, ties, lease, printed } = self;
         let mut holding = Holding {
             held,
             token,
@@ -73,7 +83,7 @@ impl<H: Held> Keeper<H> {
         };
         // Anything that fails here fails for want of memory or descriptors:
         // then nobody could release the lock, so it is not kept.
-        let end = holding.serve(&listener, owner.as_ref()).unwrap_or_else(|error| format!("failed: {error}").into());
+        let end = holding.serve(&listener, &ties).unwrap_or_else(|error| format!("failed: {error}").into());
         holding.let_go(&listener, end)
     }
 }
@@ -109,7 +119,7 @@ struct Holding<H> {
 
 impl<H: Held> Holding<H> {
     /// Returns when the lock is to be let go.
-    fn serve(&mut self, listener: &UnixListener, owner: Option<&OwnedFd>) -> io::Result<End> {
+    fn serve(&mut self, listener: &UnixListener, ties: &[Tie]) -> io::Result<End> {
         listener.set_nonblocking(true)?;
         if let Some(caller) = &self.printed {
             caller.set_nonblocking(true)?;
@@ -120,29 +130,30 @@ impl<H: Held> Holding<H> {
             let ready = {
                 let sources = [
                     Some(listener.as_fd()),
-                    owner.map(AsFd::as_fd),
                     self.printed.as_ref().map(AsFd::as_fd),
                     Some(signals.as_fd()),
                     self.held.wakes().descriptor,
                 ];
+                let ties = ties.iter().map(|tie| Some(tie.descriptor.as_fd()));
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
-                let sources: Vec<_> = sources.into_iter().chain(clients).collect();
+                let sources: Vec<_> = sources.into_iter().chain(ties).chain(clients).collect();
                 wait_for_any(&sources)?
             };
-            if ready[1] {
-                return Ok("its owner ended".into());
+            let (tied, clients) = ready[4..].split_at(ties.len());
+            if let Some((tie, _)) = ties.iter().zip(tied).find(|(_, is_over)| **is_over) {
+                return Ok(tie.end.into());
             }
-            let signal = if ready[3] { signals.read() } else { None };
+            let signal = if ready[2] { signals.read() } else { None };
             let now = sys::suspend_aware_now();
             if self.expires_at.is_some_and(|at| at <= now) {
                 return Ok("expired".into());
             }
-            if (ready[4] || self.held.wakes().at.is_some_and(|at| at <= now))
+            if (ready[3] || self.held.wakes().at.is_some_and(|at| at <= now))
                 && let Some(loss) = self.held.tend()
             {
                 return Ok(format!("lost: {}", loss.lost.how).into());
             }
-            if ready[2]
+            if ready[1]
                 && let Some(caller) = &mut self.printed
             {
                 match caller.read(&mut [0]) {
@@ -160,7 +171,7 @@ impl<H: Held> Holding<H> {
                 }
                 _ => {}
             }
-            if let Some(client) = self.hear(&ready[5..])? {
+            if let Some(client) = self.hear(clients)? {
                 return Ok(End { why: RELEASED.into(), client: Some(client) });
             }
             if ready[0] {

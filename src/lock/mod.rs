@@ -123,6 +123,18 @@ pub struct Descriptor {
     /// What the lock is called: its name if the file is the lock file of one,
     /// else the path.
     pub name: Vec<u8>,
+    /// How it is locked.
+    pub rules: Rules,
+}
+
+/// What a lock on a descriptor has to do with what is around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// It excludes everybody else, or is refused: not on a file that is gone, not
+    /// beside others who share the description, not below a holder.
+    Ours,
+    /// What the kernel grants is enough, as for flock(1).
+    Flocks,
 }
 
 /// The conditions of a request, for all its locks.

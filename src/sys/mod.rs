@@ -39,5 +39,7 @@ pub use signal::{
     next_signal, pending, restore, stop_by, take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
-pub use start::{above_stdio, arguments, become_waiter, close_all_but, detach, duplicate, remember_arguments, retitle};
+pub use start::{
+    above_stdio, arguments, become_waiter, close_all_but, close_on_exec, detach, duplicate, remember_arguments, retitle,
+};
 pub use timer::Timer;

@@ -20,6 +20,13 @@ pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(fd, 3) }
 }
 
+/// Closes a descriptor of our caller's for what we execute.
+pub fn close_on_exec(number: RawFd) {
+    // SAFETY: fcntl on a number, which need not be open; nothing in this process
+    // is changed by it.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
 /// The description behind a number that our caller gave us, under a number of
 /// our own.
 ///

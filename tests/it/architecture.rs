@@ -19,7 +19,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ),
     ("waiting", &["child", "duration", "escape", "lock", "message", "table"]),
     ("table", &[]),
-    ("cli", &["duration", "escape", "lock"]),
+    ("cli", &["duration", "escape", "lock", "name", "token"]),
     ("keeper", &["lock", "message", "record", "sys", "token"]),
     ("child", &["lock", "message", "process", "sys"]),
     ("message", &["advice", "duration", "escape", "lock", "process", "sys"]),

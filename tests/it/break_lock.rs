@@ -249,7 +249,7 @@ fn exactly_one_lock_is_broken() {
     let sandbox = Sandbox::new();
     let holders = ["a", "b"].map(|name| sandbox.hold(&["-l", name]));
     for words in [&[] as &[&str], &["a", "b"], &["a", "--file", "b"]] {
-        sandbox.lockrun(&[&["break"], words].concat()).run().assert_code(125).assert_one_line(&["which lock"]);
+        sandbox.lockrun(&[&["break"], words].concat()).run().assert_usage_error(&["which lock"]);
     }
     for holder in holders {
         holder.release().assert_code(0);

@@ -223,7 +223,7 @@ fn hinted(command: Command) -> Command {
 /// clap_complete's script and the hand-written part: names of locks, and
 /// COMMAND as the shell itself would complete it.
 fn completed(shell: Shell, script: &str, part: &str) -> String {
-    let note = "# Made by 'make docs' from src/cli/mod.rs and completions/parts: edit those.\n";
+    let note = "# Made by 'make docs' from src/cli and completions/parts: edit those.\n";
     match shell {
         // The part's function is called first, and calls clap_complete's.
         Shell::Bash => {

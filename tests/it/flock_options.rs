@@ -16,6 +16,17 @@ fn exclusive_is_what_it_is_anyway() {
 }
 
 #[test]
+fn not_to_wait_and_to_close_have_the_names_they_have_there() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold(&["-o", "-l", "calc"]);
+    for option in ["--nb", "--nonblock", "--nonblocking"] {
+        sandbox.lockrun(&[option, "--close", "-l", "calc", "--", "true"]).run().assert_code(75);
+    }
+    let said = sandbox.lockrun(&["-l", "other", "--command", "echo said"]).run();
+    said.assert_code(0).assert_stdout("said\n").assert_silent();
+}
+
+#[test]
 fn short_options_go_together() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-xl", "calc"]);

@@ -30,7 +30,8 @@ fn short_help_fits_one_screen() {
 #[test]
 fn long_help_fits_80_columns() {
     let sandbox = Sandbox::new();
-    let subcommands = "acquire release renew check list status wait break prune path completions".split(' ').map(Some);
+    let subcommands =
+        "acquire release renew check list status wait break prune path flock completions".split(' ').map(Some);
     for subcommand in subcommands.chain([None]) {
         let args: Vec<_> = subcommand.into_iter().chain(["--help"]).collect();
         let text = sandbox.lockrun(&args).run().assert_code(0).stdout.clone();
@@ -74,6 +75,30 @@ fn long_help_has_examples_and_the_exit_codes() {
     }
     assert!(text.to_lowercase().contains("examples"), "{text}");
     assert!(text.contains("LOCKRUN_DIR") && text.contains("LOCKRUN_TIMEOUT"));
+}
+
+#[test]
+fn help_and_version_are_words_too() {
+    let sandbox = Sandbox::new();
+    let shown = |words: &[&str]| sandbox.lockrun(words).run().assert_code(0).assert_silent().stdout.clone();
+    assert_eq!(shown(&["help"]), shown(&["--help"]));
+    assert_eq!(shown(&["help", "run"]), shown(&["--help"]));
+    assert_eq!(shown(&["run", "--help"]), shown(&["--help"]));
+    assert_eq!(shown(&["version"]), shown(&["--version"]));
+    for command in "acquire release renew check list status wait break prune path flock completions".split(' ') {
+        let help = shown(&["help", command]);
+        assert_eq!(help, shown(&[command, "--help"]));
+        assert!(help.lines().any(|line| line.starts_with("Usage: ") && line.contains("lockrun")), "{help}");
+    }
+}
+
+#[test]
+fn run_is_the_main_job() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["run", "-l", "calc"]);
+    sandbox.lockrun(&["run", "-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+    holder.release().assert_code(0);
+    sandbox.lockrun(&["-l", "run", "--", "echo", "run"]).run().assert_code(0).assert_stdout("run\n");
 }
 
 #[test]

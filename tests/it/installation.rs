@@ -36,3 +36,29 @@ fn program_manual_and_completions() {
     };
     assert_eq!(pages(&installed("share/man/man1")), pages(&root.join("man")));
 }
+
+#[test]
+fn flock_is_a_link_where_it_is_asked_for() {
+    let sandbox = Sandbox::new();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let make = |variables: &[String]| {
+        let args = ["-s", "-C", root, "install-flock"].map(str::to_owned);
+        sandbox.command("make", &[&args[..], variables].concat()).run()
+    };
+    make(&[]).assert_code(2).assert_stderr_has(&["where? make install-flock LINKDIR="]);
+    let variables = |directory: &str| {
+        let directory = sandbox.path(directory);
+        [format!("LINKDIR={}", directory.display()), format!("BINDIR={}", sandbox.path("bin").display())]
+    };
+    for _ in 0..2 {
+        make(&variables("links")).assert_code(0);
+    }
+    let flock = sandbox.path("links/flock");
+    sandbox.command(&flock, &["-n", "file", "sh", "-c", "exit 7"]).run().assert_code(7).assert_silent();
+    let version = sandbox.command(&flock, &["--version"]).run();
+    assert!(version.assert_code(0).stdout.starts_with("flock from lockrun "), "{version:?}");
+    // A program that is no link stays.
+    sandbox.write("work/flock", "mine");
+    make(&variables("work")).assert_code(2).assert_stderr_has(&["was not replaced"]);
+    assert_eq!(fs::read_to_string(sandbox.path("work/flock")).unwrap(), "mine");
+}

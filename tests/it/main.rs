@@ -34,6 +34,8 @@ mod odd_names;
 mod path;
 /// `--shared`.
 mod shared;
+/// What was probably meant by a line that is refused.
+mod suggestions;
 /// `--timeout` in every form, `-n`, `LOCKRUN_TIMEOUT`.
 mod timeout;
 
@@ -81,6 +83,8 @@ mod expires;
 mod inheritance;
 /// Who keeps the lock when whom is killed.
 mod lifetime;
+/// Kernels and sandboxes without pidfd_open(2).
+mod old_kernels;
 /// From whoever sends them to COMMAND.
 mod signals;
 /// Ctrl-C, Ctrl-\\, Ctrl-Z, fg, bg, hang-ups.
@@ -157,6 +161,8 @@ mod descriptor;
 mod descriptor_sharing;
 /// `acquire --fd` while it waits.
 mod descriptor_wait;
+/// `lockrun flock`, beside flock(1).
+mod flock_command;
 
 // What is written about it.
 

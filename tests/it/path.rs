@@ -55,9 +55,10 @@ fn its_lock_is_the_one_of_the_name() {
 #[test]
 fn it_takes_exactly_one_name() {
     let sandbox = Sandbox::new();
-    for words in [&["path"][..], &["path", "a", "b"], &["path", "a", "-l", "b"], &["path", ""]] {
-        sandbox.lockrun(words).run().assert_code(125).assert_stdout("").assert_one_line(&["lock"]);
+    for words in [&["path"][..], &["path", "a", "b"], &["path", "a", "-l", "b"]] {
+        sandbox.lockrun(words).run().assert_usage_error(&["which lock?"]).assert_stdout("");
     }
+    sandbox.lockrun(&["path", ""]).run().assert_code(125).assert_stdout("").assert_one_line(&["empty"]);
     assert!(sandbox.files_in_locks().is_empty());
 }
 

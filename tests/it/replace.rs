@@ -1,8 +1,8 @@
 //! `--replace`: ends who holds the lock, and who waits to do the same.
 
 use crate::support::{
-    Form, Running, Sandbox, end_of_stubborn, eventually, is_alive, is_held, may_act_as_root, status_field,
-    stubborn_holder as stubborn,
+    Form, Running, Sandbox, end_of_stubborn, eventually, in_pid_namespace, is_alive, is_held, may_act_as_root,
+    status_field, stubborn_holder as stubborn, with_mounts,
 };
 use std::fs;
 
@@ -332,5 +332,23 @@ fn another_users_holder_cannot_be_replaced() {
     sandbox.lockrun(&args).by_user(65534, 65534).run().assert_code(125).assert_one_line(&["another user"]);
     for holder in holders {
         holder.wait().assert_code(0);
+    }
+}
+
+/// What is not seen cannot be ended, and its natural end may be far.
+#[test]
+fn a_holder_that_cannot_be_seen_is_not_waited_for() {
+    let words = ["nobody who holds it can be seen", "nobody was signalled", "root", "containers"];
+    for subcommand in [&["--replace", "-l", "calc", "--", "true"] as &[&str], &["acquire", "--replace", "-l", "calc"]] {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.hold(&["-l", "calc"]);
+        let lockrun = sandbox.path("bin/lockrun").display().to_string();
+        let command = [&[lockrun.as_str()], subcommand].concat();
+        let Some(inside) = in_pid_namespace(&sandbox, &command) else { return };
+        inside.run().assert_code(125).assert_stdout("").assert_one_line(&words);
+        let script = format!("mount -t tmpfs none /proc; exec {}", command.join(" "));
+        let Some(inside) = with_mounts(&sandbox, &script) else { return };
+        inside.run().assert_code(125).assert_stdout("").assert_one_line(&words);
+        holder.release().assert_code(0).assert_silent();
     }
 }

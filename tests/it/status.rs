@@ -58,8 +58,12 @@ fn what_cannot_be_known_is_125() {
     sandbox.make_dir("locks", 0o700);
     sandbox.write("locks/foreign.lock", "4242\n");
     std::os::unix::fs::symlink("/dev/null", sandbox.lock_file("link")).unwrap();
-    for words in [&["foreign"] as &[&str], &["link"], &[""], &[], &["a", "b"], &["a", "--file", "b"]] {
+    for words in [&["foreign"] as &[&str], &["link"], &[""]] {
         let outcome = sandbox.lockrun(&[&["status"], words].concat()).run();
         outcome.assert_code(125).assert_one_line(&[]).assert_stdout("");
+    }
+    for words in [&[] as &[&str], &["a", "b"], &["a", "--file", "b"]] {
+        let outcome = sandbox.lockrun(&[&["status"], words].concat()).run();
+        outcome.assert_usage_error(&["which lock?"]).assert_stdout("");
     }
 }

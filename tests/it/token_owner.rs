@@ -79,7 +79,7 @@ fn with_an_expiry_the_first_of_both_counts() {
 fn what_is_no_process_is_refused() {
     let sandbox = Sandbox::new();
     for wrong in ["0", "-1", "-2", "abc", "", "1x", "4194305", "99999999999999999999"] {
-        acquire(&sandbox, wrong).run().assert_code(125).assert_stdout("").assert_one_line(&["--owner"]);
+        acquire(&sandbox, wrong).run().assert_code(125).assert_stdout("").assert_stderr_has(&["--owner"]);
     }
     assert!(sandbox.files_in_locks().is_empty());
 }

@@ -120,5 +120,5 @@ fn a_process_that_inherited_the_lock_is_waited_for_too() {
 #[test]
 fn which_lock_must_be_said() {
     let sandbox = Sandbox::new();
-    sandbox.lockrun(&["wait"]).run().assert_code(125).assert_one_line(&["which lock?"]);
+    sandbox.lockrun(&["wait"]).run().assert_usage_error(&["which lock?"]);
 }

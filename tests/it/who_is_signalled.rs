@@ -155,8 +155,11 @@ fn the_parent_of_a_waiter_is_a_holder_all_the_same() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let file = sandbox.lock_file("calc").display().to_string();
-    let script = format!("exec 9<>{file}; flock -s 9; lockrun -t 50 -l calc -- true & echo ready; wait; wait");
-    let holder = sandbox.command("bash", &["-c", &script]).start().until_says("ready").until_waiting();
+    let script = "import fcntl, subprocess, sys
+file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_SH)
+child = subprocess.Popen(['lockrun', '-t', '50', '-l', 'calc', '--', 'true']); print('ready', flush=True)
+child.wait()";
+    let holder = sandbox.command("python3", &["-c", script, &file]).start().until_says("ready").until_waiting();
     assert_eq!(sandbox.list(&["calc"])[0]["holders"].as_array().unwrap().len(), 1);
     sandbox.lockrun(&["break", "calc", "--kill-after", "1"]).run().assert_code(0);
     holder.wait().assert_signal(libc::SIGTERM);

@@ -8,6 +8,7 @@ mod held;
 mod location;
 mod store;
 
+use std::fs::File;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "etcd")]
@@ -15,6 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
+use rustix::io::Errno;
 
 use self::location::{Place, given};
 #[cfg(feature = "etcd")]
@@ -23,7 +25,7 @@ use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
 #[cfg(feature = "etcd")]
 use crate::lock::server::{self, Details, ServerEngine, ServerHeld, ServerQueued, ServerStore};
-use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Target, Terms, Waited};
+use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Rules, Target, Terms, Waited};
 #[cfg(feature = "etcd")]
 use crate::message;
 use crate::record::{Claim, Record};
@@ -159,6 +161,9 @@ impl AnyEngine {
         beside: &[Target],
         terms: Terms,
     ) -> Result<(Self, Option<Error>)> {
+        if descriptor.rules == Rules::Flocks && !descriptor::can_have_queue(descriptor.number) {
+            return Ok((Self::Files(FileEngine::new(None, vec![Target::Descriptor(descriptor)], terms)), None));
+        }
         let needs_directory = terms.replace || terms.max_waiters.is_some() || given(dir.clone()).is_some();
         let dir = given(dir);
         let is_named = beside.iter().any(|target| matches!(target, Target::Name(_)));
@@ -271,6 +276,28 @@ impl Queued for AnyQueued {
 /// It is closed, or cannot be a lock.
 pub fn descriptor(number: RawFd) -> Result<Descriptor> {
     descriptor::look_at(number)
+}
+
+/// The same for whatever flock(1) locks.
+///
+/// # Errors
+/// It is closed.
+pub fn descriptor_of_any_kind(number: RawFd) -> Result<Descriptor> {
+    descriptor::look_at_any(number)
+}
+
+/// Opens a file or directory as flock(1) does, and makes it if it is missing.
+///
+/// # Errors
+/// No permission, a missing directory, no space.
+pub fn open_user_file(path: &Path) -> Result<File, Errno> {
+    descriptor::open_file(path)
+}
+
+/// Whether an open file is still what is at its path.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let now = rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)) == now
 }
 
 /// The descriptor that a `--file /dev/fd/N` means.

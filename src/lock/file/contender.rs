@@ -133,12 +133,16 @@ impl Contender {
         if !self.files.are_callers() {
             return Ok(None);
         }
-        if self.files.is_removed() {
+        let is_flocks = self.files.are_flocks();
+        if self.files.is_removed() && !is_flocks {
             return Ok(Some(Refusal::Removed));
         }
         match standing::standing(&self.files, self.taking.mode()) {
             Standing::Unlocked => {}
-            Standing::Sibling(pid) => return Ok(Some(Refusal::SharedWith(pid))),
+            Standing::Sibling(pid) if !is_flocks => return Ok(Some(Refusal::SharedWith(pid))),
+            // flock(1) makes it weaker, in place.
+            _ if is_flocks && self.taking.make_weaker(&self.files)? => self.cover(0, None),
+            Standing::Sibling(_) => self.cover(0, None),
             Standing::Held(fence) => self.cover(fence.unwrap_or_default(), None),
             Standing::Weaker => self.taking.release(&self.files)?,
         }
@@ -217,6 +221,9 @@ impl Contender {
 
     /// What a request of this mode comes to, under these markers.
     pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Nesting {
+        if self.files.are_flocks() {
+            return Nesting::Outside;
+        }
         self.held_around = nesting::held_around(around, self.files.lock(), self.files.identity());
         nesting::judge(&self.held_around, self.taking.mode(), reentrant)
     }
@@ -224,7 +231,7 @@ impl Contender {
     /// And under tokens. To be asked only of what could not be taken, or is
     /// shared: anything else that is taken was nobody's.
     pub fn judge_tokens(&self, reentrant: bool) -> Result<Nesting> {
-        let Some(lock) = self.locked() else { return Ok(Nesting::Outside) };
+        let Some(lock) = self.locked().filter(|_| !self.files.are_flocks()) else { return Ok(Nesting::Outside) };
         let held = nesting::held_by_tokens(lock).with_context(|| self.files.cannot_lock())?;
         if held.is_empty() {
             return Ok(Nesting::Outside);

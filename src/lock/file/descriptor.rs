@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, fstat, fstatfs};
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::identity::Identity;
 use super::lock_file::LockFile;
 use super::open::{self, Opened};
 use crate::advice::Advice;
-use crate::lock::{Descriptor, Target};
+use crate::lock::{Descriptor, Rules, Target};
 use crate::record::{self, Text};
 use crate::sys;
 
@@ -38,29 +39,56 @@ const RECIPE_IF_CLOSED: Advice = Advice::new(
 /// # Errors
 /// It is closed, or not one of a regular file or directory.
 pub fn look_at(number: RawFd) -> Result<Descriptor> {
-    let file = open(number)?.file;
-    let path = path_of(&file);
+    let opened = open(number)?;
+    match opened.what_cannot_be_locked() {
+        Some(kind) => Err(anyhow!("descriptor {number} is {kind}, which cannot be a lock")).context(RECIPE),
+        None => Ok(described(number, &opened, Rules::Ours)),
+    }
+}
+
+/// The same for whatever flock(2) locks.
+///
+/// # Errors
+/// It is closed.
+pub fn look_at_any(number: RawFd) -> Result<Descriptor> {
+    Ok(described(number, &open(number)?, Rules::Flocks))
+}
+
+fn described(number: RawFd, opened: &Opened, rules: Rules) -> Descriptor {
+    let path = path_of(&opened.file);
     let name = path.as_ref().map_or_else(
         || format!("descriptor {number}").into_bytes(),
         |path| path.as_os_str().as_encoded_bytes().to_vec(),
     );
-    Ok(Descriptor { number, path, name })
+    Descriptor { number, path, name, rules }
+}
+
+/// Whether it can have a queue: only files do that have an inode of their own.
+pub fn can_have_queue(number: RawFd) -> bool {
+    open(number).is_ok_and(|opened| opened.what_cannot_be_locked().is_none())
 }
 
 /// The same description under a number of our own.
 ///
 /// # Errors
-/// As [`look_at`].
+/// It is closed.
 pub fn open(number: RawFd) -> Result<Opened> {
     let file: File = sys::duplicate(number)
         .map_err(|_| anyhow!("descriptor {number} is not open"))
         .context(RECIPE_IF_CLOSED)?
         .into();
     let stat = fstat(&file).with_context(|| format!("cannot look at descriptor {number}"))?;
-    if let Some(kind) = what_cannot_be_locked(&file, &stat) {
-        return Err(anyhow!("descriptor {number} is {kind}, which cannot be a lock")).context(RECIPE);
-    }
     Ok(Opened { file, identity: Identity::from(&stat), writable: false })
+}
+
+/// Opens a file or directory as [`open::user_file`] does, to be locked by its
+/// descriptor.
+///
+/// # Errors
+/// No permission, a missing directory, no space.
+pub fn open_file(path: &Path) -> Result<File, Errno> {
+    let errno = |error: anyhow::Error| error.root_cause().downcast_ref().copied().unwrap_or(Errno::IO);
+    open::user_file(path).map(|opened| opened.file).map_err(errno)
 }
 
 /// The same file on a description of its own.
@@ -71,6 +99,12 @@ pub fn open_again(file: &File) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), flags, rustix::fs::Mode::empty())?;
     Ok(sys::above_stdio(opened)?.into())
+}
+
+impl Opened {
+    fn what_cannot_be_locked(&self) -> Option<&'static str> {
+        fstat(&self.file).map_or(Some("no file"), |stat| what_cannot_be_locked(&self.file, &stat))
+    }
 }
 
 fn what_cannot_be_locked(file: &File, stat: &Stat) -> Option<&'static str> {

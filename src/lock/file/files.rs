@@ -15,8 +15,8 @@ use super::lock_file::LockFile;
 use super::open::{self, Opened};
 use super::queue::Queue;
 use crate::advice::Advice;
-use crate::lock::Mode;
 use crate::lock::Target;
+use crate::lock::{Mode, Rules};
 use crate::record::{self, Text};
 use crate::sys;
 
@@ -154,10 +154,15 @@ impl Files {
         matches!(self.target, Target::Descriptor(_))
     }
 
+    /// Whether it is locked as flock(1) does, see [`Rules`].
+    pub fn are_flocks(&self) -> bool {
+        matches!(&self.target, Target::Descriptor(descriptor) if descriptor.rules == Rules::Flocks)
+    }
+
     /// Whether the lock has slots: only lock files of names do, which are their
-    /// own queue.
+    /// own queue. flock(1) knows of none.
     pub fn has_slots(&self) -> bool {
-        self.queue_identity() == Some(self.lock.identity)
+        self.queue_identity() == Some(self.lock.identity) && !self.are_flocks()
     }
 
     /// Opens the user's file again for writing, which network file systems ask
@@ -186,7 +191,7 @@ impl Files {
         match &self.target {
             Target::Name(_) | Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
             // Where we may not look, we do not know that it is gone.
-            Target::Descriptor(_) => Ok(!self.is_removed()),
+            Target::Descriptor(_) => Ok(self.are_flocks() || !self.is_removed()),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::process::getpid;
 
 use super::files::Files;
@@ -159,6 +160,21 @@ impl Taking {
         }
     }
 
+    /// Shares what our caller's description has locked, if that is asked for.
+    ///
+    /// # Errors
+    /// `ENOLCK`.
+    pub fn make_weaker(&self, files: &Files) -> Result<bool> {
+        if self.mode != Mode::Shared {
+            return Ok(false);
+        }
+        match rustix::fs::flock(files.lock(), FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(e) => Err(files.lock_failed(e.into())),
+        }
+    }
+
     /// Sleeps until the lock is ours: first behind those with lower tickets,
     /// then on the lock itself.
     ///
@@ -249,7 +265,8 @@ impl Taking {
             // somebody who shares it may have locked it.
             let again = files.are_callers().then(|| descriptor::open_again(files.lock()).ok()).flatten();
             let lock = again.as_ref().unwrap_or(files.lock());
-            rivals::end(lock, queue, ticket).with_context(|| files.cannot_lock())?;
+            let ended = rivals::end(lock, queue, ticket).context("cannot end its holder");
+            ended.with_context(|| files.cannot_lock())?;
         }
         Ok(())
     }

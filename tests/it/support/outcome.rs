@@ -46,6 +46,17 @@ impl Outcome {
             .assert_stderr_has(words)
     }
 
+    /// Two lines on stderr, what is wrong and what to do, that contain all `words`.
+    #[track_caller]
+    pub fn assert_usage_error(&self, words: &[&str]) -> &Self {
+        let lines: Vec<_> = self.stderr.lines().collect();
+        self.assert_code(125)
+            .check(lines.len() == 2 && self.stderr.ends_with('\n'), "two lines on stderr")
+            .check(lines.iter().all(|line| line.starts_with("lockrun: ")), "lines of lockrun's")
+            .check(lines[1].starts_with("lockrun: try: "), "a second line with what to do")
+            .assert_stderr_has(words)
+    }
+
     #[track_caller]
     pub fn assert_stderr_has(&self, words: &[&str]) -> &Self {
         for word in words {
