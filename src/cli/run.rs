@@ -122,8 +122,9 @@ pub struct Lock {
 
     /// Lock on an etcd server [env: LOCKRUN_STORE]
     ///
-    /// etcd://HOST[:2379][,HOST...][/PREFIX], or etcds:// for TLS. Excludes the same name on every host that uses the server. 'file:' means
-    /// lock files after all.
+    /// etcd://HOST[:2379][,HOST...][/PREFIX], or etcds:// for TLS. Excludes the
+    /// same name on every host that uses the server. 'file:' means lock files
+    /// after all.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
     #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub store: Option<OsString>,
@@ -218,8 +219,7 @@ const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
   acquire, release, renew, check   locks by token, or by a script's descriptor
   list, status, wait, break, prune  see locks, end holders, clean up
-  path, flock                      for scripts: a lock file; flock(1)'s own line
-  completions                      for bash, zsh and fish
+  path, flock, completions        lock files, flock(1)'s own line, for shells
 
 See 'lockrun --help' or lockrun(1) for more.";
 
