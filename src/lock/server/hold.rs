@@ -25,6 +25,9 @@ use crate::sys::{sleep_until, suspend_aware_now};
 
 /// Until a broken watch, or a request that failed, is tried again.
 const PAUSE: Duration = Duration::from_millis(300);
+/// A command that has ended by then needs no watch, and the server no connection for
+/// it. Nothing is missed: a watch begins with what happened since the grant.
+const FIRST_MOMENT: Duration = Duration::from_millis(100);
 /// A command that has run for so long is worth a write that says since when.
 const WORTH_A_NOTE: Duration = Duration::from_secs(1);
 /// How long giving back may take.
@@ -86,7 +89,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             tenure,
             ties,
             watch: None,
-            watch_at: now,
+            watch_at: now + FIRST_MOMENT,
             renew_at: Duration::MAX,
             note_at,
             is_in_trouble: false,

@@ -270,7 +270,9 @@ impl Parameters {
     fn fill_in(&mut self, tls: bool, variable: &dyn Fn(&str) -> Option<String>) {
         let file = |name| variable(name).filter(|value| !value.is_empty()).map(absolute);
         if tls {
-            self.cacert = self.cacert.take().or_else(|| file("ETCDCTL_CACERT"));
+            // The keeper has no environment in which rustls could look for the last.
+            let cacert = || file("ETCDCTL_CACERT").or_else(|| file("SSL_CERT_FILE"));
+            self.cacert = self.cacert.take().or_else(cacert);
             if self.cert.is_none() && self.key.is_none() {
                 self.cert = file("ETCDCTL_CERT");
                 self.key = file("ETCDCTL_KEY");

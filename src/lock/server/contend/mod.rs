@@ -69,6 +69,7 @@ pub struct Contest<'a, S> {
     is_in_trouble: bool,
     summonses: Vec<Summons>,
     has_waited: bool,
+    has_lease: bool,
 }
 
 impl<'a, S: RowStore> Contest<'a, S> {
@@ -89,6 +90,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             is_in_trouble: false,
             summonses: Vec::new(),
             has_waited: false,
+            has_lease: false,
         }
     }
 
@@ -100,6 +102,10 @@ impl<'a, S: RowStore> Contest<'a, S> {
     pub async fn run(mut self) -> Result<Outcome, Trouble> {
         loop {
             if let Some(outcome) = self.attempt().await? {
+                if matches!(outcome, Outcome::Refused(_)) && self.has_lease {
+                    // Made for a race that somebody else has won.
+                    let _ = self.store.leave(self.lease.id, self.limits()).await;
+                }
                 return Ok(outcome);
             }
             // What is left of the lost attempt, a set's other rows say.
@@ -187,6 +193,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             })
             .collect();
         let lease = self.lease;
+        self.has_lease = true;
         let entered = self.ask(async |store, limits| store.enter(lease, &entries, condition, limits).await).await?;
         let Entered::Yes { looks, until } = entered else { return Ok(None) };
         self.until = until;
