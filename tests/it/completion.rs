@@ -53,7 +53,11 @@ fn options_of_subcommands() {
     ] {
         offers(&sandbox, &["lockrun", command, beginning], &[option], false);
     }
-    offers(&sandbox, &["lockrun", "break", "--"], &["--dir", "--file", "--help", "--kill-after"], false);
+    let of_break: Vec<_> = ["--dir", "--file", "--help", "--kill-after", "--store"]
+        .into_iter()
+        .filter(|option| *option != "--store" || cfg!(feature = "etcd"))
+        .collect();
+    offers(&sandbox, &["lockrun", "break", "--"], &of_break, false);
     offers(&sandbox, &["lockrun", "completions", ""], &["bash", "zsh", "fish"], true);
 }
 

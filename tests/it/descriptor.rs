@@ -130,7 +130,7 @@ fn a_closed_number_is_never_a_file_of_lockruns_own() {
         sandbox.command("bash", &["-c", &line]).run().assert_code(125).assert_one_line(&["not open"]);
     }
     for number in ["-1", "x", "99999999999"] {
-        sandbox.lockrun(&["acquire", "--fd", number]).run().assert_code(125).assert_one_line(&["--fd"]);
+        sandbox.lockrun(&["acquire", "--fd", number]).run().assert_usage_error(&["--fd"]);
     }
 }
 
@@ -235,8 +235,8 @@ fn options_that_mean_nothing_for_it_are_refused() {
         outcome.assert_code(125).assert_stdout("").assert_one_line(&[options.split(' ').next().unwrap()]);
     }
     let both = sandbox.sh("exec 9<>file; lockrun release --fd 9 word").run();
-    both.assert_code(125).assert_one_line(&["--fd"]);
-    sandbox.sh("exec 9<>file; lockrun check word --fd 9").run().assert_code(125).assert_one_line(&["--fd"]);
+    both.assert_usage_error(&["--fd"]);
+    sandbox.sh("exec 9<>file; lockrun check word --fd 9").run().assert_usage_error(&["--fd"]);
 }
 
 #[test]

@@ -96,5 +96,5 @@ fn a_report_that_cannot_be_written_is_told_before_anything_runs() {
 fn with_exec_nobody_is_left_to_write_it() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["--exec", "--report", "report", "-l", "calc", "--", "true"]).run();
-    outcome.assert_code(125).assert_one_line(&["--report"]);
+    outcome.assert_usage_error(&["--report"]);
 }

@@ -119,7 +119,7 @@ fn what_makes_no_sense_is_refused() {
     ];
     for (options, word) in cases {
         let outcome = sandbox.lockrun(&[&["acquire"], *options].concat()).run();
-        outcome.assert_code(125).assert_stdout("").assert_one_line(&[word]);
+        outcome.assert_code(125).assert_stdout("").assert_stderr_has(&[word]);
     }
     assert!(sandbox.files_in_locks().is_empty());
 }
