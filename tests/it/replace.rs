@@ -92,7 +92,8 @@ fn an_exec_holder_is_ended() {
         let holder = sandbox.lockrun(&["--exec", "-l", "calc", "-c", script]).start().until_says("holding");
         let replacer = form.hold(&sandbox, &REPLACE);
         holder.wait().assert_signal(libc::SIGTERM);
-        assert!(!is_alive(pids_in(&sandbox, "pids", 1)[0]));
+        // It has let go of the lock, and is on its way out.
+        eventually("its child has ended", || !is_alive(pids_in(&sandbox, "pids", 1)[0]));
         replacer.release().assert_code(0);
     }
 }
