@@ -13,6 +13,10 @@ use crate::message;
 /// TERM to KILL, as for `--expires`.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
+/// So often a lock is looked at that is held, but by nobody whom we see: its file
+/// may be another one since.
+const LOOKS: usize = 3;
+
 /// Returns when those who held it do so no more.
 ///
 /// # Errors
@@ -22,16 +26,19 @@ pub fn break_lock(options: cli::Break) -> Result<Exit> {
     if locks.targets.len() != 1 {
         bail!(cli::UsageError::form("which lock? give exactly one", "lockrun break LOCK (or --file PATH)", "break"));
     }
-    for seen in locks.look()? {
+    for look in 1..=LOOKS {
+        let Some(seen) = locks.look()?.pop() else { break };
         let name = message::shown_name(&seen.name);
         if seen.state == LockState::Free {
-            message::tell_about(&name, "not held, nothing to break");
-            continue;
+            // Later, it was let go before we could see by whom.
+            if look == 1 {
+                message::tell_about(&name, "not held, nothing to break");
+            }
+            break;
         }
         let why = match locks.store.make_let_go(&seen, options.kill_after.unwrap_or(KILL_AFTER)) {
-            Ok(true) => continue,
-            // Let go before we could see by whom.
-            Ok(false) if locks.look()?.iter().all(|seen| seen.state == LockState::Free) => continue,
+            Ok(true) => break,
+            Ok(false) if look < LOOKS => continue,
             Ok(false) => format!("{NOBODY_SEEN}; {WHO_SEES}"),
             Err(error) => message::describe(&error),
         };

@@ -152,6 +152,8 @@ mod sets;
 mod slot;
 /// `--slots`.
 mod slots;
+/// Everything at once, with processes killed and stopped at random.
+mod storm;
 
 // Descriptors of scripts.
 

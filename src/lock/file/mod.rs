@@ -34,6 +34,7 @@ mod files;
 mod floor;
 mod held;
 mod holders;
+mod holding;
 mod identity;
 mod kernel;
 mod lanes;

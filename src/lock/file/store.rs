@@ -1,12 +1,13 @@
 //! The lock files of a directory, for commands that take none of them.
 
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
 use rustix::fs::{Mode, OFlags, fstat};
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::identity::Identity;
@@ -88,9 +89,14 @@ impl Store for FileStore {
     fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
         let path: &Path = &seen.path;
         let lock = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio);
+        if lock.as_ref().is_err_and(|error| *error == Errno::NOENT) {
+            // Pruned: whoever held it has let go.
+            return Ok(true);
+        }
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-        let records = self.dir()?.map_or_else(Vec::new, |dir| records_of(dir, &lock));
-        rivals::break_lock(&lock.into(), &records, kill_after)
+        let (dir, lock) = (self.dir()?, lock.into());
+        let records = || dir.map_or_else(Vec::new, |dir| records_of(dir, &lock));
+        rivals::break_lock(&lock, &records, kill_after)
     }
 
     fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
@@ -98,7 +104,7 @@ impl Store for FileStore {
     }
 }
 
-fn records_of(dir: &Dir, lock: &OwnedFd) -> Vec<(Option<u32>, Record)> {
+fn records_of(dir: &Dir, lock: &File) -> Vec<(Option<u32>, Record)> {
     let Ok(stat) = fstat(lock) else { return Vec::new() };
     let queue = descriptor::queue_of(dir, lock, Identity::from(&stat)).file_name();
     open::lock_file_to_look_at(dir, &queue).map_or_else(|_| Vec::new(), |(text, _)| record::all(&text))
