@@ -189,7 +189,7 @@ impl<H: Held> Holding<H> {
             // longest makes room.
             Err(_) => {
                 if self.clients.pop_front().is_none() {
-                    std::thread::sleep(A_PAUSE);
+                    sys::nap(A_PAUSE);
                 }
                 return;
             }

@@ -30,16 +30,17 @@ pub use clock::suspend_aware_now;
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use interrupter::{Interrupter, has_caught, take_caught};
 pub use let_go::LetGo;
-pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, spawn, without_umask};
+pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, nap, spawn, without_umask};
 pub use ready::{is_readable, wait_until_ready};
 pub use send::{ask_to_let_go, send, send_by_pidfd};
 pub use shared::Shared;
 pub use signal::{
     Arrived, Mask, STOPPING, block_all, default_on_child_death, discard, end_by, ignore_requests, is_ignored,
-    next_signal, pending, restore, stop_by, take_missed_stop, timer_signal,
+    let_signals_in, next_signal, pending, restore, stop_by, take_missed_stop, timer_signal,
 };
 pub use signal_fd::SignalFd;
 pub use start::{
-    above_stdio, arguments, become_waiter, close_all_but, close_on_exec, detach, duplicate, remember_arguments, retitle,
+    above_stdio, arguments, become_waiter, close_all_but, close_on_exec, detach, duplicate, numbers_in, remember_arguments,
+    retitle,
 };
 pub use timer::Timer;

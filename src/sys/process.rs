@@ -99,10 +99,10 @@ fn wants_to_run(pid: Pid) -> bool {
     state == Some(&b'R')
 }
 
-/// Sleeps, without the C library.
-pub(super) fn nap(time: Duration) {
-    let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
-    let _ = rustix::thread::nanosleep(&time);
+/// Sleeps, without the C library and without a panic where the kernel refuses.
+pub fn nap(time: Duration) {
+    let tv_sec = time.as_secs().try_into().unwrap_or(i64::MAX);
+    let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec, tv_nsec: time.subsec_nanos().into() });
 }
 
 /// Ends the process at once, without exit handlers: for a child that must not

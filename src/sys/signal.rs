@@ -88,6 +88,12 @@ pub fn restore(mask: &Mask) -> Mask {
     }
 }
 
+/// Lets the pending signals do what they do that are not in `mask`.
+pub fn let_signals_in(mask: &Mask) {
+    let before = restore(mask);
+    restore(&before);
+}
+
 /// Waits for the next signal, at most `limit`; without end if `None`.
 pub fn next_signal(limit: Option<Duration>) -> Arrived {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 
 /// The same description under a number above 2.
@@ -79,8 +80,20 @@ pub fn detach() {
 /// Closes everything but these, in a process that was forked for them alone
 /// and ends by [`exit_now`](super::exit_now).
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    let mut keep: Vec<u32> = keep.iter().map(|kept| kept.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    let closed = keep.iter().copied().chain([u32::MAX]).all(|kept| {
+        let start = std::mem::replace(&mut first, kept.saturating_add(1));
+        // SAFETY: as below.
+        start >= kept || unsafe { libc::syscall(libc::SYS_close_range, start, kept - 1, 0) } == 0
+    });
+    // Linux 5.9 can.
+    if closed {
+        return;
+    }
     for fd in descriptors() {
-        if !keep.iter().any(|kept| kept.as_raw_fd() == fd) {
+        if !keep.contains(&(fd as u32)) {
             // SAFETY: close on a number. Objects that own it are not used any
             // more by this process, and are not dropped before its end.
             unsafe { libc::close(fd) };
@@ -88,10 +101,22 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
     }
 }
 
-/// The numbers of this process's descriptors.
+/// Without /proc, higher descriptors than these are not looked for.
+const SEARCHED: i32 = 1 << 16;
+
+/// The numbers of this process's descriptors; without /proc, perhaps more.
 fn descriptors() -> Vec<i32> {
-    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
-    descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    let descriptors = numbers_in("/proc/self/fd");
+    if descriptors.is_empty() { (0..SEARCHED).collect() } else { descriptors }
+}
+
+/// The entries of a directory that are numbers; none where it cannot be read.
+///
+/// Not by std, which panics where closedir(3) fails.
+pub fn numbers_in(directory: &str) -> Vec<i32> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(entries) = rustix::fs::open(directory, flags, Mode::empty()).and_then(Dir::new) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok()).collect()
 }
 
 static ARGUMENTS: AtomicPtr<*mut c_char> = AtomicPtr::new(std::ptr::null_mut());

@@ -1,6 +1,6 @@
 //! The process behind a token: it keeps the lock and nothing of its caller.
 
-use crate::support::{Sandbox, eventually, holder_of, is_alive, may_act_as_root, status_field};
+use crate::support::{Sandbox, eventually, holder_of, is_alive, may_act_as_root, status_field, with_mounts};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fs;
 use std::path::PathBuf;
@@ -149,4 +149,15 @@ fn other_users_see_nothing_of_the_caller() {
     let script = format!("ps -ww -o args= e -p {pid}; cat /proc/{pid}/cmdline");
     let seen = sandbox.sh(&script).by_user(54321, 54321).run();
     assert!(!seen.stdout.contains(&token) && !seen.stdout.contains("HOME="), "{seen:?}");
+}
+
+#[test]
+fn it_keeps_no_descriptor_of_the_caller_where_there_is_no_proc() {
+    let sandbox = Sandbox::new();
+    let script = "mount -t tmpfs none /proc; mkfifo pipe; cat pipe >read & reader=$!
+        lockrun acquire -l calc --expires 1h 7>pipe 9>&7; wait $reader";
+    if let Some(invocation) = with_mounts(&sandbox, script) {
+        let token = invocation.run().assert_code(0).stdout.trim().to_owned();
+        sandbox.release(&token).assert_code(0);
+    }
 }

@@ -14,6 +14,7 @@ use super::dir::Dir;
 use super::open::{self, NotPlain};
 use crate::advice::Advice;
 use crate::record;
+use crate::sys;
 
 /// No lock's file has this name: theirs end in `.lock`, `.gate`.
 const NAME: &str = ".floor";
@@ -66,7 +67,7 @@ fn lock(file: &File) -> Result<()> {
     let start = Instant::now();
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_LIMIT => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_LIMIT => sys::nap(LOCK_PAUSE),
             Err(Errno::WOULDBLOCK) => bail!("another process has had it locked for {LOCK_LIMIT:?}"),
             other => return Ok(other?),
         }

@@ -2,7 +2,7 @@
 //! `/proc/PID/fdinfo` for those of one process.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -14,9 +14,11 @@ use std::rc::Rc;
 use rustix::fs::{Dir, Mode, OFlags, open, openat};
 use rustix::io::Errno;
 
+use crate::sys;
+
 /// A file as the kernel names it beside a lock. On some file systems (btrfs,
 /// overlayfs) these are not the numbers that stat(2) returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId {
     major: u32,
     minor: u32,
@@ -61,16 +63,16 @@ pub struct Locker {
 /// The locks of this machine at one moment, and what was asked about
 /// processes since, each once.
 pub struct Kernel {
-    lockers: HashMap<FileId, Vec<Locker>>,
-    queues: HashSet<FileId>,
+    lockers: BTreeMap<FileId, Vec<Locker>>,
+    queues: BTreeSet<FileId>,
     shows_everybody: bool,
     complete: bool,
     devices: OnceCell<Devices>,
-    processes: RefCell<HashMap<i32, Option<Rc<Locks>>>>,
+    processes: RefCell<BTreeMap<i32, Option<Rc<Locks>>>>,
 }
 
 /// A process's locks.
-type Locks = HashMap<FileId, Vec<Locker>>;
+type Locks = BTreeMap<FileId, Vec<Locker>>;
 
 /// `/proc/self/ns/pid` in the first pid namespace: PROC_PID_INIT_INO of
 /// linux/proc_ns.h.
@@ -87,12 +89,12 @@ impl Kernel {
     pub fn look() -> Self {
         let is_first = fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE);
         let mut kernel = Self {
-            lockers: HashMap::new(),
-            queues: HashSet::new(),
+            lockers: BTreeMap::new(),
+            queues: BTreeSet::new(),
             shows_everybody: is_first,
             complete: is_first,
             devices: OnceCell::new(),
-            processes: RefCell::new(HashMap::new()),
+            processes: RefCell::new(BTreeMap::new()),
         };
         // Between two pages the list may have moved, and a line with it from
         // the next page to the last one. A second look tells of the rare
@@ -206,10 +208,9 @@ impl Kernel {
 
 /// Every process that /proc shows but ourselves.
 pub fn processes() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<i32> = pids.filter(|pid| *pid != own).collect();
+    let mut pids = sys::numbers_in("/proc");
+    pids.retain(|pid| *pid != own);
     pids.sort_unstable();
     pids
 }
@@ -313,7 +314,7 @@ fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8], &[u8])) -> rustix::io::
 }
 
 /// The devices of mounts, by the mounts' numbers.
-type Devices = HashMap<String, (u32, u32)>;
+type Devices = BTreeMap<String, (u32, u32)>;
 
 fn devices() -> Devices {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();

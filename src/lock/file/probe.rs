@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::queue::Queue;
 use crate::lock::LockState;
+use crate::sys;
 use crate::sys::Kind;
 
 /// Whoever is longer in the door was stopped there.
@@ -26,7 +27,7 @@ pub fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
             if start.elapsed() > DOOR_LIMIT {
                 return LockState::Unknown;
             }
-            std::thread::sleep(DOOR_PAUSE);
+            sys::nap(DOOR_PAUSE);
         }
     }
     // Where we could not have the door for us alone, others may look too.
@@ -36,7 +37,7 @@ pub fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
         if alone || state == LockState::Free {
             break;
         }
-        std::thread::sleep(DOOR_PAUSE);
+        sys::nap(DOOR_PAUSE);
         state = attempt(lock);
     }
     if let Some((queue, _)) = queue {

@@ -58,7 +58,7 @@ pub fn end(lock: &File, queue: &Queue, ticket: Ticket) -> Result<()> {
         if is_free(lock) || !Kernel::look().lockers(id).is_empty() {
             return Ok(());
         }
-        std::thread::sleep(BETWEEN_LOOKS);
+        sys::nap(BETWEEN_LOOKS);
     }
     require_free(lock)
 }
