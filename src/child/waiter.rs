@@ -20,7 +20,7 @@
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -57,6 +57,11 @@ pub trait Watch {
 
     /// The wait is over or interrupted: what was shown has to vanish.
     fn hide(&mut self);
+
+    /// The process for which the lock is asked: its end is the end of the wait.
+    fn owner(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// The child holds the lock and is becoming COMMAND.
@@ -183,13 +188,14 @@ impl Waiter {
                 true => Some(SETTLED),
                 false => [look, patience.left()].into_iter().flatten().min(),
             };
-            let arrived = match self.next_signal(limit, patience) {
+            let arrived = match self.next_signal(limit, patience, watch.owner()) {
                 Ok(arrived) => arrived,
                 Err(GivenUp(not)) => return Ok(Err(not)),
             };
             let why = match arrived {
                 Arrived::Child { .. } => match self.child_changed(Some(arrived))? {
                     Some(waited) => return Ok(waited),
+                    None if has_ended(watch.owner()) => NotGranted::OwnerEnded,
                     None => continue,
                 },
                 Arrived::Signal { number, .. } if is_stopping(number) => NotGranted::Stopped(number),
@@ -198,6 +204,7 @@ impl Waiter {
                 Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
                 _ => match ending(arrived) {
                     Some(why) => why,
+                    None if has_ended(watch.owner()) => NotGranted::OwnerEnded,
                     None => continue,
                 },
             };
@@ -208,8 +215,13 @@ impl Waiter {
         }
     }
 
-    fn next_signal(&self, limit: Option<Duration>, patience: &Patience) -> Result<Arrived, GivenUp> {
-        let sleep = || self.signals.wait_beside(&self.event, limit);
+    fn next_signal(
+        &self,
+        limit: Option<Duration>,
+        patience: &Patience,
+        owner: Option<BorrowedFd<'_>>,
+    ) -> Result<Arrived, GivenUp> {
+        let sleep = || self.signals.wait_beside(&self.event, owner, limit);
         match &self.cohabitant {
             None => sleep(),
             Some(child) => {
@@ -288,7 +300,7 @@ impl Waiter {
     fn cancel_grant(&self) -> bool {
         let asked = Instant::now();
         while self.is_settling() && asked.elapsed() < SETTLED {
-            std::thread::sleep(Duration::from_millis(1));
+            sys::nap(Duration::from_millis(1));
         }
         self.outcome.change(GRANTED, CANCELLED)
     }
@@ -365,6 +377,10 @@ impl Waiter {
     pub fn failure(&self) -> Option<anyhow::Error> {
         (self.outcome.state.load(Ordering::SeqCst) == FAILED).then(|| self.outcome.failure())
     }
+}
+
+fn has_ended(process: Option<BorrowedFd<'_>>) -> bool {
+    process.is_some_and(|process| sys::is_readable(process, Some(Duration::ZERO)) == Ok(true))
 }
 
 fn new_event() -> rustix::io::Result<OwnedFd> {

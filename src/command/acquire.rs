@@ -2,7 +2,7 @@
 //! own holds the lock from then on.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +67,7 @@ struct Acquisition {
 /// Shows nothing before there is a wait: the new process looks first.
 struct OnceQueued<'a, W> {
     queued: &'a AtomicBool,
+    owner: Option<BorrowedFd<'a>>,
     waiting: W,
 }
 
@@ -84,6 +85,10 @@ impl<W: Watch> Watch for OnceQueued<'_, W> {
 
     fn hide(&mut self) {
         self.waiting.hide();
+    }
+
+    fn owner(&self) -> Option<BorrowedFd<'_>> {
+        self.owner
     }
 }
 
@@ -152,7 +157,11 @@ impl Acquisition {
     /// `None`: ask anew.
     fn attempt(&mut self, handover: Handover) -> Result<Option<Exit>> {
         let queued = Shared::<AtomicBool>::zeroed()?;
-        let mut waiting = OnceQueued { queued: &queued, waiting: self.request.waiting() };
+        let mut waiting = OnceQueued {
+            queued: &queued,
+            owner: self.owner.as_ref().map(AsFd::as_fd),
+            waiting: self.request.waiting(),
+        };
         // The parent keeps the time.
         let patience = self.request.patience.of_watched();
         let engine = &self.request.engine;
@@ -252,7 +261,7 @@ impl Acquisition {
                 return Ok(exit);
             }
             match holder.read_line(&mut word) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => signals.wait_beside(&channel, None),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => signals.wait_beside(&channel, None, None),
                 read => {
                     read.context("the process that holds the lock does not answer")?;
                     break;

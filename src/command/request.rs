@@ -136,6 +136,10 @@ impl LockRequest {
             NotGranted::TimedOut => Some(self.timed_out()),
             NotGranted::Refused(refusal) => Some(self.refused(refusal)),
             NotGranted::Ended(signal) => Some(Exit::Signal(signal)),
+            NotGranted::OwnerEnded => {
+                message::tell_about(&self.name, "the process of --owner ended; the lock was not taken");
+                Some(Exit::Failed)
+            }
             NotGranted::AskedToLetGo { ask, sender } => Some(self.asked_to_let_go(ask, sender)),
         }
     }

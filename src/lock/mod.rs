@@ -221,6 +221,8 @@ pub enum NotGranted {
     Stopped(i32),
     /// This signal ended the wait.
     Ended(i32),
+    /// The process ended for which the lock was asked.
+    OwnerEnded,
     /// Another lockrun ended the wait.
     AskedToLetGo {
         /// For what.

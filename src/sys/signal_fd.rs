@@ -43,11 +43,11 @@ impl SignalFd {
         Self::new(&(1..=libc::SIGRTMAX()).collect::<Vec<_>>())
     }
 
-    /// Sleeps until one comes or there is something to read from `other`, at
-    /// most `limit`. Touches nothing of the C library, not even errno.
-    pub fn wait_beside(&self, other: &impl AsFd, limit: Option<Duration>) {
-        let mut polled = [PollFd::new(&self.fd, PollFlags::IN), PollFd::new(other, PollFlags::IN)];
-        let _ = wait_until_ready(&mut polled, limit);
+    /// Sleeps until one comes or there is something to read from one of the others,
+    /// at most `limit`. Touches nothing of the C library, not even errno.
+    pub fn wait_beside(&self, one: &impl AsFd, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) {
+        let fds = [self.fd.as_fd(), one.as_fd(), other.unwrap_or(one.as_fd())];
+        let _ = wait_until_ready(&mut fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)), limit);
     }
 
     /// A signal that has come.

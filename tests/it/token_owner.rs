@@ -142,3 +142,17 @@ fn another_process_with_the_owners_number_is_not_the_owner() {
     let outcome = invocation.run();
     outcome.assert_stdout("1000 1000\nthen 0\nrelease 123\n");
 }
+
+#[test]
+fn an_owner_that_ends_takes_its_acquire_out_of_the_queue() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let mut owner = owner(&sandbox);
+    let waiter = acquire(&sandbox, &owner.pid().to_string()).start().until_waiting();
+    owner.close_stdin();
+    waiter.wait().assert_code(125).assert_stdout("").assert_one_line(&["calc", "--owner", "ended"]);
+    // Nobody waits any more.
+    let next = sandbox.lockrun(&["--max-waiters", "1", "-l", "calc", "--", "true"]).start().until_waiting();
+    holder.release();
+    next.wait().assert_code(0);
+}

@@ -1,7 +1,7 @@
 //! Who holds a lock, as far as the kernel, its record and /proc show.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::kernel::{Descriptor, FileId, Kernel, KernelLock, Locker};
@@ -13,7 +13,7 @@ use crate::record::Record;
 /// Describes holders at one moment. What is asked about a process is asked once.
 pub struct Holders {
     now: SystemTime,
-    strangers: RefCell<HashMap<i32, Holder>>,
+    strangers: RefCell<BTreeMap<i32, Holder>>,
     ancestors: OnceCell<Vec<i32>>,
 }
 
