@@ -70,6 +70,8 @@ mod record;
 mod replaced_file;
 /// Two users in a directory like /tmp.
 mod sticky_directory;
+/// Relative paths where the absolute ones lead nowhere.
+mod unreachable_paths;
 
 // Lifetime and signals.
 
@@ -96,6 +98,8 @@ mod waiting_line;
 
 /// A waiter makes no system call.
 mod asleep;
+/// Somebody was stopped in the moment in which a lock is asked for.
+mod busy_door;
 /// kill -9 at every system call.
 mod kill_points;
 /// `--timeout 0` among others.

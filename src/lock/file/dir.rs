@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, Stat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::identity::Identity;
+use super::identity::{Identity, Location};
 use crate::advice::Advice;
 use crate::sys;
 use crate::users;
@@ -22,7 +22,8 @@ use crate::users;
 pub struct Dir {
     fd: Arc<OwnedFd>,
     given: PathBuf,
-    /// The same, from any working directory.
+    location: Location,
+    /// For people, and for records that are read in other directories.
     path: PathBuf,
     was_made: bool,
     /// Not named by anybody: see [`default_of_user`](Self::default_of_user).
@@ -102,7 +103,7 @@ impl Dir {
 
     /// Whether it is still what is at the path.
     pub fn is_current(&self) -> bool {
-        Identity::behind(&self.path).is_ok_and(|now| now == Some(Identity::from(&self.stat)))
+        self.location.target().is_ok_and(|now| now == Some(Identity::from(&self.stat)))
     }
 
     /// The path of a file in it, from any working directory.
@@ -110,7 +111,13 @@ impl Dir {
         self.path.join(name)
     }
 
+    /// The location of a file in it.
+    pub(super) fn location_of(&self, name: &str) -> Location {
+        self.location.join(name)
+    }
+
     fn open_or_make(path: &Path) -> Result<Self> {
+        let location = Location::new(path)?;
         let open = || {
             let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             sys::above_stdio(fd)
@@ -128,7 +135,15 @@ impl Dir {
             // Where we are in no directory any more, nothing has a path.
             false => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         };
-        Ok(Self { fd: Arc::new(fd), given: path.to_owned(), path: absolute, was_made, is_default: false, stat })
+        Ok(Self {
+            fd: Arc::new(fd),
+            given: path.to_owned(),
+            location,
+            path: absolute,
+            was_made,
+            is_default: false,
+            stat,
+        })
     }
 
     /// The path, from any working directory.

@@ -3,14 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::fs::CWD;
 
 use super::descriptor;
 use super::dir::Dir;
-use super::identity::Identity;
+use super::identity::{Identity, Location};
 use super::lock_file::LockFile;
 use super::open::{self, Opened};
 use super::queue::Queue;
@@ -23,8 +21,8 @@ use crate::sys;
 /// The files of one lock.
 pub struct Files {
     target: Target,
-    /// The path of a file that the user gave, from any working directory.
-    path: Option<PathBuf>,
+    /// Where a file is that the user gave.
+    location: Option<Location>,
     lock: Opened,
     /// `None` on a read-only file system and without a locks directory, where
     /// only the kernel knows an order, and once it is closed.
@@ -37,8 +35,7 @@ pub struct Files {
 #[derive(Clone)]
 struct QueueFile {
     name: String,
-    /// From any working directory.
-    path: PathBuf,
+    location: Location,
     identity: Identity,
 }
 
@@ -49,7 +46,7 @@ impl Files {
     /// # Errors
     /// See [`open::lock_file`], [`open::user_file`] and [`descriptor::open`].
     pub fn open(dir: Option<&Dir>, target: &Target, mode: Mode) -> Result<Self> {
-        let (path, lock) = match target {
+        let (location, lock) = match target {
             Target::Name(name) => {
                 let dir = dir.context("a lock with a name needs a locks directory")?;
                 let file_name = LockFile::of_name(name).file_name();
@@ -62,10 +59,17 @@ impl Files {
                 }
                 (None, lock)
             }
-            Target::Path(path) => (Some(path.absolute().to_owned()), open::user_file(path.given())?),
-            Target::Descriptor(descriptor) => (descriptor.path.clone(), descriptor::open(descriptor.number)?),
+            Target::Path(path) => {
+                let location = Location::new(path.given());
+                let location = location.with_context(|| format!("cannot find {}", path.given().display()))?;
+                (Some(location), open::user_file(path.given())?)
+            }
+            Target::Descriptor(descriptor) => {
+                let location = descriptor.path.as_deref().map(Location::new).transpose()?;
+                (location, descriptor::open(descriptor.number)?)
+            }
         };
-        let mut files = Self { target: target.clone(), path, lock, queue: None, queue_file: None };
+        let mut files = Self { target: target.clone(), location, lock, queue: None, queue_file: None };
         if let Some(dir) = dir {
             let name = match target {
                 Target::Name(name) => LockFile::of_name(name),
@@ -78,7 +82,7 @@ impl Files {
             // executing COMMAND does, gives door and ticket back while the lock
             // stays.
             let queue = open::lock_file(dir, &name)?;
-            files.queue_file = Some(QueueFile { path: dir.path_of(&name), name, identity: queue.identity });
+            files.queue_file = Some(QueueFile { location: dir.location_of(&name), name, identity: queue.identity });
             files.queue = queue.writable.then(|| Queue::on(queue.file));
         }
         Ok(files)
@@ -90,7 +94,7 @@ impl Files {
         let file = sys::descriptor_of_cohabitant;
         Self {
             target: self.target.clone(),
-            path: self.path.clone(),
+            location: self.location.clone(),
             lock: Opened { file: file(&self.lock.file), ..self.lock },
             queue: self.queue.as_ref().map(|queue| Queue::on(file(queue.file()))),
             queue_file: self.queue_file.clone(),
@@ -183,7 +187,7 @@ impl Files {
     /// The paths cannot be looked at.
     pub fn are_current(&self) -> Result<bool> {
         if let Some(queue) = &self.queue_file {
-            let now = Identity::at(CWD, &queue.path).with_context(|| self.cannot_lock())?;
+            let now = queue.location.file().with_context(|| self.cannot_lock())?;
             if now != Some(queue.identity) {
                 return Ok(false);
             }
@@ -206,9 +210,9 @@ impl Files {
     }
 
     fn is_at_its_path(&self) -> rustix::io::Result<bool> {
-        let now = match (&self.path, &self.queue_file) {
-            (Some(path), _) => Identity::behind(path)?,
-            (None, Some(queue)) => Identity::at(CWD, &queue.path)?,
+        let now = match (&self.location, &self.queue_file) {
+            (Some(location), _) => location.target()?,
+            (None, Some(queue)) => queue.location.file()?,
             (None, None) => return Ok(true),
         };
         Ok(now == Some(self.lock.identity))

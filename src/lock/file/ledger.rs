@@ -53,13 +53,6 @@ impl Ledger {
     /// # Errors
     /// The file has somebody else's text.
     pub fn settle(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
-        // Two who share the lock might read the same last number.
-        if taking.mode() != Mode::Exclusive
-            && !taking.is_in_door()
-            && let Some(queue) = files.queue()
-        {
-            queue.enter_door().with_context(|| files.cannot_lock())?;
-        }
         let fence = match self.write_prepared(files, taking.slot()) {
             Some(fence) => fence,
             None => {

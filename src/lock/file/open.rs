@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, lstat, statat};
 use rustix::io::Errno;
 
@@ -24,6 +24,11 @@ pub struct Opened {
     /// file system.
     pub writable: bool,
 }
+
+/// A file is not removed and made again more often in a row, between two system
+/// calls.
+const MOST_TRIES: u32 = 100;
+const CONTRADICTION: &str = "it is there and not there, again and again: check what removes it, or its file system";
 
 /// Something else stands at the place of a lock file.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ fn shown(dir: &Dir, name: &str) -> String {
 }
 
 fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
-    loop {
+    for _ in 0..MOST_TRIES {
         if let Some(opened) = try_existing(dir, name)? {
             return Ok(opened);
         }
@@ -64,6 +69,7 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
             Err(e) => return Err(e).context("cannot create it").context(Advice::new(advice(e))),
         }
     }
+    bail!(CONTRADICTION)
 }
 
 /// Opens a lock file if there is one.
@@ -109,7 +115,7 @@ pub fn lock_file_to_look_at(dir: &Dir, name: &str) -> rustix::io::Result<(File, 
 }
 
 fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
-    loop {
+    for _ in 0..MOST_TRIES {
         // Looked at before it is opened: opening alone can already change
         // something about a FIFO or a device.
         match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -137,11 +143,13 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
         };
         let stat = fstat(&fd).context("cannot look at it")?;
         require_plain(&stat)?;
-        if stat.st_nlink == 0 {
+        // Some file systems count no links.
+        if stat.st_nlink == 0 && Identity::at(dir, name) != Ok(Some(Identity::from(&stat))) {
             continue;
         }
         return Ok(Some(Opened { file: fd.into(), identity: Identity::from(&stat), writable }));
     }
+    bail!(CONTRADICTION)
 }
 
 fn create(dir: &Dir, name: &str) -> rustix::io::Result<Opened> {

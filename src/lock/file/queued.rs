@@ -57,6 +57,9 @@ impl FileQueued {
                 // With the last one all of them: the first ones may have been
                 // replaced while we waited for it.
                 let first = if is_last { 0 } else { self.at };
+                if is_last && !self.enter_doors(patience)? {
+                    return Ok(Err(NotGranted::TimedOut));
+                }
                 for contender in &self.contenders[first..=self.at] {
                     if !contender.is_current()? {
                         return Ok(Err(NotGranted::Again));
@@ -84,6 +87,17 @@ impl FileQueued {
                 }
             }
         }
+    }
+
+    /// Two who share a lock might read the same last number, so they number and
+    /// record their grants under the door. `false`: the wait is over first.
+    fn enter_doors(&mut self, patience: &Patience) -> Result<bool> {
+        for contender in self.contenders.iter_mut().filter(|contender| !contender.is_exclusive()) {
+            if !contender.is_covered() && !contender.enter_door(patience)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Prepares the grant while still waiting, because work done after it delays

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStringExt;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 
 use super::contender::Contender;
 use super::dir::Dir;
@@ -11,7 +11,9 @@ use super::lock_file::LockFile;
 use super::nesting::{self, Marker, Nesting};
 use super::queued::FileQueued;
 use super::survey::Survey;
+use crate::advice::Advice;
 use crate::lock::{Admission, Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
+use crate::sys;
 
 /// Lock files in one directory: all or none of some targets.
 #[derive(Clone)]
@@ -60,12 +62,19 @@ impl Engine for FileEngine {
     type Held = FileHeld;
 
     fn ask(&self, patience: &Patience) -> Result<Admission<FileQueued, FileHeld>> {
-        let mut request = Request { engine: self, dir: self.dir.clone(), covered: Vec::new() };
-        loop {
+        let mut request = Request { engine: self, dir: self.dir.clone(), covered: Vec::new(), failures: 0 };
+        for _ in 0..MOST_TRIES {
             if let Some(admission) = request.ask_once(patience)? {
                 return Ok(admission);
             }
+            // What ends us does it here: asking itself hears nothing.
+            sys::let_signals_in(&patience.mask.and(&sys::STOPPING));
+            if patience.waits() && patience.is_over() {
+                return Ok(Admission::Not(NotGranted::TimedOut));
+            }
         }
+        Err(anyhow!("the lock file at its path is another one each time it is opened"))
+            .context(Advice::new("check what replaces it, or its file system"))
     }
 
     fn holders(&self) -> Vec<Holder> {
@@ -90,12 +99,22 @@ impl Engine for FileEngine {
     }
 }
 
+/// A file that is removed or replaced all the time is another one no more often in
+/// a row. One that seems to be for good is on a file system that contradicts
+/// itself.
+const MOST_TRIES: u32 = 1000;
+
+/// After that many, an error is not about a directory that was just replaced.
+const MOST_FAILURES: u32 = 20;
+
 /// What is kept between two tries.
 struct Request<'a> {
     engine: &'a FileEngine,
     dir: Option<Dir>,
     /// What tokens and ancestors hold of it: found last.
     covered: Vec<Marker>,
+    /// Tries whose directory was replaced before the files were open.
+    failures: u32,
 }
 
 /// What asks for a new start, as `None` of a whole try.
@@ -158,7 +177,8 @@ impl Request<'_> {
     /// `None`: the directory was replaced.
     fn open(&mut self) -> Try<Vec<Contender>> {
         match self.engine.contenders(self.dir.as_ref()) {
-            Err(_) if self.dir.as_ref().is_some_and(|dir| !dir.is_current()) => {
+            Err(_) if self.failures < MOST_FAILURES && self.dir.as_ref().is_some_and(|dir| !dir.is_current()) => {
+                self.failures += 1;
                 self.reopen_dir()?;
                 Ok(None)
             }

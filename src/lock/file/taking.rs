@@ -51,11 +51,6 @@ impl Taking {
         self.slot
     }
 
-    /// Whether the door is ours.
-    pub fn is_in_door(&self) -> bool {
-        self.in_door
-    }
-
     /// The slot that a lockrun around us has: there is nothing to take.
     pub fn cover(&mut self, slot: Option<u32>) {
         self.slot = slot;
