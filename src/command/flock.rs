@@ -158,7 +158,9 @@ impl Call {
             NotGranted::TimedOut => "timeout while waiting to get lock",
             NotGranted::Refused(Refusal::Busy) => "failed to get lock",
             // Nothing of it is asked for.
-            NotGranted::Refused(_) | NotGranted::Again | NotGranted::Stopped(_) => return EX_OSERR,
+            NotGranted::Refused(_) | NotGranted::Again | NotGranted::OwnerEnded | NotGranted::Stopped(_) => {
+                return EX_OSERR;
+            }
         };
         if self.call.verbose {
             message::tell_as_flock(what);

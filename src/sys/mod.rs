@@ -40,7 +40,7 @@ pub use signal::{
 };
 pub use signal_fd::SignalFd;
 pub use start::{
-    above_stdio, arguments, become_waiter, close_all_but, close_on_exec, detach, duplicate, numbers_in, remember_arguments,
-    retitle,
+    above_stdio, arguments, become_waiter, close_all_but, close_on_exec, detach, duplicate, numbers_in,
+    remember_arguments, retitle,
 };
 pub use timer::Timer;

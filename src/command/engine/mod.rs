@@ -54,6 +54,7 @@ pub enum AnyEngine {
 }
 
 /// A place in the queue of an engine.
+#[allow(clippy::large_enum_variant, reason = "a process has one value of it")]
 pub enum AnyQueued {
     /// See [`AnyEngine::Files`].
     Files(FileQueued),
