@@ -1,22 +1,20 @@
 //! Waiting for a lock in a process of its own.
 //!
 //! A child sleeps in the kernel until the lock is granted, and then becomes
-//! COMMAND: nothing has to be started any more when the lock is handed over.
-//! The parent watches signals and the clock. What must never happen is that
-//! one of them gives up while the other goes on, so a word that both see
-//! decides: granted by the child, or cancelled by the parent. It decides once
-//! more between the start of COMMAND and a parent that is told to end while the
-//! child still numbers and records the grant.
+//! COMMAND, so that nothing has to be started at the hand-over. The parent watches
+//! signals and the clock. An atomic word that both share decides between the grant
+//! and the parent's cancelling, and once more between the start of COMMAND and a
+//! parent that has to end while the child still records the grant.
 //!
-//! The parent never waits for the child without a limit: a child that is stopped,
-//! or hangs in slow storage, is killed, and if it does not end, left behind.
+//! The parent never waits for the child without a limit: a child that is stopped
+//! or hangs in slow storage is killed, and left behind if it does not end.
 //!
-//! Usually the child lives in our memory, see [`Cohabitant`]. Where one may
-//! wait for the other, it is forked.
+//! Usually the child lives in our memory, see [`Cohabitant`]. Where one may wait for
+//! the other, it is forked.
 //!
-//! The two share an event (eventfd(2)) that nobody else has, and that no exec
-//! lets through. By it the child wakes the parent, without a signal, which
-//! might reach COMMAND; and by it others see which parent watches a child.
+//! The two share an event (eventfd(2)) that closes on exec. By it the child wakes
+//! the parent without a signal, which might reach COMMAND, and other processes see
+//! which parent watches a child.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -93,13 +91,12 @@ const SIGNALS: usize = 64;
 const STACK: usize = 512 * 1024;
 
 impl Waiter {
-    /// Forks a process that takes `place`, calls `wait`, and when that got
-    /// the lock, `then`, and ends unless it has become something else in it.
-    /// The parent has `place` back. With `notify` it is woken by the grant,
-    /// which costs the hand-over some microseconds.
+    /// Forks a child that takes `place`, calls `wait`, and after the grant `then`.
+    /// The parent has `place` back. With `notify` the grant wakes it, which costs
+    /// the hand-over some microseconds.
     ///
     /// # Errors
-    /// No memory, or no process left of those that are allowed.
+    /// No memory, or the limit on processes is reached.
     ///
     /// # Crash
     /// If the parent is killed, so is the waiting child. If the child is
@@ -159,8 +156,7 @@ impl Waiter {
     /// What the child could not do, or that somebody killed it.
     pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
         let waited = self.watch_until_over(patience, watch);
-        // Nobody waits any more when we return; if it was already waited for,
-        // its id may be somebody else's.
+        // If the child was already reaped, its id may have been reused.
         if waited.is_err() {
             self.end_child();
         }
@@ -175,10 +171,8 @@ impl Waiter {
         // Came while the grant was recorded, and is for COMMAND.
         let mut early = None;
         loop {
-            // Asleep until the first of: a signal, the deadline, the time to
-            // show something.
-            // Said before it is done: whoever is granted the lock after that
-            // waits until the line has vanished.
+            // Announced before it is shown: a child that is granted the lock after
+            // that waits until the line has vanished.
             self.outcome.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
             if self.is_granted() {
                 return Ok(self.granted(early));
