@@ -126,11 +126,7 @@ impl Waiter {
     /// kernel. `room` is what they need of a stack beyond the usual. Only where
     /// [`Cohabitant::may_start`].
     ///
-    /// # Errors
-    /// As [`fork`](Self::fork).
-    ///
-    /// # Crash
-    /// As [`fork`](Self::fork).
+    /// Errors and crashes are those of [`fork`](Self::fork).
     pub fn cohabit<H>(
         room: usize,
         wait: impl FnOnce() -> Result<Waited<H>> + 'static,
