@@ -18,6 +18,9 @@ const DATE: &str = "2026-11-22";
 /// Options of cargo that a text names.
 const CARGOS: [&str; 5] = ["--git", "--locked", "--path", "--print", "--target"];
 
+/// And of the tools that people come from.
+const OTHERS: [&str; 1] = ["--id"];
+
 #[test]
 fn pages_are_as_the_command_line() {
     for command in commands() {
@@ -63,9 +66,12 @@ fn every_option_is_in_the_manual() {
 fn every_long_option_that_a_text_names_exists() {
     let all: BTreeSet<_> = commands().iter().flat_map(spellings).collect();
     let pages = files_in("man").into_iter().map(|file| format!("man/{file}"));
-    for file in pages.chain(["README.md", "docs/recipes.md"].map(str::to_owned)) {
+    for file in pages.chain(["README.md", "docs/recipes.md", "docs/coming-from.md"].map(str::to_owned)) {
         for option in mentioned(&plain(&read(&file))).iter().filter(|option| option.starts_with("--")) {
-            assert!(all.contains(option) || CARGOS.contains(&option.as_str()), "{file}: there is no {option}");
+            assert!(
+                all.contains(option) || [&CARGOS[..], &OTHERS].concat().contains(&option.as_str()),
+                "{file}: there is no {option}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every example of README.md, docs/recipes.md and the manual is run.
+//! Every example of README.md, of docs/ and of the manual is run.
 //!
 //! The comment before an example (see `support/example.rs`) has these keys, each
 //! of which may be left out and may come several times:
@@ -13,7 +13,7 @@
 //! | `code` | the exit code; 0 |
 //! | `stdout`, `stderr` | a line that is printed; without any, nothing is |
 //! | `needs` | `root` |
-//! | `recipe` | the name by which `token_recipes.rs` finds it, to kill it |
+//! | `recipe` | the name by which `token_recipes.rs` or `descriptor_recipes.rs` finds it, to kill it |
 //!
 //! What runs: of `sh` and `bash` all of it, up to the first command that fails;
 //! of `make` a Makefile; of `crontab` the commands, in an environment as small as
@@ -33,6 +33,11 @@ fn of_the_readme() {
 #[test]
 fn of_the_recipes() {
     run_all("docs/recipes.md");
+}
+
+#[test]
+fn for_those_who_come_from_other_tools() {
+    run_all("docs/coming-from.md");
 }
 
 #[test]

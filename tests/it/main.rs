@@ -163,6 +163,8 @@ mod storm;
 
 /// `acquire --fd`: what is locked, and what is told.
 mod descriptor;
+/// Scripts to copy that lock a descriptor of their own.
+mod descriptor_recipes;
 /// Descriptors that several processes have.
 mod descriptor_sharing;
 /// `acquire --fd` while it waits.

@@ -53,7 +53,7 @@ pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use random::Random;
 pub use running::{Holder, Running};
 pub use sandbox::Sandbox;
-pub use shells::SHELLS;
+pub use shells::{SHELLS, Shell};
 pub use signal_reporter::SignalReporter;
 pub use terminal::{Terminal, visible_lines};
 pub use timeline::Timeline;
