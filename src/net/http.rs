@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Address, Dialer, Fault};
+use super::{Address, Dialer, Fault, TryTime};
 use crate::sys::suspend_aware_now;
 
 /// A longer answer is not read.
@@ -89,8 +89,9 @@ impl Client {
     ///
     /// # Errors
     /// Why there is no answer; the connection is closed then.
-    pub async fn post(&mut self, post: &Post, limit: Duration) -> Result<Answer, Fault> {
-        let until = Instant::now() + limit;
+    pub async fn post(&mut self, post: &Post, time: TryTime) -> Result<Answer, Fault> {
+        let started = Instant::now();
+        let until = started + time.answer;
         if let Some(mut kept) = self.connection.take() {
             match kept.exchange(post, until).await {
                 Ok(answer) => {
@@ -101,7 +102,7 @@ impl Client {
                 Err(_) => {}
             }
         }
-        let mut fresh = self.connect(until).await?;
+        let mut fresh = self.connect(started, time).await?;
         self.connections += 1;
         let answer = fresh.exchange(post, until).await?;
         self.connection = Some(fresh);
@@ -112,17 +113,20 @@ impl Client {
     /// head and then its lines.
     ///
     /// # Errors
-    /// There is no answer that starts within the limit.
-    pub async fn stream(&mut self, post: &Post, limit: Duration) -> Result<Lines, Fault> {
-        let until = Instant::now() + limit;
-        let mut connection = self.connect(until).await?;
-        let response = connection.head(post, until).await?;
+    /// There is no answer that starts in time.
+    pub async fn stream(&mut self, post: &Post, time: TryTime) -> Result<Lines, Fault> {
+        let started = Instant::now();
+        let mut connection = self.connect(started, time).await?;
+        let response = connection.head(post, started + time.answer).await?;
         let status = response.status().as_u16();
         Ok(Lines { status, body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: connection })
     }
 
-    async fn connect(&mut self, until: Instant) -> Result<Connection, Fault> {
-        let stream = self.dialer.dial(until.saturating_duration_since(Instant::now())).await?;
+    async fn connect(&mut self, started: Instant, time: TryTime) -> Result<Connection, Fault> {
+        let spent = started.elapsed();
+        let left = |time: Duration| time.saturating_sub(spent);
+        let left = TryTime { connect: left(time.connect), answer: left(time.answer) };
+        let stream = self.dialer.dial(left).await?;
         let (sender, driver) =
             handshake(TokioIo::new(stream)).await.map_err(|error| Fault::not_answered(describe(&error)))?;
         // Its errors reach whoever waits for an answer.
@@ -308,7 +312,7 @@ mod tests {
         run(async {
             let mut client = client(address, None);
             for (asked, expected) in [("a", "0 a"), ("b", "0 b"), ("c", "1 c")] {
-                let answer = client.post(&post(asked), LONG).await.unwrap();
+                let answer = client.post(&post(asked), LONG.into()).await.unwrap();
                 assert_eq!((answer.status, &answer.body[..]), (200, expected.as_bytes()));
             }
         });
@@ -323,7 +327,7 @@ mod tests {
         run(async {
             let mut client = client(address, None);
             for expected in ["0 x", "1 x", "2 x"] {
-                assert_eq!(client.post(&post("x"), LONG).await.unwrap().body, expected);
+                assert_eq!(client.post(&post("x"), LONG.into()).await.unwrap().body, expected);
             }
         });
     }
@@ -332,7 +336,7 @@ mod tests {
     fn nobody_listens() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut client = client(Address { host: "127.0.0.1".into(), port: address.port() }, None);
-        let fault = run(client.post(&post("x"), LONG)).unwrap_err();
+        let fault = run(client.post(&post("x"), LONG.into())).unwrap_err();
         assert_eq!(fault, Fault { text: "connection refused".into(), kind: FaultKind::NotConnected });
     }
 
@@ -341,7 +345,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         for tls in [None, Some(TlsFiles::default())] {
-            let fault = run(client(address.clone(), tls).post(&post("x"), Duration::from_millis(50))).unwrap_err();
+            let fault =
+                run(client(address.clone(), tls).post(&post("x"), Duration::from_millis(50).into())).unwrap_err();
             assert_eq!(fault.kind, FaultKind::NotAnswered, "{fault}");
         }
     }
@@ -352,7 +357,7 @@ mod tests {
             read_request(&connection);
             connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc").unwrap();
         });
-        let fault = run(client(address, None).post(&post("x"), LONG)).unwrap_err();
+        let fault = run(client(address, None).post(&post("x"), LONG.into())).unwrap_err();
         assert_eq!(fault.kind, FaultKind::NotAnswered, "{fault}");
     }
 
@@ -368,7 +373,7 @@ mod tests {
             connection.write_all(b"0\r\n\r\n").unwrap();
         });
         run(async {
-            let mut lines = client(address, None).stream(&post("x"), LONG).await.unwrap();
+            let mut lines = client(address, None).stream(&post("x"), LONG.into()).await.unwrap();
             let mut read = Vec::new();
             let ended = loop {
                 match tokio::time::timeout(Duration::from_millis(3), lines.next()).await {
@@ -390,9 +395,8 @@ mod tests {
             connection.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").unwrap();
         });
         let cacert = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-        let fault = run(
-            client(address.clone(), Some(TlsFiles { cacert: Some(cacert), identity: None })).post(&post("x"), LONG)
-        )
+        let fault = run(client(address.clone(), Some(TlsFiles { cacert: Some(cacert), identity: None }))
+            .post(&post("x"), LONG.into()))
         .unwrap_err();
         assert_eq!(fault.kind, FaultKind::Refused);
         assert!(fault.text.contains("Cargo.toml: nothing of this kind"), "{fault}");

@@ -20,7 +20,7 @@ use std::fmt::{self, Display, Formatter};
 
 pub use stream::{Dialer, Stream};
 pub use tls::TlsFiles;
-pub use tries::{Limits, Tries, Unreachable, pause_randomly};
+pub use tries::{Limits, Tries, TryTime, Unreachable, pause_randomly};
 
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -13,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::names::resolve;
 use super::tls::secure;
-use super::{Address, Fault, TlsFiles};
+use super::{Address, Fault, TlsFiles, TryTime};
 
 /// A connection.
 pub enum Stream {
@@ -72,12 +71,13 @@ impl Dialer {
     /// Connects to the current address.
     ///
     /// # Errors
-    /// Why it failed, within the limit.
-    pub async fn dial(&mut self, limit: Duration) -> Result<Stream, Fault> {
-        let until = Instant::now() + limit;
+    /// Why it failed, within the time.
+    pub async fn dial(&mut self, time: TryTime) -> Result<Stream, Fault> {
+        let now = Instant::now();
+        let (until, until_secured) = (now + time.connect, now + time.answer);
         let target = &mut self.addresses[self.current];
         if target.resolved.is_empty() {
-            target.resolved = resolve(&target.address.host, limit).await?;
+            target.resolved = resolve(&target.address.host, time.connect).await?;
         }
         let tcp = match connect_to_one(&target.resolved, target.address.port, until).await {
             Ok(tcp) => tcp,
@@ -91,7 +91,7 @@ impl Dialer {
         let Some(files) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
-        let secured = timeout_at(until, secure(files, &target.address.host, tcp)).await;
+        let secured = timeout_at(until_secured, secure(files, &target.address.host, tcp)).await;
         let secured = secured.unwrap_or_else(|_| Err(Fault::not_answered("no answer to the TLS handshake")))?;
         Ok(Stream::Secret(Box::new(secured)))
     }

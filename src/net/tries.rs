@@ -41,6 +41,21 @@ impl Limits {
     }
 }
 
+/// How long one try may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TryTime {
+    /// Until there is a connection.
+    pub connect: Duration,
+    /// Until the answer is there, all in all.
+    pub answer: Duration,
+}
+
+impl From<Duration> for TryTime {
+    fn from(time: Duration) -> Self {
+        Self { connect: time, answer: time }
+    }
+}
+
 /// The tries of one request.
 pub struct Tries {
     limits: Limits,
@@ -91,12 +106,14 @@ impl Tries {
     ///
     /// # Errors
     /// The time is up.
-    pub fn next(&self) -> Result<Duration, Unreachable> {
-        let left = self.end().saturating_sub(suspend_aware_now());
-        if left.is_zero() {
+    pub fn next(&self) -> Result<TryTime, Unreachable> {
+        let now = suspend_aware_now();
+        let connect = self.end().saturating_sub(now);
+        if connect.is_zero() {
             return Err(self.unreachable());
         }
-        Ok(left.min(self.longest()))
+        let (longest, answer) = (self.longest(), self.limits.until_accepted.saturating_sub(now));
+        Ok(TryTime { connect: connect.min(longest), answer: answer.min(longest) })
     }
 
     /// After a failed try. Pauses for a random time.
@@ -184,7 +201,7 @@ mod tests {
     #[test]
     fn a_dead_address_leaves_time_for_the_others() {
         let tries = Tries::new(Limits::new(from_now(LONG), Duration::from_secs(3)), 2);
-        assert_eq!(tries.next(), Ok(Duration::from_secs(3)));
+        assert_eq!(tries.next(), Ok(Duration::from_secs(3).into()));
     }
 
     #[test]
@@ -227,7 +244,14 @@ mod tests {
         assert!(tries.next().is_err());
         assert!(run(tries.failed(&address(1), Fault::not_connected("connection refused"))).is_err());
         assert_eq!(run(tries.failed(&address(1), Fault::not_answered("no answer in time"))), Ok(()));
-        assert!(tries.next().is_ok_and(|limit| limit > Duration::from_secs(3000)));
+        assert!(tries.next().is_ok_and(|time| time.answer > Duration::from_secs(3000)));
+    }
+
+    #[test]
+    fn the_only_server_is_asked_once_however_busy_it_is() {
+        let tries = Tries::new(Limits::first(LONG, LONG * 2), 1);
+        let time = tries.next().unwrap();
+        assert!(time.connect <= LONG && time.answer > LONG);
     }
 
     #[test]
@@ -235,7 +259,7 @@ mod tests {
         let mut tries = Tries::new(Limits::first(LONG, LONG * 2), 2);
         let mut limits = Vec::new();
         for port in [1, 2, 1, 2] {
-            limits.push(tries.next().unwrap().as_secs());
+            limits.push(tries.next().unwrap().answer.as_secs());
             run(tries.failed(&address(port), Fault::not_answered("no answer in time"))).unwrap();
         }
         assert_eq!(limits, [2, 2, 4, 4]);

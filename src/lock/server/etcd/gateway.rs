@@ -18,7 +18,7 @@ use crate::lock::server::store::Trouble;
 use crate::lock::server::url::Account;
 
 use crate::net::http::{Answer, Client, Lines, Post};
-use crate::net::{Address, Fault, FaultKind, Limits, Tries};
+use crate::net::{Address, Fault, FaultKind, Limits, Tries, TryTime};
 
 /// What the cluster said.
 pub enum Reply<T> {
@@ -109,8 +109,8 @@ impl Gateway {
         let mut tries = Tries::new(limits, self.client.addresses());
         let mut logins = 0;
         loop {
-            let limit = tries.next()?;
-            match self.attempt(&mut post, identity, limit).await {
+            let time = tries.next()?;
+            match self.attempt(&mut post, identity, time).await {
                 Ok(reply) => return Ok(reply),
                 Err(setback) => self.after(setback, &mut tries, &mut logins).await?,
             }
@@ -127,8 +127,8 @@ impl Gateway {
         let mut tries = Tries::new(limits, self.client.addresses());
         let mut logins = 0;
         loop {
-            let limit = tries.next()?;
-            match self.begin(&mut post, limit).await {
+            let time = tries.next()?;
+            match self.begin(&mut post, time).await {
                 Ok(lines) => return Ok(lines),
                 Err(setback) => self.after(setback, &mut tries, &mut logins).await?,
             }
@@ -182,43 +182,43 @@ impl Gateway {
         &mut self,
         post: &mut Post,
         identity: Identity,
-        limit: Duration,
+        time: TryTime,
     ) -> Result<(Reply<T>, Duration), Setback> {
         post.headers.clear();
         if identity == Identity::Shown {
-            post.headers.extend(self.login(limit).await?.map(|token| (AUTHORIZATION, token)));
+            post.headers.extend(self.login(time).await?.map(|token| (AUTHORIZATION, token)));
         }
-        let answer = self.client.post(post, limit).await.map_err(Setback::Fault)?;
+        let answer = self.client.post(post, time).await.map_err(Setback::Fault)?;
         let reply = understand::<T>(&answer)?;
         match &reply {
             Reply::Done(done) => self.confirm(done.header())?,
             // Such an answer does not say of which cluster it is.
-            Reply::NoSuchLease | Reply::LeaseExists => self.confirm_connection(limit).await?,
+            Reply::NoSuchLease | Reply::LeaseExists => self.confirm_connection(time).await?,
         }
         Ok((reply, answer.sent))
     }
 
-    async fn begin(&mut self, post: &mut Post, limit: Duration) -> Result<Lines, Setback> {
+    async fn begin(&mut self, post: &mut Post, time: TryTime) -> Result<Lines, Setback> {
         let has_leader = (HeaderName::from_static("grpc-metadata-hasleader"), HeaderValue::from_static("true"));
         post.headers = vec![has_leader];
-        post.headers.extend(self.login(limit).await?.map(|token| (AUTHORIZATION, token)));
-        let mut lines = self.client.stream(post, limit).await.map_err(Setback::Fault)?;
+        post.headers.extend(self.login(time).await?.map(|token| (AUTHORIZATION, token)));
+        let mut lines = self.client.stream(post, time).await.map_err(Setback::Fault)?;
         if lines.status == 200 {
             return Ok(lines);
         }
-        let line = timeout(limit, lines.next()).await.ok().and_then(Result::ok).flatten().unwrap_or_default();
+        let line = timeout(time.answer, lines.next()).await.ok().and_then(Result::ok).flatten().unwrap_or_default();
         Err(explain(lines.status, &line))
     }
 
     /// The token to send, if one is needed.
-    async fn login(&mut self, limit: Duration) -> Result<Option<HeaderValue>, Setback> {
+    async fn login(&mut self, time: TryTime) -> Result<Option<HeaderValue>, Setback> {
         let Some(account) = self.account.as_ref().filter(|_| !self.is_open && self.token.is_none()) else {
             return Ok(self.token.clone());
         };
         let password = account.password().map_err(Setback::Refused)?;
         let body = json!({"name": account.user, "password": password.reveal()}).to_string();
         let post = Post { path: "/v3/auth/authenticate".into(), headers: Vec::new(), body: body.into() };
-        let answer = self.client.post(&post, limit).await.map_err(Setback::Fault)?;
+        let answer = self.client.post(&post, time).await.map_err(Setback::Fault)?;
         if answer.status != 200 && String::from_utf8_lossy(&answer.body).contains("authentication is not enabled") {
             self.is_open = true;
             return Ok(None);
@@ -251,14 +251,14 @@ impl Gateway {
         Ok(())
     }
 
-    async fn confirm_connection(&mut self, limit: Duration) -> Result<(), Setback> {
+    async fn confirm_connection(&mut self, time: TryTime) -> Result<(), Setback> {
         let asked = self.client.connections();
         if self.confirmed == Some(asked) {
             return Ok(());
         }
         let body = json!({"ID": NO_LEASE}).to_string();
         let post = Post { path: "/v3/lease/keepalive".into(), headers: Vec::new(), body: body.into() };
-        let answer = self.client.post(&post, limit).await.map_err(Setback::Fault)?;
+        let answer = self.client.post(&post, time).await.map_err(Setback::Fault)?;
         if let Reply::Done(renewal) = understand::<Renewal>(&answer)? {
             self.confirm(renewal.header())?;
         }
