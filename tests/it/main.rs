@@ -194,9 +194,15 @@ mod pictures;
 /// The requests to etcd, each against a real server.
 #[cfg(feature = "etcd")]
 mod etcd_calls;
+/// Every kind of lock on three servers, under every fault.
+#[cfg(feature = "etcd")]
+mod etcd_campaign;
 /// Three servers of etcd, cut off, frozen and killed.
 #[cfg(feature = "etcd")]
 mod etcd_cluster;
+/// The judge of the campaign.
+#[cfg(feature = "etcd")]
+mod etcd_oracle;
 /// The store of rows on a real etcd, with `etcdctl lock` beside it.
 #[cfg(feature = "etcd")]
 mod etcd_rows;

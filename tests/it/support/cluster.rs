@@ -158,6 +158,13 @@ impl Cluster {
             .expect("nsenter")
     }
 
+    /// All keys below a prefix.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let found = self.etcdctl(self.leader(), &["get", "--prefix", "--keys-only", prefix]);
+        let keys = String::from_utf8(found.stdout).unwrap();
+        keys.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Nothing passes between these servers any more.
     pub fn cut(&self, node: Node, others: &[Node]) {
         for other in others {
@@ -165,6 +172,12 @@ impl Cluster {
             self.iptables(node, &["-A", "INPUT", "-s", &host, "-j", "DROP"]);
             self.iptables(node, &["-A", "OUTPUT", "-d", &host, "-j", "DROP"]);
         }
+    }
+
+    /// A server and its clients hear nothing of each other.
+    pub fn cut_from_clients(&self, node: Node) {
+        self.iptables(node, &["-A", "INPUT", "-s", "10.77.0.10", "-j", "DROP"]);
+        self.iptables(node, &["-A", "OUTPUT", "-d", "10.77.0.10", "-j", "DROP"]);
     }
 
     /// A server hears its clients, and its answers are lost.
