@@ -263,6 +263,33 @@ fn a_set_is_entered_as_one_or_not_at_all() {
     });
 }
 
+/// What a keeper does that replaces one that was killed: it begins anew, with the
+/// same numbers, and finds what the first one had entered.
+#[test]
+fn a_row_that_waits_is_not_taken_for_one_that_was_granted() {
+    let etcd = Etcd::start();
+    run(async {
+        let mut other = store(&etcd);
+        enter(&mut other, 1, Mode::Exclusive).await;
+        for mode in [Mode::Exclusive, Mode::Shared, POOL] {
+            enter(&mut store(&etcd), 2, mode).await;
+            let note = noted(mode);
+            let locks = [calc(), LockName::new(b"free")];
+            let granted = Some(matches!(mode, Mode::AnySlot { .. }).then_some(0));
+            let entry =
+                |place: usize| Entry { lock: &locks[place], id: Id(2 + place as u128), mode, granted, note: &note };
+            let mut again = store(&etcd);
+            let both = again.enter(lease(2), &[entry(0), entry(1)], Condition::Empty, long()).await.unwrap();
+            assert_eq!(both, Entered::No, "{mode:?}");
+            let before = Look { rows: Vec::new(), at: 1 };
+            let alone = again.enter(lease(2), &[entry(0)], Condition::Unchanged(&[before]), long()).await.unwrap();
+            assert_eq!(alone, Entered::No, "{mode:?}");
+            assert_eq!(again.look(&locks[1], long()).await.unwrap().rows, []);
+            again.leave(2, long()).await.unwrap();
+        }
+    });
+}
+
 fn watched(subject: Subject, look: &Look) -> Watched {
     Watched { lock: calc(), subject, since: look.at }
 }

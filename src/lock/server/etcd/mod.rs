@@ -205,11 +205,7 @@ impl Etcd {
             return Ok(Some(looks));
         }
         // An earlier try had done it.
-        let mut looks = Vec::new();
-        for entry in entries {
-            looks.push(self.turn(entry.lock, (entry.id, entry.mode), limits).await?);
-        }
-        Ok(Some(looks))
+        Ok(Some(self.turns(entries, limits).await?))
     }
 
     fn entering(&self, lease: u64, entries: &[Entry<'_>]) -> (Vec<If>, Vec<Write>) {
@@ -241,13 +237,30 @@ impl Etcd {
         let Some(written) = self.calls.write(&conditions, &writes, &[], &own, limits).await? else {
             return Ok(None);
         };
-        let at = match first(&written.found) {
-            _ if written.done => written.revision,
-            // An earlier try had done it.
-            Some(own) => own.create_revision,
-            None => return Ok(Some(None)),
+        if written.done {
+            let at = written.revision.unsigned_abs();
+            return Ok(Some(Some(self.looks_of(lease, entries, condition, at))));
+        }
+        if first(&written.found).is_none() {
+            return Ok(Some(None));
+        }
+        // An earlier try had done it, or a keeper that this one replaces had entered
+        // the same row to wait.
+        let looks = self.turns(entries, limits).await?;
+        let is_granted = |(entry, look): (&Entry<'_>, &Look)| {
+            look.rows.iter().any(|row| row.contender.id == entry.id && row.fence.is_some())
         };
-        Ok(Some(Some(self.looks_of(lease, entries, condition, at.unsigned_abs()))))
+        let needs_grant = matches!(condition, Condition::Empty) || entries.iter().any(|entry| entry.granted.is_some());
+        let fine = !needs_grant || entries.iter().zip(&looks).all(is_granted);
+        Ok(Some(fine.then_some(looks)))
+    }
+
+    async fn turns(&mut self, entries: &[Entry<'_>], limits: Limits) -> Result<Vec<Look>, Trouble> {
+        let mut looks = Vec::new();
+        for entry in entries {
+            looks.push(self.turn(entry.lock, (entry.id, entry.mode), limits).await?);
+        }
+        Ok(looks)
     }
 
     fn key_of(&self, entry: &Entry<'_>) -> String {
