@@ -76,16 +76,25 @@ fn nobody_runs_beside_another_and_nobody_is_stuck() {
     eventually("no key is left", || cluster.keys("jobs/").is_empty());
 }
 
+/// Ends the campaign when a contender has seen enough, or has failed.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 impl Campaign<'_> {
     fn run(&self, enough: usize) {
         scope(|scope| {
             for seed in 0..CONTENDERS {
                 scope.spawn(move || {
+                    let _end = End(&self.is_over);
                     let mut random = Random(seed);
-                    while self.number_of_grants() < enough {
+                    while self.number_of_grants() < enough && !self.is_over.load(Relaxed) {
                         self.turn(&mut random);
                     }
-                    self.is_over.store(true, Relaxed);
                 });
             }
             scope.spawn(|| self.disturb_servers(&mut Random(1000)));
@@ -113,13 +122,11 @@ impl Campaign<'_> {
         let names: Vec<_> = names.iter().flat_map(|name| ["-l", name]).collect();
         let program = current_exe().unwrap().into_os_string().into_string().unwrap();
         let command = ["--kill-after", "0.2", "--", &program, "--exact", "etcd_campaign::beat", "--ignored"];
-        let args = [&["-q"], mode, patience, &names, &command].concat();
-        let mut url = self.cluster.url("jobs");
-        url.push_str("?ttl=3");
+        let url = format!("{}?ttl=3", self.cluster.url("jobs"));
+        let args = [&["-q", "--store", &url], mode, patience, &names, &command].concat();
         let running = self
             .sandbox
             .lockrun(&args)
-            .env("LOCKRUN_STORE", url)
             .env(MODE, mode[0])
             .env(TIME, [5, 20, 60, 200, 1500][random.below(5)].to_string())
             .start();
@@ -135,7 +142,6 @@ impl Campaign<'_> {
         }
         self.victims.lock().unwrap().remove(&wrapper);
         if start.elapsed() >= LIMIT {
-            self.is_over.store(true, Relaxed);
             let args = ["-e", "-o", "pid,ppid,sid,stat,wchan:24,args", "--cols", "300"];
             let list = std::process::Command::new("ps").args(args).output().unwrap();
             panic!("stuck: {running:?}\n{}", String::from_utf8_lossy(&list.stdout));
@@ -348,7 +354,7 @@ fn read_beats(file: &Path, unwatched: &BTreeSet<i32>) -> Vec<Grant> {
         fence: fence.parse().expect("a number"),
         first: time(0),
         last: time(8),
-        who: file.display().to_string(),
+        who: format!("{} {about}", file.file_name().unwrap().display()),
         is_unwatched: wrapper.parse().is_ok_and(|wrapper: i32| unwatched.contains(&wrapper)),
     });
     locks.collect()
