@@ -1,5 +1,5 @@
-//! One lock of a request, from its files to its release: [`Files`], how far
-//! we have come with [`Taking`] it, its [`Ledger`], and what is held around us.
+//! One lock of a request, from opening to release: its [`Files`], [`Taking`] and
+//! [`Ledger`], and the outer grants of it.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -22,13 +22,13 @@ pub struct Contender {
     files: Files,
     taking: Taking,
     ledger: Ledger,
-    /// Held by a lockrun around us, so that there is nothing to take.
+    /// Covered by an outer grant: nothing to take.
     covered: bool,
-    /// What lockruns around us hold of it.
+    /// Markers of outer grants.
     held_around: Vec<Marker>,
-    /// We took it on our caller's description, where it would stay.
+    /// Taken on the caller's description, where it would outlive us.
     must_undo: bool,
-    /// It is locked on our caller's description, but by somebody who shares that.
+    /// Locked on the caller's description by another process that shares it.
     is_siblings: bool,
 }
 
@@ -49,8 +49,7 @@ impl Contender {
         })
     }
 
-    /// The same for a process that lives in our memory, whose own are only its
-    /// descriptors.
+    /// For a process that shares our memory and has its own copies of our descriptors.
     pub fn of_cohabitant(&self) -> Self {
         Self {
             files: self.files.of_cohabitant(),
@@ -63,7 +62,7 @@ impl Contender {
         }
     }
 
-    /// Nothing has to be taken: a lockrun around us holds it, by this grant.
+    /// Marks the lock as covered by an outer grant.
     pub fn cover(&mut self, fence: u64, slot: Option<u32>) {
         self.covered = true;
         self.files.close_queue();
@@ -71,17 +70,17 @@ impl Contender {
         self.ledger.cover(fence);
     }
 
-    /// Whether nobody else is to hold it beside us.
+    /// Whether the request excludes all others.
     pub fn is_exclusive(&self) -> bool {
         self.taking.mode() == Mode::Exclusive
     }
 
-    /// Whether nothing has to be taken.
+    /// Whether an outer grant covers it.
     pub fn is_covered(&self) -> bool {
         self.covered
     }
 
-    /// Which file is locked, for the order in which several are taken.
+    /// Identity of the locked file; several locks are taken in this order.
     pub fn identity(&self) -> Identity {
         self.files.identity()
     }
@@ -112,8 +111,8 @@ impl Contender {
         Ok(())
     }
 
-    /// On our caller's description, flock(2) also succeeds if somebody who shares
-    /// it has the lock. That is not ours to give back, and no grant to us.
+    /// flock(2) on the caller's description also succeeds if another process that
+    /// shares it has the lock. That is no grant to us, and not ours to release.
     fn remember_to_undo(&mut self) {
         if self.files.are_callers() && !self.covered {
             self.must_undo = standing::is_locked_by_us(self.files.lock());
@@ -121,14 +120,14 @@ impl Contender {
         }
     }
 
-    /// Leaves what we took on our caller's description to our caller.
+    /// Leaves a lock on the caller's description to the caller.
     pub fn leave_to_caller(&mut self) {
         self.must_undo = false;
     }
 
-    /// Before anything is taken, on our caller's description: why it cannot be
-    /// asked for. What is held already need not be taken; what is held too weakly
-    /// is given back, because a lock cannot be made stronger in place.
+    /// Why a request on the caller's description is refused, judged before anything is
+    /// taken. A lock held strongly enough covers it; a weaker one is released, because
+    /// flock(2) cannot upgrade it in place.
     pub fn judge_descriptor(&mut self) -> Result<Option<Refusal>> {
         if !self.files.are_callers() {
             return Ok(None);
@@ -140,7 +139,7 @@ impl Contender {
         match standing::standing(&self.files, self.taking.mode()) {
             Standing::Unlocked => {}
             Standing::Sibling(pid) if !is_flocks => return Ok(Some(Refusal::SharedWith(pid))),
-            // flock(1) makes it weaker, in place.
+            // flock(1) downgrades it in place.
             _ if is_flocks && self.taking.make_weaker(&self.files)? => self.cover(0, None),
             Standing::Sibling(_) => self.cover(0, None),
             Standing::Held(fence) => self.cover(fence.unwrap_or_default(), None),
@@ -149,7 +148,7 @@ impl Contender {
         Ok(None)
     }
 
-    /// For whom we took it on our caller's description, as far as that is seen.
+    /// The script whose description we locked, if visible.
     pub fn script(&self) -> Option<Script> {
         (self.files.are_callers() && !self.covered).then(|| standing::script(self.files.lock())).flatten()
     }
@@ -174,7 +173,7 @@ impl Contender {
         self.taking.end_rivals(&self.files)
     }
 
-    /// After a grant: whether it is worth anything, see [`Files::are_current`].
+    /// Whether the grant counts: see [`Files::are_current`].
     pub fn is_current(&self) -> Result<bool> {
         if self.covered { Ok(true) } else { Ok(!self.is_siblings && self.files.are_current()?) }
     }
@@ -184,28 +183,28 @@ impl Contender {
         ledger::read_own_text(&self.files).map(drop)
     }
 
-    /// Numbers the grant and writes who we are. The lock is held.
+    /// Draws the fencing token and writes the record. The lock is held.
     pub fn settle(&mut self, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
         if self.covered { Ok(()) } else { self.ledger.settle(&self.files, &self.taking, dir, claim) }
     }
 
-    /// See [`Ledger::prepare`]. Returns the grant, if all but its number is
-    /// known now.
+    /// See [`Ledger::prepare`]. Returns the grant, if all but its fencing token is
+    /// known.
     pub fn prepare(&mut self, dir: Option<&Dir>, claim: &Claim) -> Option<Grant> {
         if !self.covered {
             self.ledger.prepare(&self.files, &self.taking, dir, claim);
         }
-        // Which slot of a pool it will be is not known.
+        // The slot is not known before the grant.
         let is_foretold = self.taking.slot().is_some() || !matches!(self.taking.mode(), Mode::Slot { .. });
         self.grant().filter(|_| is_foretold)
     }
 
-    /// The number of our grant.
+    /// The fencing token.
     pub fn fence(&self) -> Option<u64> {
         self.ledger.fence()
     }
 
-    /// What was granted to us.
+    /// The grant.
     pub fn grant(&self) -> Option<Grant> {
         let fence = self.ledger.fence()?;
         let slot = self.taking.slot();
@@ -219,7 +218,7 @@ impl Contender {
         })
     }
 
-    /// What a request of this mode comes to, under these markers.
+    /// The effect of markers in the environment.
     pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Nesting {
         if self.files.are_flocks() {
             return Nesting::Outside;
@@ -228,8 +227,8 @@ impl Contender {
         nesting::judge(&self.held_around, self.taking.mode(), reentrant)
     }
 
-    /// And under tokens. To be asked only of what could not be taken, or is
-    /// shared: anything else that is taken was nobody's.
+    /// The effect of tokens. Only for locks that are shared or could not be taken: any
+    /// other was free.
     pub fn judge_tokens(&self, reentrant: bool) -> Result<Nesting> {
         let Some(lock) = self.locked().filter(|_| !self.files.are_flocks()) else { return Ok(Nesting::Outside) };
         let held = nesting::held_by_tokens(lock).with_context(|| self.files.cannot_lock())?;
@@ -240,9 +239,8 @@ impl Contender {
         Ok(nesting::judge(&all, self.taking.mode(), reentrant))
     }
 
-    /// And under ancestors that are seen to hold it, which takes longest. To be
-    /// asked of what could not be taken (`is_blocked`), or will be asked for
-    /// after that.
+    /// The effect of ancestors, which is the slowest check. For a lock that could not
+    /// be taken (`is_blocked`), and for those after it.
     pub fn judge_ancestors(&self, is_blocked: bool, reentrant: bool) -> Result<Nesting> {
         let queue = self.files.queue();
         let records = queue.map_or_else(Vec::new, |queue| record::all(queue.file()));
@@ -268,10 +266,10 @@ impl Contender {
         })
     }
 
-    /// Lets the next in the queue come forward.
+    /// Lets the next waiter move up.
     pub fn close_queue(&mut self) {
         match self.files.queue() {
-            // If it fails, they go with us.
+            // If it fails, they end with this process.
             Some(queue) if self.ledger.is_token_announced() => {
                 let _ = queue.leave_door().and_then(|()| queue.give_tickets_back());
             }
@@ -280,22 +278,22 @@ impl Contender {
         self.taking.queue_closed();
     }
 
-    /// What COMMAND inherits.
+    /// The descriptor that COMMAND inherits.
     pub fn descriptor(&self) -> Option<RawFd> {
         (!self.covered).then(|| self.files.descriptor())
     }
 
-    /// The lock's name, as it was given.
+    /// The lock's name as given.
     pub fn name(&self) -> &[u8] {
         self.files.name()
     }
 
-    /// How it was lost, as a clause; `None`: it was not.
+    /// How the lock was lost, as a clause; `None`: it was not.
     pub fn lost(&self) -> Option<String> {
         (!self.covered && self.files.is_replaced()).then(|| self.files.how_replaced())
     }
 
-    /// Gives the lock back, also from processes that still have it open.
+    /// Releases the lock, also for processes that still have it open.
     pub fn release(&self) -> Result<()> {
         if self.covered {
             return Ok(());

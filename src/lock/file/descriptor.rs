@@ -1,9 +1,8 @@
-//! The caller's own descriptor, and the file behind it.
+//! The caller's own descriptor and its file.
 //!
-//! A lock taken on it belongs to the caller's open file description. It stays
-//! when we end, follows the description into every process that inherits it, and
-//! ends with its last copy. So whatever we take on it and do not grant has to be
-//! given back by hand.
+//! A lock on it belongs to the caller's open file description: it outlives us, follows
+//! the description into every process that inherits it, and ends with the last copy. So
+//! a lock that we take and do not grant must be released explicitly.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,20 +23,20 @@ use crate::lock::{Descriptor, Rules, Target};
 use crate::record::{self, Text};
 use crate::sys;
 
-/// What to open instead of something that cannot be locked.
+/// Advice for something that cannot be locked.
 const RECIPE: Advice = Advice::new("open a lock file first: exec 9<>\"$(lockrun path NAME)\" || exit");
 
-/// And instead of nothing.
+/// Advice for a closed descriptor.
 const RECIPE_IF_CLOSED: Advice = Advice::new(
     "open a lock file first: exec 9<>\"$(lockrun path NAME)\" || exit; \
      ksh and mksh close it for programs, there write ( ... ) 9<>FILE",
 );
 
-/// Looks at a descriptor, before any other file is opened: a number that is
-/// closed would be the next one's.
+/// Inspects a descriptor. Called before any other file is opened, because the next file
+/// would get a closed number.
 ///
 /// # Errors
-/// It is closed, or not one of a regular file or directory.
+/// It is closed, or not a regular file or directory.
 pub fn look_at(number: RawFd) -> Result<Descriptor> {
     let opened = open(number)?;
     match opened.what_cannot_be_locked() {
@@ -46,7 +45,7 @@ pub fn look_at(number: RawFd) -> Result<Descriptor> {
     }
 }
 
-/// The same for whatever flock(2) locks.
+/// As [`look_at`], for anything that flock(2) can lock.
 ///
 /// # Errors
 /// It is closed.
@@ -63,12 +62,12 @@ fn described(number: RawFd, opened: &Opened, rules: Rules) -> Descriptor {
     Descriptor { number, path, name, rules }
 }
 
-/// Whether it can have a queue: only files do that have an inode of their own.
+/// Whether it can have a queue, which needs a file with an inode of its own.
 pub fn can_have_queue(number: RawFd) -> bool {
     open(number).is_ok_and(|opened| opened.what_cannot_be_locked().is_none())
 }
 
-/// The same description under a number of our own.
+/// Duplicates the descriptor, on the same description.
 ///
 /// # Errors
 /// It is closed.
@@ -81,8 +80,7 @@ pub fn open(number: RawFd) -> Result<Opened> {
     Ok(Opened { file, identity: Identity::from(&stat), writable: false })
 }
 
-/// Opens a file or directory as [`open::user_file`] does, to be locked by its
-/// descriptor.
+/// Opens a file or directory as [`open::user_file`] does, to lock its descriptor.
 ///
 /// # Errors
 /// No permission, a missing directory, no space.
@@ -91,10 +89,10 @@ pub fn open_file(path: &Path) -> Result<File, Errno> {
     open::user_file(path).map(|opened| opened.file).map_err(errno)
 }
 
-/// The same file on a description of its own.
+/// Opens the file again, on a new description.
 ///
 /// # Errors
-/// It may not be read by us, or /proc is not there.
+/// No permission to read it; no /proc.
 pub fn open_again(file: &File) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), flags, rustix::fs::Mode::empty())?;
@@ -124,7 +122,7 @@ fn what_cannot_be_locked(file: &File, stat: &Stat) -> Option<&'static str> {
 fn is_memfd(file: &File) -> bool {
     const TMPFS: u32 = 0x0102_1994;
     const HUGETLBFS: u32 = 0x9584_58f6;
-    // A file of this name could only be in the root directory.
+    // A regular path like this could only be in the root directory.
     shown_path(file).is_some_and(|path| path.as_os_str().as_encoded_bytes().starts_with(b"/memfd:"))
         && fstatfs(file).is_ok_and(|fs| [TMPFS, HUGETLBFS].contains(&(fs.f_type as u32)))
 }
@@ -136,16 +134,15 @@ pub fn is_removed(file: &Opened, path: Option<&Path>) -> bool {
     fstat(&file.file).is_ok_and(|stat| stat.st_nlink == 0) || path.is_some_and(is_elsewhere)
 }
 
-/// The number that `/dev/fd/N` and `/proc/self/fd/N` stand for.
+/// The number N of `/dev/fd/N` or `/proc/self/fd/N`.
 pub fn number_in(path: &Path) -> Option<RawFd> {
     let digits = ["/dev/fd/", "/proc/self/fd/"].iter().find_map(|start| path.to_str()?.strip_prefix(start))?;
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// Where the kernel shows an open file; one that was removed has a path that
-/// leads nowhere.
+/// The path of an open file in /proc; the former path of a removed one.
 fn path_of(file: &File) -> Option<PathBuf> {
-    // Outside of our root, or of no directory at all.
+    // A relative one is outside of our root, or no path at all.
     let path = shown_path(file).filter(|path| path.is_absolute())?;
     let before_its_removal = path.as_os_str().as_encoded_bytes().strip_suffix(b" (deleted)");
     let is_removed = fstat(file).is_ok_and(|stat| stat.st_nlink == 0);
@@ -156,7 +153,7 @@ fn shown_path(file: impl AsFd) -> Option<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())).ok()
 }
 
-/// The descriptor, called by the lock's name if its file is the lock file of one.
+/// Names the descriptor after its lock, if its file is a lock file.
 ///
 /// # Errors
 /// As [`look_at`].
@@ -170,11 +167,10 @@ pub fn named_in(dir: Option<&Dir>, descriptor: Descriptor) -> Result<Descriptor>
     })
 }
 
-/// Requires that this is the file of the lock that was named beside the
-/// descriptor.
+/// Requires that the descriptor is open on this lock's file.
 ///
 /// # Errors
-/// It is another one.
+/// It is open on another one.
 pub fn require_of(dir: Option<&Dir>, descriptor: &Descriptor, target: &Target) -> Result<()> {
     let identity = open(descriptor.number)?.identity;
     let (there, path) = match (target, dir) {
@@ -191,14 +187,13 @@ pub fn require_of(dir: Option<&Dir>, descriptor: &Descriptor, target: &Target) -
     Err(anyhow!("descriptor {} is not open on {}", descriptor.number, path.display())).context(RECIPE)
 }
 
-/// The file in `dir` that has the queue of an open file: that file itself if it
-/// is the lock file of a name, so that its name, its path and its descriptors
-/// are one lock.
+/// The file with the queue of an open file: the file itself if it is the lock file of a
+/// name, so that name, path and descriptor are one lock.
 pub fn queue_of(dir: &Dir, file: impl AsFd, identity: Identity) -> LockFile {
     own_lock_file(dir, file, identity).unwrap_or(LockFile::Gate(identity))
 }
 
-/// See [`queue_of`]; `None`: it is not.
+/// The name of an open file, if it is a lock file of `dir`.
 pub fn own_lock_file(dir: &Dir, file: impl AsFd, identity: Identity) -> Option<LockFile> {
     let path = shown_path(file)?;
     let file_name = path.file_name()?.to_str()?;
@@ -206,7 +201,7 @@ pub fn own_lock_file(dir: &Dir, file: impl AsFd, identity: Identity) -> Option<L
     if Identity::at(dir, file_name) != Ok(Some(identity)) {
         return None;
     }
-    // Somebody else's file may have such a name; it is locked, but not written to.
+    // A foreign file can have such a name; it is locked, but never written to.
     let (text, _) = open::lock_file_to_look_at(dir, file_name).ok()?;
     (record::read(&text) != Text::Foreign).then_some(own)
 }

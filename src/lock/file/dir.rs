@@ -1,4 +1,4 @@
-//! The locks directory: where it is, who may use it, what its files may be.
+//! The locks directory: its location, its permissions, and the mode of its files.
 
 use std::ffi::OsString;
 use std::io;
@@ -26,17 +26,17 @@ pub struct Dir {
     /// For people, and for records that are read in other directories.
     path: PathBuf,
     was_made: bool,
-    /// Not named by anybody: see [`default_of_user`](Self::default_of_user).
+    /// From [`default_of_user`](Self::default_of_user).
     is_default: bool,
     stat: Stat,
 }
 
 impl Dir {
-    /// Opens the directory that the user named, and makes it and its parents
-    /// (mode 0700) if it is missing.
+    /// Opens the user's choice of directory, and creates it and its parents (mode 0700)
+    /// if it is missing.
     ///
     /// # Errors
-    /// Not a directory, not permitted, no space.
+    /// Not a directory, no permission, no space.
     pub fn given(path: &Path) -> Result<Self> {
         if path.as_os_str().is_empty() {
             bail!("the locks directory is empty: give --dir or set LOCKRUN_DIR to a directory");
@@ -46,11 +46,10 @@ impl Dir {
             .context(Advice::new("check it, or give another --dir"))
     }
 
-    /// As [`given`](Self::given), for commands that only look: they make
-    /// nothing, and a typing error is not an empty directory.
+    /// As [`given`](Self::given) for commands that only inspect: they create nothing.
     ///
     /// # Errors
-    /// As [`given`](Self::given); and when it is missing.
+    /// Also if it is missing: a typing error is not an empty directory.
     pub fn given_to_look(path: &Path) -> Result<Self> {
         if is_missing(path) {
             return Err(anyhow!("the locks directory {} does not exist", path.display()))
@@ -69,13 +68,13 @@ impl Dir {
         if missing { Ok(None) } else { Self::default_of_user().map(Some) }
     }
 
-    /// Opens the directory that belongs to this user id, whatever the
-    /// environment: /run/lockrun for root, .local/state/lockrun in the home
-    /// of others (the XDG state directory, at its default place only).
+    /// Opens the directory of this user id, whatever the environment: /run/lockrun for
+    /// root, .local/state/lockrun in the home of others (the XDG state directory at its
+    /// default place).
     ///
     /// # Errors
-    /// As [`given`](Self::given); and when it belongs to somebody else or
-    /// others may write to it, because then they could remove our locks.
+    /// As [`given`](Self::given); also if another user owns it or may write to it, and
+    /// so could remove our locks.
     pub fn default_of_user() -> Result<Self> {
         let advice = || Advice::new("give --dir or set LOCKRUN_DIR");
         let path = default_path().context(advice())?;
@@ -93,20 +92,20 @@ impl Dir {
         Ok(Self { is_default: true, ..dir })
     }
 
-    /// Opens what is at the path now, and makes it if it is missing.
+    /// Opens the directory that is at the path now, and creates it if it is missing.
     ///
     /// # Errors
-    /// As when it was opened first.
+    /// As the first time.
     pub fn reopen(&self) -> Result<Self> {
         if self.is_default { Self::default_of_user() } else { Self::given(&self.given) }
     }
 
-    /// Whether it is still what is at the path.
+    /// Whether this directory is still at its path.
     pub fn is_current(&self) -> bool {
         self.location.target().is_ok_and(|now| now == Some(Identity::from(&self.stat)))
     }
 
-    /// The path of a file in it, from any working directory.
+    /// The absolute path of a file in it.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -132,7 +131,7 @@ impl Dir {
         let stat = rustix::fs::fstat(&fd)?;
         let absolute = match path.is_absolute() {
             true => path.to_owned(),
-            // Where we are in no directory any more, nothing has a path.
+            // A removed working directory has no path.
             false => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         };
         Ok(Self {
@@ -146,17 +145,17 @@ impl Dir {
         })
     }
 
-    /// The path, from any working directory.
+    /// The absolute path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What to tell somebody who takes a lock in it.
+    /// Warnings for users of its locks.
     pub fn warnings(&self) -> Vec<String> {
         let path = self.path.display();
         let made = || format!("made the locks directory {path}");
         let network = |kind| format!("{path} is on {kind}: locks there reach as far as its server lets them");
-        // A directory with a typing error in its name excludes nobody.
+        // A mistyped directory excludes no other process.
         let was_made = self.was_made && !self.is_default;
         was_made.then(made).into_iter().chain(self.network().map(network)).collect()
     }
@@ -175,8 +174,8 @@ impl Dir {
         Ok(names)
     }
 
-    /// Mode for a new file: group and others may lock exactly if they may
-    /// write the directory.
+    /// Mode of a new file: group and others may lock it exactly if they may write to
+    /// the directory.
     pub fn file_mode(&self) -> Mode {
         let mode = self.stat.st_mode;
         let group = if mode & 0o020 != 0 { 0o060 } else { 0 };
@@ -184,21 +183,19 @@ impl Dir {
         Mode::from_raw_mode(0o600 | group | others)
     }
 
-    /// The group that new files must have where the directory does not pass
-    /// its own on by itself.
+    /// The group for new files, if they do not inherit the directory's.
     pub fn file_group(&self, file: &Stat) -> Option<rustix::fs::Gid> {
         (self.stat.st_mode & 0o020 != 0 && file.st_gid != self.stat.st_gid)
             .then(|| rustix::fs::Gid::from_raw(self.stat.st_gid))
     }
 
-    /// The kind of network or user-space file system that this directory is
-    /// on, where locks reach as far as its server lets them.
+    /// The network or user-space file system of the directory, where the server decides
+    /// how far locks reach.
     pub fn network(&self) -> Option<&'static str> {
         network(&*self.fd)
     }
 
-    /// Whether its files are those of several directories laid over each
-    /// other.
+    /// Whether it is on overlayfs.
     pub(super) fn is_overlay(&self) -> bool {
         rustix::fs::fstatfs(&*self.fd).is_ok_and(|fs| fs.f_type as u32 == 0x794c_7630)
     }
@@ -234,7 +231,7 @@ fn make_with_parents(path: &Path) -> io::Result<()> {
     sys::without_umask(|| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
 }
 
-/// The kind of network or user-space file system that a file is on.
+/// The network or user-space file system of a file.
 pub(super) fn network(file: impl AsFd) -> Option<&'static str> {
     // From linux/magic.h and the file systems' own headers.
     let magic = rustix::fs::fstatfs(file).ok()?.f_type as u32;

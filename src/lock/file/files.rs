@@ -1,4 +1,4 @@
-//! The files of one lock, open: the one that is locked, and its queue.
+//! The open files of one lock: the locked file and its queue.
 
 use std::fs::File;
 use std::io;
@@ -24,10 +24,10 @@ pub struct Files {
     /// Where a file is that the user gave.
     location: Option<Location>,
     lock: Opened,
-    /// `None` on a read-only file system and without a locks directory, where
-    /// only the kernel knows an order, and once it is closed.
+    /// `None` on a read-only file system, without a locks directory (the kernel alone
+    /// orders waiters there), and after it was closed.
     queue: Option<Queue>,
-    /// The file in the locks directory that has queue and record.
+    /// The file with queue and record.
     queue_file: Option<QueueFile>,
 }
 
@@ -40,8 +40,7 @@ struct QueueFile {
 }
 
 impl Files {
-    /// Opens a target's files, and makes those that are missing. Without a
-    /// locks directory, the lock has no queue but the kernel's.
+    /// Opens a target's files, and creates missing ones.
     ///
     /// # Errors
     /// See [`open::lock_file`], [`open::user_file`] and [`descriptor::open`].
@@ -78,9 +77,8 @@ impl Files {
                 }
             }
             .file_name();
-            // The queue has an open file description of its own: closing it, as
-            // executing COMMAND does, gives door and ticket back while the lock
-            // stays.
+            // The queue has its own open file description: closing it, as executing
+            // COMMAND does, releases door and ticket, and keeps the lock.
             let queue = open::lock_file(dir, &name)?;
             files.queue_file = Some(QueueFile { location: dir.location_of(&name), name, identity: queue.identity });
             files.queue = queue.writable.then(|| Queue::on(queue.file));
@@ -88,8 +86,7 @@ impl Files {
         Ok(files)
     }
 
-    /// The same for a process that lives in our memory and has descriptors of
-    /// its own, with the same numbers.
+    /// For a process that shares our memory and has its own copies of our descriptors.
     pub fn of_cohabitant(&self) -> Self {
         let file = sys::descriptor_of_cohabitant;
         Self {
@@ -101,47 +98,47 @@ impl Files {
         }
     }
 
-    /// The file that is locked.
+    /// The locked file.
     pub fn lock(&self) -> &File {
         &self.lock.file
     }
 
-    /// Its number, for COMMAND to inherit.
+    /// The descriptor that COMMAND inherits.
     pub fn descriptor(&self) -> RawFd {
         self.lock.file.as_raw_fd()
     }
 
-    /// Which file is locked: several locks are taken in this order.
+    /// Identity of the locked file. Several locks are taken in this order.
     pub fn identity(&self) -> Identity {
         self.lock.identity
     }
 
-    /// Door, tickets, and the file for the record.
+    /// The queue, also the file of the record.
     pub fn queue(&self) -> Option<&Queue> {
         self.queue.as_ref()
     }
 
-    /// The file of the queue, if there is one.
+    /// Identity of the queue's file.
     pub fn queue_identity(&self) -> Option<Identity> {
         self.queue_file.as_ref().map(|file| file.identity)
     }
 
-    /// The queue's name in the locks directory; empty without one.
+    /// The queue's file name in the locks directory; empty without one.
     pub fn queue_name(&self) -> &str {
         self.queue_file.as_ref().map_or("", |file| &file.name)
     }
 
-    /// Gives back door and tickets, and whatever else is locked on the queue.
+    /// Releases door and tickets and every other lock on the queue.
     pub fn close_queue(&mut self) {
         self.queue = None;
     }
 
-    /// The lock's name, as it was given.
+    /// The lock's name as given.
     pub fn name(&self) -> &[u8] {
         self.target.name()
     }
 
-    /// The name for the record, by which a lock file of ours is found again.
+    /// The name in the record, by which a lock file is recognised.
     pub fn recorded_name(&self) -> Vec<u8> {
         match (&self.target, LockFile::parse(self.queue_name())) {
             (Target::Path(_) | Target::Descriptor(_), Some(file @ LockFile::Named(_))) => file
@@ -152,39 +149,38 @@ impl Files {
         }
     }
 
-    /// Whether the lock is on its caller's own description, and so stays when we
-    /// have closed it.
+    /// Whether the lock is on the caller's own description, and so outlives our copy.
     pub fn are_callers(&self) -> bool {
         matches!(self.target, Target::Descriptor(_))
     }
 
-    /// Whether it is locked as flock(1) does, see [`Rules`].
+    /// Whether it is locked by flock(1)'s rules, see [`Rules`].
     pub fn are_flocks(&self) -> bool {
         matches!(&self.target, Target::Descriptor(descriptor) if descriptor.rules == Rules::Flocks)
     }
 
-    /// Whether the lock has slots: only lock files of names do, which are their
-    /// own queue. flock(1) knows of none.
+    /// Whether the lock can have slots: only lock files of names can, without
+    /// flock(1)'s rules.
     pub fn has_slots(&self) -> bool {
         self.queue_identity() == Some(self.lock.identity) && !self.are_flocks()
     }
 
-    /// Opens the user's file again for writing, which network file systems ask
-    /// of an exclusive lock.
+    /// Reopens the user's file for writing, as network file systems require for an
+    /// exclusive lock.
     ///
     /// # Errors
-    /// No permission; `EBADF`: it is a file of ours, open for writing already.
+    /// No permission; `EBADF`: it is a lock file, open for writing already.
     pub fn reopen_for_writing(&mut self) -> io::Result<()> {
         let Target::Path(path) = &self.target else { return Err(rustix::io::Errno::BADF.into()) };
         self.lock.file = open::user_file_for_writing(path.given())?.into();
         Ok(())
     }
 
-    /// Whether the open files are still those at their paths. If not, somebody
-    /// else can lock what is there now.
+    /// Whether the open files are still those at their paths. Otherwise the files there
+    /// now can be locked as well.
     ///
     /// # Errors
-    /// The paths cannot be looked at.
+    /// The paths cannot be inspected.
     pub fn are_current(&self) -> Result<bool> {
         if let Some(queue) = &self.queue_file {
             let now = queue.location.file().with_context(|| self.cannot_lock())?;
@@ -194,17 +190,17 @@ impl Files {
         }
         match &self.target {
             Target::Name(_) | Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
-            // Where we may not look, we do not know that it is gone.
+            // Without permission to look, the file is not known to be gone.
             Target::Descriptor(_) => Ok(self.are_flocks() || !self.is_removed()),
         }
     }
 
-    /// Whether the file is certainly at no path any more, or at another one.
+    /// Whether the file is certainly no longer at its path.
     pub fn is_removed(&self) -> bool {
         rustix::fs::fstat(&self.lock.file).is_ok_and(|stat| stat.st_nlink == 0) || self.is_replaced()
     }
 
-    /// Whether the file at the lock's path is certainly another one by now.
+    /// Whether the path certainly leads to another file by now.
     pub fn is_replaced(&self) -> bool {
         self.is_at_its_path() == Ok(false)
     }
@@ -227,7 +223,7 @@ impl Files {
         format!("{file} was removed or replaced while it was held, so others could take it")
     }
 
-    /// What the lock's file says.
+    /// The text of the lock's file.
     pub fn read_text(&self) -> Text {
         match &self.queue {
             Some(queue) => record::read(queue.file()),
@@ -236,7 +232,7 @@ impl Files {
         }
     }
 
-    /// An error of a call that locks the file, with what was tried.
+    /// An error of a call that locks the file, with its context.
     pub fn lock_failed(&self, error: io::Error) -> anyhow::Error {
         let is_access = error.raw_os_error() == Some(libc::EBADF);
         let error = anyhow::Error::from(error).context(self.cannot_lock());
@@ -247,12 +243,12 @@ impl Files {
         }
     }
 
-    /// What was tried when something fails.
+    /// Context for errors of locking.
     pub fn cannot_lock(&self) -> String {
         format!("cannot lock {}", self.shown())
     }
 
-    /// As [`cannot_lock`](Self::cannot_lock).
+    /// Context for errors of unlocking.
     pub fn cannot_unlock(&self) -> String {
         format!("cannot unlock {}", self.shown())
     }

@@ -1,6 +1,5 @@
-//! `DIR/.floor`: the largest number of a grant whose file was removed. Files
-//! that are made later go on from there, so that the numbers of a name rise
-//! although nothing else remembers it.
+//! `DIR/.floor`: the largest fencing token of a pruned lock file. New files start above
+//! it, so that the fencing tokens of a name rise even when its file is gone.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,16 +15,16 @@ use crate::advice::Advice;
 use crate::record;
 use crate::sys;
 
-/// No lock's file has this name: theirs end in `.lock`, `.gate`.
+/// Lock files end in `.lock` or `.gate`.
 const NAME: &str = ".floor";
-/// Another prune has it locked for microseconds.
+/// Another prune keeps it locked for microseconds.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// The largest number of a removed file; 0 if none was removed.
+/// The largest fencing token of a pruned file; 0 if there is none.
 ///
-/// What cannot be read, or is no fence, counts as none: then the wall clock
-/// alone makes the next number larger.
+/// An unreadable or damaged file counts as none: then the clock alone makes the next
+/// token larger.
 pub fn read(dir: &Dir) -> u64 {
     let Ok((file, _)) = open::lock_file_to_look_at(dir, NAME) else { return 0 };
     number_in(&file).ok().flatten().unwrap_or(0)
@@ -34,11 +33,10 @@ pub fn read(dir: &Dir) -> u64 {
 /// Makes it at least `fence`.
 ///
 /// # Errors
-/// It cannot be written: the error names the file, and what to do.
+/// It cannot be written; the error names the file and what to do.
 ///
 /// # Crash
-/// It is the old one or the new one: the text is written at once, and its
-/// length never changes.
+/// Leaves the old or the new number: one write, and the length never changes.
 pub fn raise(dir: &Dir, fence: u64) -> Result<()> {
     let opened = open::lock_file(dir, NAME).map_err(|error| match error.downcast_ref::<NotPlain>() {
         Some(not_plain) => anyhow!("{}: {not_plain}", shown(dir)).context(Advice::new("remove it")),
@@ -62,7 +60,7 @@ fn shown(dir: &Dir) -> String {
     dir.path().join(NAME).display().to_string()
 }
 
-/// Somebody else who may use the directory must not hold us up.
+/// Gives up after a second: other users of the directory must not block us.
 fn lock(file: &File) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -74,11 +72,11 @@ fn lock(file: &File) -> Result<()> {
     }
 }
 
-/// The number; none in a new file, or where a power cut has left one without
-/// its text, or where no clock can have made it.
+/// The number; `None` in a new file, after a power cut that lost the text, or if it is
+/// beyond any clock.
 ///
 /// # Errors
-/// The text is somebody else's.
+/// The text is foreign.
 fn number_in(file: &File) -> Result<Option<u64>> {
     let mut text = [0; 64];
     let length = file.read_at(&mut text, 0)?;
@@ -90,7 +88,7 @@ fn number_in(file: &File) -> Result<Option<u64>> {
     if !digits.iter().all(u8::is_ascii_digit) {
         bail!("no number");
     }
-    // More digits than a number has are damage too.
+    // More digits than a number has are damage as well.
     let number = std::str::from_utf8(digits)?.parse().ok();
     Ok(number.filter(|number| record::is_fence(*number)))
 }

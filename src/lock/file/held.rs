@@ -10,8 +10,7 @@ use super::dir::Dir;
 use crate::lock::{Grant, Held, Loss, Lost, Note, Released};
 use crate::record::{Claim, Record, Script};
 
-/// A granted set of locks. It asks for no care while it is held: the kernel
-/// keeps it.
+/// A granted set of locks. The kernel keeps it without renewal.
 pub struct FileHeld {
     dir: Option<Dir>,
     contenders: Vec<Contender>,
@@ -22,9 +21,8 @@ impl FileHeld {
         Self { dir, contenders }
     }
 
-    /// Numbers the grant and records who holds the lock, as
-    /// [`settle`](Held::settle) does. The queue is left open: executing COMMAND
-    /// closes it, a little later for us and not at all at our expense.
+    /// Draws the fencing tokens and writes the records, as [`settle`](Held::settle)
+    /// does, but leaves the queue open for execve of COMMAND to close, which is faster.
     ///
     /// # Errors
     /// As [`settle`](Held::settle).
@@ -32,21 +30,20 @@ impl FileHeld {
         self.contenders.iter_mut().try_for_each(|contender| contender.settle(self.dir.as_ref(), claim))
     }
 
-    /// The numbers of the [`grants`](Held::grants), in their order.
+    /// The fencing tokens of the [`grants`](Held::grants), in their order.
     pub fn fences(&self) -> Vec<u64> {
         self.contenders.iter().filter_map(Contender::fence).collect()
     }
 }
 
 impl FileHeld {
-    /// The script for which we took a lock on its descriptor, as far as it is
-    /// seen.
+    /// The script whose descriptor we locked, if visible.
     pub fn script(&self) -> Option<Script> {
         self.contenders.iter().find_map(Contender::script)
     }
 
-    /// Leaves what we took on our caller's description to our caller; dropped
-    /// without that, it is given back.
+    /// Leaves locks on the caller's description to the caller. Dropping without this
+    /// releases them.
     pub fn leave_to_caller(mut self) {
         self.contenders.iter_mut().for_each(Contender::leave_to_caller);
     }
@@ -67,7 +64,7 @@ impl Held for FileHeld {
         self.contenders.iter().filter_map(Contender::descriptor).collect()
     }
 
-    /// Whether the file at a lock's path is another one by now.
+    /// Lost if the file at a lock's path is another one by now.
     fn tend(&mut self) -> Option<Loss> {
         let lost = |contender: &Contender| Some(Lost { name: contender.name().to_vec(), how: contender.lost()? });
         self.contenders.iter().find_map(lost).map(|lost| Loss { lost, kill_at: None })

@@ -1,4 +1,4 @@
-//! Who holds a lock, as far as the kernel, its record and /proc show.
+//! The holders of a lock, from the kernel, the record and /proc.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use crate::lock::Holder;
 use crate::process;
 use crate::record::Record;
 
-/// Describes holders at one moment. What is asked about a process is asked once.
+/// Describes holders at one moment. Each process is looked up once.
 pub struct Holders {
     now: SystemTime,
     strangers: RefCell<BTreeMap<i32, Holder>>,
@@ -18,12 +18,12 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// Those of now.
+    /// A new snapshot.
     pub fn now() -> Self {
         Self { now: SystemTime::now(), strangers: RefCell::default(), ancestors: OnceCell::new() }
     }
 
-    /// Everybody who holds the lock, as far as can be seen.
+    /// All visible holders of the lock.
     pub fn of(
         &self,
         kernel: &Kernel,
@@ -39,16 +39,15 @@ impl Holders {
         let mut holders = Vec::new();
         let mut gone = Vec::new();
         for &&locker in &lockers {
-            // A number that the kernel remembers may belong to another
-            // process by now.
+            // The kernel's number may belong to another process by now.
             let has_it = kernel.locks_of(locker.pid).is_none_or(|locks| locks.contains_key(&lock));
             match locker.pid {
                 1.. if has_it => holders.push(self.holder(locker, &[locker.pid], records)),
                 _ => gone.push(locker),
             }
         }
-        // Whoever called flock(2) is dead, or in another pid namespace: but
-        // those who inherited the lock have it.
+        // The process that called flock(2) is dead or in another pid namespace: show
+        // those that inherited the lock.
         if holders.is_empty() || !gone.is_empty() {
             let inheritors = kernel.inheritors(lock);
             if lockers.is_empty() {
@@ -60,7 +59,7 @@ impl Holders {
             }
             for locker in gone {
                 let has_it = |pid: &&i32| inheritors.contains(&(**pid, locker));
-                // The script that we run in, rather than what else it has started.
+                // Our own script rather than its other children.
                 let script = self.ancestors().iter().rev().find(has_it).copied();
                 let heirs = inheritors.iter().filter(|(_, of)| *of == locker).map(|(pid, _)| *pid);
                 holders.push(self.holder(locker, &script.into_iter().chain(heirs).collect::<Vec<_>>(), records));
@@ -69,12 +68,12 @@ impl Holders {
         holders
     }
 
-    /// What is known of one lock: from its record, if the kernel agrees that it is
-    /// about this locker, and from the processes that have it.
+    /// One holder: from its record if the kernel agrees, and from the processes that
+    /// have the lock open.
     fn holder(&self, locker: Locker, having: &[i32], records: &[(Option<u32>, Record)]) -> Holder {
         let first = || having.first().map(|pid| self.stranger(*pid)).unwrap_or_default();
         let own = records.iter().filter(|(_, record)| ledger::is_about(record, locker));
-        // A place's record is the better one of the same grant.
+        // Of the same grant, the slot's own record says more.
         let holder = match own.max_by_key(|(slot, record)| (record.fence, *slot)) {
             None => first(),
             Some((slot, record)) => {
@@ -99,8 +98,7 @@ impl Holders {
                     Some(script) if standing::is_alive(&script) && has_it(script.pid) => {
                         Holder { pid: Some(script.pid), ..holder }
                     }
-                    // It has ended, or closed its descriptor: those who have
-                    // inherited it hold the lock.
+                    // It has ended or closed its descriptor: its heirs hold the lock.
                     Some(_) => Holder { pid: first().pid, command: first().command, user: first().user, ..holder },
                 }
             }
@@ -108,13 +106,13 @@ impl Holders {
         Holder { is_ancestor: holder.pid.is_some_and(|pid| self.ancestors().contains(&pid)), ..holder }
     }
 
-    /// Our ancestors, the nearest first; not the first process of all.
+    /// Our ancestors, nearest first, without process 1.
     fn ancestors(&self) -> &[i32] {
         let us = rustix::process::getpid().as_raw_nonzero().get();
         self.ancestors.get_or_init(|| process::ancestors(us).filter(|pid| *pid != 1).collect())
     }
 
-    /// What the kernel says about a process; asked once.
+    /// A process as /proc shows it; looked up once.
     fn stranger(&self, pid: i32) -> Holder {
         let mut strangers = self.strangers.borrow_mut();
         let stranger = || Holder {
@@ -127,8 +125,7 @@ impl Holders {
     }
 }
 
-/// Whether this is a lockrun that has the lock shared only because it waits for
-/// a slot.
+/// Whether this lockrun has the lock shared only to wait for a slot.
 fn only_waits(pid: i32, lock: FileId) -> bool {
     let has_it = |descriptor: &Descriptor| {
         descriptor.locks.iter().any(|held| matches!(held, KernelLock::Flock(file, _) if *file == lock))

@@ -1,5 +1,4 @@
-//! Who holds a lock, and who waits to end the holder: those that the kernel shows,
-//! each as a [`Rival`].
+//! The visible holders of a lock, and its waiters with --replace, each as a [`Rival`].
 
 use std::time::Duration;
 
@@ -18,31 +17,31 @@ use crate::advice::Advice;
 use crate::process;
 use crate::record::Record;
 
-/// So often a lock that is held by nobody whom we see is looked at, because it
-/// may just have changed hands.
+/// Further looks at a held lock without a visible holder: it may just have changed
+/// hands.
 pub const LOOKS: usize = 5;
 pub const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Reads the records of a lock's file, each with its slot.
 pub type Records<'a> = dyn Fn() -> Vec<(Option<u32>, Record)> + 'a;
 
-/// Everybody who holds a lock, and can be made to let go.
+/// All holders that can be made to release the lock.
 pub struct Holding {
-    /// Everybody else.
+    /// All other holders.
     pub rivals: Vec<Rival>,
-    /// Those who hold it by a descriptor that a lockrun locked for them.
+    /// Scripts whose descriptor a lockrun locked.
     pub scripts: Vec<ScriptTree>,
-    /// Who else has such a descriptor, and by which grant.
+    /// Other processes that have such a descriptor, by grant.
     pub inherited: Vec<(Locker, i32)>,
 }
 
 impl Holding {
     /// # Errors
-    /// All who hold one of the grants have only inherited it: the process that
-    /// called flock(2), and the script for which it did, have ended.
+    /// All holders of a grant have only inherited it: the process that called flock(2)
+    /// and its script have ended.
     pub fn look(lock: FileId, records: &Records) -> Result<Self> {
         let mut rivals = holding(lock)?;
-        // Later than the look at the holders, so that none is about an older grant.
+        // Read after the holders, so that no record is about an older grant.
         let records = records();
         let (mut scripts, mut inherited) = (Vec::new(), Vec::new());
         let mut grants: Vec<Locker> = rivals.iter().flat_map(|rival| rival.grants.clone()).collect();
@@ -54,7 +53,7 @@ impl Holding {
             }
             let record = records.iter().map(|(_, record)| record).find(|record| ledger::is_about(record, grant));
             let script = match record {
-                // COMMAND of a lockrun that was killed, or of --exec.
+                // COMMAND of a killed lockrun, or of --exec.
                 Some(Record { script: None, .. }) => continue,
                 Some(Record { script, .. }) => script.filter(|script| having.contains(&script.pid)),
                 None => None,
@@ -62,7 +61,7 @@ impl Holding {
             let Some(tree) = script.map(ScriptTree::of).transpose()?.flatten() else {
                 let has_it = |pid: &i32| has_lock(*pid, lock).is_some_and(|(_, grants)| grants.contains(&grant));
                 if !having.iter().any(has_it) {
-                    // Let go while we looked.
+                    // Released in the meantime.
                     for rival in &mut rivals {
                         rival.grants.retain(|other| *other != grant);
                     }
@@ -84,8 +83,8 @@ impl Holding {
         Ok(Self { rivals, scripts, inherited })
     }
 
-    /// The same for a lock that may be granted to others as fast as we look:
-    /// whether those have let go that we came too late to see.
+    /// As [`look`](Self::look), for a lock that may change hands as fast as we look.
+    /// Also returns whether a holder released the lock before it could be identified.
     ///
     /// # Errors
     /// As [`look`](Self::look).
@@ -107,13 +106,13 @@ impl Holding {
         }
     }
 
-    /// Nobody can be seen to hold it.
+    /// Whether no holder is visible.
     pub fn is_empty(&self) -> bool {
         self.rivals.is_empty() && self.scripts.is_empty()
     }
 
     /// # Errors
-    /// One of them may not be signalled by us.
+    /// Permission to signal one of them is missing.
     pub fn require_ours(&self) -> Result<()> {
         require_ours(&self.rivals)?;
         self.scripts.iter().try_for_each(ScriptTree::require_ours)
@@ -124,8 +123,8 @@ fn having(rivals: &[Rival], grant: Locker) -> impl Iterator<Item = &Rival> {
     rivals.iter().filter(move |rival| rival.grants.contains(&grant))
 }
 
-/// Whether the process that called flock(2) has the lock, or a lockrun that
-/// watches it.
+/// Whether the process that called flock(2), or the lockrun that watches it, has the
+/// lock.
 fn having_itself(rivals: &[Rival], grant: Locker) -> bool {
     having(rivals, grant).any(|rival| rival.kind != Kind::Other || rival.pid == grant.pid)
 }
@@ -137,13 +136,13 @@ pub fn inherited_by(pid: i32, why: &str) -> anyhow::Error {
         .context(Advice::new("it was not signalled: end it, or unlock the descriptor in it"))
 }
 
-/// Everybody who has the lock on this file. We do not count, nor do those who
-/// have the file open without holding it, or wait for a slot of its pool.
+/// All holders of the lock on this file but us. Processes that have the file open
+/// without the lock, or wait for a slot, do not count.
 pub fn holding(lock: FileId) -> Result<Vec<Rival>> {
     let kernel = Kernel::look();
     let mut pids: Vec<i32> = kernel.inheritors(lock).into_iter().map(|(pid, _)| pid).collect();
-    // While we read, the lock may have been granted to a child of one that we
-    // had passed by then.
+    // Meanwhile the lock may have been granted to a child of a process that we had
+    // passed.
     let parents: Vec<i32> = pids.iter().filter_map(|pid| process::parent(*pid)).collect();
     pids.extend(parents);
     pids.sort_unstable();
@@ -154,8 +153,8 @@ pub fn holding(lock: FileId) -> Result<Vec<Rival>> {
     }
     add_watchers(&mut rivals)?;
     for locker in kernel.lockers(lock).iter().filter(|locker| locker.pid > 0 && locker.pid != us()) {
-        // Of other users we see only who called flock(2): where /proc hides them
-        // (hidepid), not even that they exist.
+        // Another user's process is visible only as a caller of flock(2); with hidepid,
+        // /proc does not even show that it exists.
         let is_hidden = kernel.locks_of(locker.pid).is_none() || process::user_id(locker.pid).is_none();
         if is_hidden {
             rivals.extend(Rival::find(locker.pid, || Some((Kind::Unseen, vec![*locker])))?);
@@ -164,7 +163,7 @@ pub fn holding(lock: FileId) -> Result<Vec<Rival>> {
     Ok(rivals)
 }
 
-/// Whether a process has the lock now, and what it is then.
+/// The kind and grants of a process that has the lock now.
 fn has_lock(pid: i32, lock: FileId) -> Option<(Kind, Vec<Locker>)> {
     let is_lockrun = process::is_lockrun(pid);
     let (mut kind, mut grants) = (Kind::Other, Vec::new());
@@ -187,7 +186,7 @@ fn has_lock(pid: i32, lock: FileId) -> Option<(Kind, Vec<Locker>)> {
     (!grants.is_empty()).then_some((kind, grants))
 }
 
-/// Those who wait to end the holder, in front of `ticket`.
+/// The waiters with --replace before `ticket`.
 pub fn replacers_before(queue: &Queue, ticket: Ticket) -> Result<Vec<Rival>> {
     if !queue.has_replacer_before(ticket)? {
         return Ok(Vec::new());
@@ -212,8 +211,8 @@ pub fn replacers_before(queue: &Queue, ticket: Ticket) -> Result<Vec<Rival>> {
     Ok(rivals)
 }
 
-/// A waiter's signals are read by the lockrun that watches it, or, when that
-/// has gone, by what the waiter has become.
+/// Adds the lockrun that watches a waiter and handles its signals. If it is gone, the
+/// waiter itself is signalled.
 fn add_watchers(rivals: &mut Vec<Rival>) -> Result<()> {
     for waiter in 0..rivals.len() {
         let waiter = rivals[waiter].pid;
@@ -226,13 +225,13 @@ fn add_watchers(rivals: &mut Vec<Rival>) -> Result<()> {
             rivals.extend(Rival::find(watcher, is_watcher)?);
         }
     }
-    // The watcher first: it is to say why its command ended.
+    // The watcher first, so that it can report why its command ended.
     rivals.sort_by_cached_key(|rival| process::ancestors(rival.pid).count());
     Ok(())
 }
 
-/// Those who held the lock and hold it still, and those who have it from them:
-/// a grant is known by the process that called flock(2) for it.
+/// The earlier holders that still hold the lock, and their heirs. A grant is identified
+/// by the process that called flock(2).
 pub fn still_holding(lock: FileId, before: &[Rival]) -> Result<Vec<Rival>> {
     let is_same = |now: &Rival, then: &Rival| {
         let has_its_grant = now.grants.iter().any(|grant| grant.pid > 0 && then.grants.contains(grant));

@@ -1,4 +1,4 @@
-//! Which file a path leads to: device and inode, the same for every spelling.
+//! The identity of a file: device and inode, the same for every spelling of its path.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,8 +24,7 @@ impl From<&Stat> for Identity {
 }
 
 impl Identity {
-    /// What is at the path of a lock file now, not following a link; `None` if
-    /// nothing is.
+    /// The file that is at a lock file's path now, without following links.
     ///
     /// # Errors
     /// `EACCES`, `EIO`.
@@ -33,8 +32,7 @@ impl Identity {
         found(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// What a path of the user's leads to now, following links; `None` if
-    /// nothing is there.
+    /// The file that a user's path leads to now, following links.
     ///
     /// # Errors
     /// `EACCES`, `EIO`.

@@ -1,5 +1,5 @@
-//! What the kernel shows about locks: `/proc/locks` for all of them at once,
-//! `/proc/PID/fdinfo` for those of one process.
+//! Locks as the kernel shows them: `/proc/locks` for the whole machine,
+//! `/proc/PID/fdinfo` for one process.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use crate::sys;
 
-/// A file as the kernel names it beside a lock. On some file systems (btrfs,
-/// overlayfs) these are not the numbers that stat(2) returns.
+/// A file as `/proc/locks` names it. On some file systems (btrfs, overlayfs) these
+/// numbers differ from those of stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId {
     major: u32,
@@ -26,13 +26,12 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// A file beside this one: on the same file system, with this inode.
+    /// A file with this inode on the same file system.
     pub fn beside(self, inode: u64) -> Self {
         Self { inode, ..self }
     }
 
-    /// From the device number that stat(2) returns, where the file itself is
-    /// out of reach.
+    /// From the device number of stat(2), for a file that cannot be opened.
     pub fn of_device(device: u64, inode: u64) -> Self {
         Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device), inode }
     }
@@ -50,18 +49,17 @@ impl FileId {
     }
 }
 
-/// One lock by flock(2).
+/// A lock taken by flock(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Locker {
     /// The process that called flock(2): perhaps dead, and 0 if it is in
     /// another pid namespace.
     pub pid: i32,
-    /// A shared lock.
+    /// Shared, not exclusive.
     pub shared: bool,
 }
 
-/// The locks of this machine at one moment, and what was asked about
-/// processes since, each once.
+/// A snapshot of the machine's locks, with a cache of what was asked about processes.
 pub struct Kernel {
     lockers: BTreeMap<FileId, Vec<Locker>>,
     queues: BTreeSet<FileId>,
@@ -71,21 +69,21 @@ pub struct Kernel {
     processes: RefCell<BTreeMap<i32, Option<Rc<Locks>>>>,
 }
 
-/// A process's locks.
 type Locks = BTreeMap<FileId, Vec<Locker>>;
 
-/// `/proc/self/ns/pid` in the first pid namespace: PROC_PID_INIT_INO of
+/// `/proc/self/ns/pid` in the first pid namespace: PROC_PID_INIT_INO in
 /// linux/proc_ns.h.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// A text of this size came in one piece: the kernel gives a page at a time,
-/// and a line has not half as much as is left.
+/// A text of at most this size was read in one piece: the kernel returns a page at a
+/// time, and no line is longer than the remainder.
 const ONE_PIECE: usize = 3500;
-/// So many more times the locks are read that do not come in one piece.
+/// A text of at most this size was read in one piece: the kernel returns a page at a
+/// time, and no line is longer than the rest of the page.
 const LOOKS: usize = 3;
 
 impl Kernel {
-    /// Reads `/proc/locks`; without it, nothing is known and nothing certain.
+    /// Reads `/proc/locks`. Without it, no lock is known and nothing is certain.
     pub fn look() -> Self {
         let is_first = fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE);
         let mut kernel = Self {
@@ -96,9 +94,9 @@ impl Kernel {
             devices: OnceCell::new(),
             processes: RefCell::new(BTreeMap::new()),
         };
-        // Between two pages the list may have moved, and a line with it from
-        // the next page to the last one. A second look tells of the rare
-        // case that a single page had a successor that just went away.
+        // Between two pages the list can move, and a line can go from the next page to
+        // the previous one unseen. A second read detects a page whose successor just
+        // vanished.
         for _ in 0..2 {
             match kernel.read_locks() {
                 Ok(true) => {}
@@ -115,9 +113,9 @@ impl Kernel {
         kernel
     }
 
-    /// As [`look`](Self::look). Where the locks do not come in one piece, looks
-    /// again and again: that one is missing each time takes several processes
-    /// that let go in the wrong microseconds.
+    /// As [`look`](Self::look), and reads a list that is longer than one piece several
+    /// times. To be missed every time, a lock needs several processes that release
+    /// others in the wrong microseconds.
     pub fn look_thoroughly() -> Self {
         let mut kernel = Self::look();
         if !kernel.complete && kernel.shows_everybody {
@@ -128,20 +126,20 @@ impl Kernel {
         kernel
     }
 
-    /// Whether the locks of all processes are shown. See
-    /// [`look_thoroughly`](Self::look_thoroughly) on what may be missing still.
+    /// Whether the locks of all processes are visible, with the caveat of
+    /// [`look_thoroughly`](Self::look_thoroughly).
     pub fn shows_everybody(&self) -> bool {
         self.shows_everybody
     }
 
-    /// Whether what is not in [`lockers`](Self::lockers) is not locked, on a
-    /// file system of this machine. Elsewhere the kernel hides locks: of
-    /// processes in other pid namespaces, and of dead ones.
+    /// Whether a local file that is not in [`lockers`](Self::lockers) is not locked.
+    /// Outside of the first pid namespace the kernel hides locks of other namespaces
+    /// and of dead processes.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Adds what is locked now. Returns whether it came in one piece.
+    /// Adds the current locks. Returns whether they came in one piece.
     fn read_locks(&mut self) -> io::Result<bool> {
         let mut file = File::open("/proc/locks")?;
         let mut text = Vec::new();
@@ -173,29 +171,29 @@ impl Kernel {
         Ok(pages <= 1 && text.len() <= ONE_PIECE)
     }
 
-    /// Who locked a file by flock(2), as far as it is shown.
+    /// The visible locks on a file by flock(2).
     pub fn lockers(&self, file: FileId) -> &[Locker] {
         self.lockers.get(&file).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether somebody has byte-range locks on the file: a queue, perhaps.
+    /// Whether the file has byte-range locks: perhaps a queue.
     pub fn has_queue(&self, file: FileId) -> bool {
         self.queues.contains(&file)
     }
 
-    /// How the kernel names an open file.
+    /// The kernel's name for an open file.
     pub fn id_of(&self, file: impl AsFd) -> Option<FileId> {
         id_of(file, self.devices.get_or_init(devices))
     }
 
-    /// The locks whose description this process has open; `None` if we may
-    /// not look, empty if it is dead.
+    /// The locks whose description this process has open; `None` if permission is
+    /// missing, empty if it is dead.
     pub fn locks_of(&self, pid: i32) -> Option<Rc<Locks>> {
         self.processes.borrow_mut().entry(pid).or_insert_with(|| locks_of(pid).map(Rc::new)).clone()
     }
 
-    /// The processes that have a locked description of the file open, and who
-    /// locked it; not ourselves.
+    /// The other processes that have a locked description of the file open, and which
+    /// process locked it.
     pub fn inheritors(&self, file: FileId) -> Vec<(i32, Locker)> {
         let mut inheritors = Vec::new();
         for pid in processes() {
@@ -206,7 +204,7 @@ impl Kernel {
     }
 }
 
-/// Every process that /proc shows but ourselves.
+/// All visible processes but this one.
 pub fn processes() -> Vec<i32> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let mut pids = sys::numbers_in("/proc");
@@ -216,7 +214,7 @@ pub fn processes() -> Vec<i32> {
 }
 
 impl FileId {
-    /// How the kernel names an open file.
+    /// The kernel's name for an open file.
     pub fn of(file: impl AsFd) -> Option<Self> {
         id_of(file, &devices())
     }
@@ -234,8 +232,7 @@ fn id_of(file: impl AsFd, devices: &Devices) -> Option<FileId> {
     Some(FileId { major, minor, inode })
 }
 
-/// Who locked this open file of ours by flock(2), if the kernel shows that it is
-/// locked.
+/// The process that locked this file, if the kernel shows one.
 pub fn locker_of(file: &File) -> Option<Locker> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     info.lines().find_map(|line| match parse(line.strip_prefix("lock:")?)? {
@@ -254,24 +251,23 @@ fn locks_of(pid: i32) -> Option<Locks> {
     Some(locks)
 }
 
-/// What the kernel shows about a descriptor of a process.
+/// A descriptor of a process, as the kernel shows it.
 #[derive(Debug)]
 pub struct Descriptor {
-    /// Where /proc has what it refers to.
+    /// Its target in /proc.
     pub path: PathBuf,
     /// The locks of its description.
     pub locks: Vec<KernelLock>,
-    /// The process that it refers to, if it is a pidfd.
+    /// For a pidfd, its process.
     pub process: Option<i32>,
-    /// The event that it refers to, if it is an eventfd: a number that no other
-    /// one has.
+    /// For an eventfd, the number that identifies it.
     pub event: Option<u64>,
-    /// The process did not inherit it when it was executed.
+    /// Close-on-exec: the process opened it itself.
     pub closes_on_exec: bool,
 }
 
-/// The descriptors of a process, as they are now; `None` if we may not look,
-/// empty if it is dead.
+/// The current descriptors of a process; `None` if permission is missing, empty if it
+/// is dead.
 pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
     let directory = Path::new("/proc").join(pid.to_string()).join("fd");
     let mut seen = Vec::new();
@@ -288,32 +284,31 @@ pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
         });
     }) {
         Err(Errno::ACCESS | Errno::PERM) => None,
-        // It has ended.
         _ => Some(seen),
     }
 }
 
-/// What the kernel tells about each of a process's descriptors, with its
-/// number. There may be thousands: with as few system calls as it takes.
+/// Passes the number and fdinfo text of each descriptor to `tell`. A process may have
+/// thousands, so it uses few system calls.
 fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8], &[u8])) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let directory = open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
     let mut info = vec![0; 1 << 14];
     for entry in Dir::read_from(&directory)? {
         let entry = entry?;
-        // The text of one descriptor comes in one piece.
+        // The kernel returns this text in one piece.
         let file = openat(&directory, entry.file_name(), flags, Mode::empty());
         match file.and_then(|file| rustix::io::read(&file, &mut info)) {
             Ok(length) => tell(entry.file_name().to_bytes(), &info[..length]),
             Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
-            // Closed meanwhile, or the directory itself.
+            // Closed in the meantime, or the directory itself.
             Err(_) => {}
         }
     }
     Ok(())
 }
 
-/// The devices of mounts, by the mounts' numbers.
+/// Devices by mount number.
 type Devices = BTreeMap<String, (u32, u32)>;
 
 fn devices() -> Devices {
@@ -327,7 +322,7 @@ fn devices() -> Devices {
     String::from_utf8_lossy(&mounts).lines().filter_map(device).collect()
 }
 
-/// A lock that somebody has.
+/// A held lock.
 #[derive(Debug, PartialEq)]
 pub enum KernelLock {
     /// By flock(2).
@@ -336,8 +331,8 @@ pub enum KernelLock {
     Bytes { file: FileId, first: i64, last: i64 },
 }
 
-/// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`; one of
-/// somebody who waits has an arrow behind its number and says nothing here.
+/// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`. Lines with an
+/// arrow after the number are waiters, and are skipped.
 fn parse(line: &str) -> Option<KernelLock> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let kind = fields.next()?;
@@ -360,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holders_are_told_from_those_who_wait() {
+    fn holders_are_distinguished_from_waiters() {
         let file = FileId { major: 0xfe, minor: 0, inode: 99 };
         let flock = |pid, shared| Some(KernelLock::Flock(file, Locker { pid, shared }));
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF"), flock(42, false));

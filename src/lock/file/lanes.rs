@@ -1,5 +1,5 @@
-//! Where in a lock's file door, tickets, slots and tokens are: byte ranges far
-//! beyond its text. [`queue`](super::queue) has the rules.
+//! Byte ranges of a lock file, far beyond its text: door, tickets, slots, tokens.
+//! [`queue`](super::queue) has the rules.
 
 use crate::lock::{MAX_SLOTS, Mode};
 use crate::sys::Kind;

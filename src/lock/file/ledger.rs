@@ -1,4 +1,4 @@
-//! The record of a grant and its fence: written by the holder, read by people.
+//! The record of a grant and its fencing token.
 
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,28 +17,28 @@ use crate::process;
 use crate::record::{self, Claim, PreparedRecord, Record, Text};
 use crate::sys;
 
-/// What is written about our grant.
+/// What is written about a grant.
 #[derive(Default)]
 pub struct Ledger {
     fence: Option<u64>,
-    /// The record, as far as it could be written before the grant.
+    /// Written before the grant, as far as possible.
     prepared: Option<PreparedRecord>,
-    /// A token's grant is announced on the queue, which stays open for that.
+    /// The token is announced on the queue, which has to stay open.
     token_announced: bool,
 }
 
 impl Ledger {
-    /// For a process that lives in our memory.
+    /// For a process that shares our memory.
     pub fn of_cohabitant(&self) -> Self {
         Self { fence: self.fence, prepared: None, token_announced: self.token_announced }
     }
 
-    /// The fence of a lockrun around us, which holds the lock.
+    /// Takes over the fencing token of an outer grant.
     pub fn cover(&mut self, fence: u64) {
         self.fence = Some(fence);
     }
 
-    /// The number of our grant.
+    /// The fencing token.
     pub fn fence(&self) -> Option<u64> {
         self.fence
     }
@@ -48,10 +48,10 @@ impl Ledger {
         self.token_announced
     }
 
-    /// Numbers the grant and writes who we are. The lock is held.
+    /// Draws the fencing token and writes the record. The lock is held.
     ///
     /// # Errors
-    /// The file has somebody else's text.
+    /// The file has a foreign text.
     pub fn settle(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
         let fence = match self.write_prepared(files, taking.slot()) {
             Some(fence) => fence,
@@ -70,28 +70,28 @@ impl Ledger {
         Ok(())
     }
 
-    /// Prepares the grant while still waiting, because work done after it
-    /// delays the whole queue. Whether all of it but the fence is known now.
+    /// Prepares the grant while still waiting, because work done after it delays the
+    /// whole queue.
     pub fn prepare(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) {
         let now = SystemTime::now();
-        // What is wrong with the file is told by `settle`.
+        // `settle` reports what is wrong with the file.
         if let Ok(record) = next_record(files, taking, dir, claim, now) {
             self.fence = Some(record.fence);
             self.prepared = PreparedRecord::new(&record, claim, now);
         }
     }
 
-    /// The number of the grant, if its record was prepared.
+    /// The fencing token, if the record was prepared.
     fn write_prepared(&mut self, files: &Files, slot: Option<u32>) -> Option<u64> {
         let mut prepared = self.prepared.take()?;
-        // In a pool, the slot was not known.
+        // The slot was not known in advance.
         let queue = files.queue().filter(|_| slot.is_none())?;
         let (fence, text) = record::with_text(queue.file(), 0, |before| prepared.fill(before, SystemTime::now()))?;
         write(files, slot, text);
         Some(fence)
     }
 
-    /// A token's lock is about to be given back.
+    /// Withdraws the token before its lock is released.
     ///
     /// # Errors
     /// `ENOLCK`.
@@ -102,8 +102,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Changes the record of our grant where it is still there: as the last
-    /// one, and as that of its slot.
+    /// Changes the record of our grant where it still stands: as the last grant of the
+    /// lock and of its slot.
     pub fn amend(&self, files: &Files, slot: Option<u32>, dir: Option<&Dir>, change: &dyn Fn(&mut Record)) {
         let Some(dir) = dir else { return };
         let Ok(Some(opened)) = open::existing_lock_file(dir, files.queue_name()) else { return };
@@ -120,10 +120,10 @@ impl Ledger {
     }
 }
 
-/// What the lock's file says; nobody else's file is made ours.
+/// Reads the record.
 ///
 /// # Errors
-/// It says something that lockrun did not write.
+/// The file has a foreign text, which must not be overwritten.
 pub fn read_own_text(files: &Files) -> Result<Text> {
     let text = files.read_text();
     if text == Text::Foreign {
@@ -137,22 +137,22 @@ pub fn read_own_text(files: &Files) -> Result<Text> {
 pub fn is_about(record: &Record, locker: Locker) -> bool {
     match locker.pid {
         1.. => record.pid == locker.pid,
-        // One that took the lock for a script has ended, and outside of the first
-        // pid namespace the kernel has no number for the dead.
+        // A lockrun that locked a script's descriptor has ended, and outside of the
+        // first pid namespace the kernel shows no number for dead processes.
         _ => record.script.is_some() && process::parent(record.pid).is_none(),
     }
 }
 
 fn write(files: &Files, slot: Option<u32>, text: &[u8]) {
     let Some(queue) = files.queue() else { return };
-    // A full disk must not keep anybody from locking: the text is a hint,
-    // and the clock goes on without it.
+    // A full disk must not prevent locking: the record is a hint, and the clock still
+    // makes the next fencing token larger.
     let mut written = queue.file().write_all_at(text, 0);
     if let Some(slot) = slot {
         written = written.and(queue.file().write_all_at(text, record::offset_of_slot(slot)));
     }
     if written.is_err() {
-        // A limit on the size of files (RLIMIT_FSIZE) must not end COMMAND.
+        // RLIMIT_FSIZE must not end COMMAND.
         sys::discard(libc::SIGXFSZ);
     }
 }
@@ -166,7 +166,7 @@ fn next_record(files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim,
     let highest = match (&last, files.queue()) {
         (Some(record), _) => record.fence,
         (None, Some(queue)) if is_damaged => record::highest_fence(queue.file()).max(dir.map_or(0, floor::read)),
-        // The file is new: perhaps an older one was pruned.
+        // The file is new; an older one may have been pruned.
         _ => dir.map_or(0, floor::read),
     };
     let fence = clock.max(highest.saturating_add(1));

@@ -1,28 +1,28 @@
-//! The one rule for names of files in the locks directory.
+//! The one rule for file names in the locks directory.
 //!
-//! `STEM.lock` is the lock of a name, with its queue and its record.
-//! `%-DEVICE-INODE.gate` has the queue and the record of a file that is locked
-//! by path; the lock itself is on that file, which is never written to.
+//! `STEM.lock` is the lock of a name, with its queue and record. `%-DEVICE-INODE.gate`
+//! has queue and record of a file that is locked by path; that file is never written
+//! to.
 
 use super::identity::Identity;
 use crate::name;
 
-/// A file of ours, by its name.
+/// A lock file, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockFile {
-    /// The lock of a name, which is encoded in this stem.
+    /// The stem encodes the lock's name.
     Named(String),
-    /// What belongs to the lock on this file of somebody else's.
+    /// Queue and record of this file.
     Gate(Identity),
 }
 
 impl LockFile {
-    /// The file of a lock with a name.
+    /// The lock file of a name.
     pub fn of_name(name: &[u8]) -> Self {
         Self::Named(name::stem(name))
     }
 
-    /// What a file name stands for; `None`: it is not one of ours.
+    /// Parses a file name; `None`: not a lock file.
     pub fn parse(file_name: &str) -> Option<Self> {
         let (stem, suffix) = file_name.rsplit_once('.')?;
         match suffix {
@@ -34,7 +34,7 @@ impl LockFile {
         }
     }
 
-    /// Its name in the locks directory.
+    /// The file name.
     pub fn file_name(&self) -> String {
         match self {
             Self::Named(stem) => format!("{stem}.lock"),
@@ -42,7 +42,7 @@ impl LockFile {
         }
     }
 
-    /// The lock's name; `None`: only a hash of it is left, or it has none.
+    /// The lock's name; `None`: the stem has only its hash, or it is a gate.
     pub fn name(&self) -> Option<Vec<u8>> {
         match self {
             Self::Named(stem) => name::of_stem(stem),

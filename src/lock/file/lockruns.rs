@@ -1,22 +1,21 @@
-//! Which processes are lockruns, and what locks they have of their own.
+//! Recognising lockrun processes and their own locks.
 //!
-//! Anybody can take a process's name, and become somebody's child. So a
-//! lockrun is known by its executable, and by what the kernel shows on its own
-//! descriptors: those with the close-on-exec flag. It opens all its files with
-//! it, and nothing with that flag is inherited from whoever executed it.
+//! Any process can take any name or become a child of another. So a lockrun is
+//! recognised by its executable, and by its own descriptors, which all have the
+//! close-on-exec flag; a program never inherits descriptors with that flag.
 
 use super::kernel::{self, Descriptor, KernelLock};
 use super::lanes;
 use crate::process;
 
-/// What a lockrun has opened itself; `None` if the process is none, or if we
-/// may not look.
+/// The descriptors that a lockrun opened itself; `None` if the process is not a lockrun
+/// or permission is missing.
 pub fn own_descriptors(pid: i32) -> Option<Vec<Descriptor>> {
     let descriptors = process::is_lockrun(pid).then(|| kernel::descriptors_of(pid))??;
     Some(descriptors.into_iter().filter(|descriptor| descriptor.closes_on_exec).collect())
 }
 
-/// Whether this is the process behind a token, and holds its lock.
+/// Whether this process is the keeper of a token and holds its lock.
 pub fn is_token_keeper(pid: i32) -> bool {
     let is_announced = |lock: &KernelLock| match lock {
         KernelLock::Bytes { first, .. } => lanes::fence_of_token_byte(*first).is_some(),
@@ -25,9 +24,8 @@ pub fn is_token_keeper(pid: i32) -> bool {
     own_descriptors(pid).is_some_and(|own| own.iter().any(|descriptor| descriptor.locks.iter().any(is_announced)))
 }
 
-/// The lockrun that watches this one while it waits, and reads its signals:
-/// its parent, if that is of the same user and the two share an event, as no
-/// others do. A waiter that lost its parent has another one.
+/// The lockrun that watches this waiter and handles its signals: its parent, if it has
+/// the same user and shares an eventfd with it. An orphaned waiter has another parent.
 pub fn watcher_of(waiter: i32) -> Option<i32> {
     let parent = process::parent(waiter)?;
     let events = |pid| -> Option<Vec<u64>> {

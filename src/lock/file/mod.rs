@@ -1,31 +1,29 @@
-//! The engine of lock files: flock(2) on a file is the truth, byte-range
-//! locks on the same file are the queue before it.
+//! The engine of lock files: flock(2) on a file is the lock, and byte-range locks on
+//! the same file are its queue.
 //!
-//! One file per lock, `DIR/NAME.lock`, locked in four ways that never meet:
+//! One file per lock, `DIR/NAME.lock`, is locked in four independent ways:
 //!
 //! | what | how | held |
 //! |---|---|---|
 //! | the lock | flock(2), exclusive or shared | while COMMAND lives |
 //! | the door | one byte, write | for microseconds, never while waiting |
 //! | a ticket | a byte range, numbered in order of arrival | while waiting |
-//! | a ticket's wait byte | by the next in the queue | in passing |
+//! | a ticket's wait byte | by the next waiter | in passing |
 //!
-//! All four vanish with the process that held them, so no crash leaves
-//! anything to clean up, and nothing has to be written to wait. The rules:
+//! All four vanish with their process, so a crash leaves nothing to clean up, and
+//! waiting writes nothing. The rules:
 //!
-//! - Under the door, a lock is taken only if no ticket conflicts and
-//!   flock(2) succeeds at once; otherwise a ticket is drawn. So nobody who
-//!   comes later passes anybody who waits.
-//! - A waiter sleeps on the ticket before its own. Without one before it, it
-//!   is at the head and sleeps on the lock itself. So one release wakes one
-//!   process, whatever the depth of the queue.
-//! - A ticket is given back only after the grant, so the next one comes to
-//!   the lock after us.
-//! - After each grant, the file behind the descriptor is compared with the
-//!   one at the path. Who holds the lock of a removed file starts over.
+//! - Under the door, a lock is taken only if no ticket conflicts and flock(2) succeeds
+//!   at once; otherwise a ticket is drawn. So a new request never overtakes a waiter.
+//! - A waiter sleeps on the ticket before its own, or, at the head of the queue, on the
+//!   lock itself. So a release wakes one process, however long the queue.
+//! - A ticket is returned only after the grant, so the next waiter comes to the lock
+//!   after us.
+//! - After each grant, the locked file is compared with the one at the path. If the
+//!   file was removed or replaced, the request starts over.
 //!
-//! For `--file PATH` the lock is on PATH, which is never written to; door,
-//! tickets and text are on a file in DIR that is named by PATH's identity.
+//! For `--file PATH` the lock is on PATH, which is never written to; door, tickets and
+//! record are in a file in DIR, named after PATH's identity.
 
 mod contender;
 pub mod descriptor;

@@ -1,18 +1,14 @@
-//! Locks that are held around us: by a lockrun whose command we run under, by a
-//! token, or by an ancestor of ours that is some other program.
+//! Locks held by an outer lockrun, by a token, or by another ancestor.
 //!
-//! COMMAND finds in its environment which locks it runs under. That alone
-//! proves nothing: a process may have outlived the lock. Whether we or one of
-//! our ancestors have it locked, the kernel shows. The keeper of a token is found
-//! by its bytes in the lock's queue, which anybody can lock who may open the
-//! file: so it must be a process of our own user that the kernel shows to hold
-//! the lock, for the owner that the bytes say. The lock's text tells nothing
-//! here: it is about the last grant.
+//! COMMAND's environment lists the locks that it runs under. That proves nothing by
+//! itself, because a process can outlive the lock; the kernel shows whether we or an
+//! ancestor still have it. A token's keeper announces itself by bytes in the queue,
+//! which anyone who can open the file can lock. So it counts only if it is a process of
+//! our own user that the kernel shows to hold the lock for the announced owner.
 //!
-//! Where the environment was cleared (sudo, env -i), or the lock was taken by a
-//! script with a descriptor or by flock(1), nothing but the kernel knows. An
-//! ancestor that it shows to hold the lock may give it back while we wait, so
-//! that counts only for a call that would wait without limit.
+//! Only the kernel knows about a lock taken by flock(1) or by a script with a
+//! descriptor, or when the environment was cleared (sudo, env -i). Such an ancestor may
+//! release the lock while we wait, so it counts only for a wait without limit.
 
 use std::cell::LazyCell;
 use std::fmt;
@@ -32,18 +28,18 @@ use crate::process;
 use crate::record::Record;
 use crate::token::Token;
 
-/// One lock, held around a command.
+/// A grant that covers this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
     /// The locked file.
     pub identity: Identity,
-    /// The grant.
+    /// The fencing token.
     pub fence: u64,
     /// How strongly it is held.
     pub strength: Strength,
 }
 
-/// How strongly.
+/// The strength of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
     Exclusive,
@@ -51,14 +47,14 @@ pub enum Strength {
     Slot(u32),
 }
 
-/// What a request under these markers comes to.
+/// The effect of outer grants on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nesting {
-    /// It can be asked for.
+    /// None.
     Outside,
-    /// It is held for us at least as strongly.
+    /// This grant is at least as strong as the request.
     Covered(Marker),
-    /// It would wait for itself.
+    /// The request would wait for itself.
     Deadlock,
 }
 
@@ -71,7 +67,7 @@ impl Strength {
         }
     }
 
-    /// As the kernel shows it, if the descriptor has the lock of this file.
+    /// The strength of this descriptor's lock on the file, if it has one.
     fn shown(descriptor: &Descriptor, lock: Identity) -> Option<Self> {
         let shared = descriptor.locks.iter().find_map(|line| match line {
             KernelLock::Flock(_, locker) => Some(locker.shared),
@@ -114,7 +110,7 @@ impl Strength {
 }
 
 impl Marker {
-    /// The slot of a pool that is held.
+    /// The slot in a pool.
     pub fn slot(&self) -> Option<u32> {
         self.strength.slot()
     }
@@ -151,13 +147,13 @@ impl FromStr for Marker {
     }
 }
 
-/// The markers of our environment that are about lock files.
+/// The markers in our environment that are about lock files.
 pub fn markers_around() -> Vec<Marker> {
     markers::around().iter().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// Judges a request for a lock of which this is held for us. With
-/// `reentrant`, what is held strongly enough need not be taken.
+/// Judges a request for a lock with these outer grants. With `reentrant`, a grant that
+/// is strong enough covers the request.
 pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Nesting {
     if held.is_empty() {
         return Nesting::Outside;
@@ -168,7 +164,6 @@ pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Nesting {
     let slots: Vec<u32> = held.iter().filter_map(Marker::slot).collect();
     let is_pool = slots.len() == held.len();
     match mode {
-        // Another slot may be free, or become free.
         Mode::Slot { which: None, of } if is_pool && !(0..of).all(|slot| slots.contains(&slot)) => Nesting::Outside,
         Mode::Slot { which: Some(slot), .. } if is_pool && !slots.contains(&slot) => Nesting::Outside,
         _ => Nesting::Deadlock,
@@ -178,11 +173,11 @@ pub fn judge(held: &[Marker], mode: Mode, reentrant: bool) -> Nesting {
 /// The lock of a process, as the kernel shows it.
 struct Shown {
     strength: Strength,
-    /// The process that called flock(2), perhaps another one.
+    /// The process that called flock(2); others may have inherited the lock.
     locker: i32,
 }
 
-/// What these processes have locked of a file.
+/// The locks of these processes on a file.
 fn shown(pids: impl Iterator<Item = i32>, lock: &File, identity: Identity) -> Vec<Shown> {
     let lockers = LazyCell::new(|| {
         let kernel = Kernel::look();
@@ -200,7 +195,7 @@ fn shown(pids: impl Iterator<Item = i32>, lock: &File, identity: Identity) -> Ve
             };
             descriptors.iter().filter_map(shown).collect::<Vec<_>>()
         }
-        // Another user's: who called flock(2) is shown to everybody.
+        // Another user's process: only calls of flock(2) are visible.
         None => {
             let shown = |locker: &Locker| Shown { strength: Strength::of_locker(locker), locker: pid };
             lockers.iter().filter(|locker| locker.pid == pid).map(shown).collect()
@@ -213,19 +208,17 @@ fn us() -> i32 {
     getpid().as_raw_nonzero().get()
 }
 
-/// Everybody is a descendant of the first process, which may have inherited
-/// anything and waits for nobody.
+/// Without process 1: every process descends from it, and it waits for no lock.
 fn ancestors_but_init() -> impl Iterator<Item = i32> {
     process::ancestors(us()).filter(|pid| *pid != 1)
 }
 
-/// Of these markers, those of the lock on this file that is held around us
-/// still. To be asked before we lock it ourselves.
+/// The markers whose lock on this file is still held by an outer lockrun. Called before
+/// we lock the file ourselves.
 ///
-/// Under the holder, either we have inherited the lock, also when the lockrun
-/// that took it was killed, or, where the descriptor was closed on the way,
-/// one of our ancestors has it. Once it was given back, none of them has it,
-/// whoever has it now.
+/// While it is held, we have inherited the lock (even if that lockrun was killed) or,
+/// if a descriptor was closed on the way, an ancestor has it. After its release,
+/// neither has it, even if it was granted again.
 pub fn held_around(markers: &[Marker], lock: &File, identity: Identity) -> Vec<Marker> {
     let mut about_this: Vec<Marker> = markers.iter().filter(|marker| marker.identity == identity).copied().collect();
     if about_this.is_empty() {
@@ -236,9 +229,9 @@ pub fn held_around(markers: &[Marker], lock: &File, identity: Identity) -> Vec<M
     about_this
 }
 
-/// What we, or ancestors of ours, have locked of this file, whatever the
-/// environment says. The number of such a grant is known if one of these records
-/// is about it; otherwise it is 0, which no grant has.
+/// Locks of this process or its ancestors on the file, whatever the environment says.
+/// The fencing token comes from a matching record; without one it is 0, which no grant
+/// has.
 pub fn held_by_ancestors(lock: &File, identity: Identity, records: &[(Option<u32>, Record)]) -> Vec<Marker> {
     let marker = |shown: Shown| {
         let is_about_it = |record: &&(Option<u32>, Record)| {
@@ -250,7 +243,7 @@ pub fn held_by_ancestors(lock: &File, identity: Identity, records: &[(Option<u32
     shown(std::iter::once(us()).chain(ancestors_but_init()), lock, identity).into_iter().map(marker).collect()
 }
 
-/// A lock, and the queue before it.
+/// A lock and its queue.
 #[derive(Clone, Copy)]
 pub struct Lock<'a> {
     pub file: &'a File,
@@ -259,8 +252,8 @@ pub struct Lock<'a> {
     pub queue_identity: Identity,
 }
 
-/// By which grants the lock is held for us by tokens of our own user: one of our
-/// environment, and those of our ancestors.
+/// The grants held for us by tokens of our own user: the token in our environment, and
+/// those owned by our ancestors.
 ///
 /// # Errors
 /// The queue cannot be read.
@@ -282,12 +275,12 @@ pub fn held_by_tokens(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     Ok(held)
 }
 
-/// As [`held_by_tokens`], for owners among our ancestors that are another user's
-/// and have a token of that user: `sudo lockrun` in a script, say. Such a token
-/// is not ours, but we would wait for our ancestor.
+/// As [`held_by_tokens`], for ancestors of another user that own a token, as above
+/// `sudo lockrun` in a script. That token is not ours, but our ancestor is waiting for
+/// us.
 ///
 /// # Errors
-/// The queue cannot be read.
+/// As [`held_by_tokens`].
 pub fn held_by_tokens_of_others(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     let us = geteuid().as_raw();
     let tokens = lock.queue.keepers_for(ancestors_but_init())?.into_iter();
@@ -298,14 +291,18 @@ pub fn held_by_tokens_of_others(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     Ok(others.collect())
 }
 
-/// The grant of a token, if this process is of this user and really holds the
-/// lock for that owner.
+/// As [`held_by_tokens`], for ancestors of another user that own a token, as above
+/// `sudo lockrun` in a script. That token is not ours, but waiting for it would mean
+/// waiting for our own ancestor.
+///
+/// # Errors
+/// As [`held_by_tokens`].
 fn kept_by(holder: i32, user: u32, lock: Lock<'_>, owner: Option<i32>) -> Option<Marker> {
     if process::user_id(holder) != Some(user) {
         return None;
     }
     let mut descriptors = kernel::descriptors_of(holder)?;
-    // What it has inherited is somebody else's.
+    // A keeper does not inherit its lock.
     descriptors.retain(|descriptor| descriptor.closes_on_exec);
     if owner.is_some_and(|owner| !descriptors.iter().any(|descriptor| descriptor.process == Some(owner))) {
         return None;

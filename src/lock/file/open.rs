@@ -1,6 +1,6 @@
-//! Opening lock files: nothing that is not a plain file of this directory is
-//! opened, followed, truncated or changed. What another user may have written
-//! there leads to nothing else either: see [`file_named`].
+//! Opening lock files. Only plain files of the locks directory are opened; links are
+//! never followed, and foreign files never truncated or changed. [`file_named`] applies
+//! the same care to paths that another user may have written there.
 
 use std::fmt;
 use std::fs::File;
@@ -16,12 +16,12 @@ use super::identity::Identity;
 use crate::advice::Advice;
 use crate::sys;
 
-/// A file of ours in the locks directory.
+/// An open lock file.
 pub struct Opened {
     pub file: File,
     pub identity: Identity,
-    /// Whether texts and byte-range locks are possible; not on a read-only
-    /// file system.
+    /// Whether records and byte-range locks are possible: not on a read-only file
+    /// system.
     pub writable: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct Opened {
 const MOST_TRIES: u32 = 100;
 const CONTRADICTION: &str = "it is there and not there, again and again: check what removes it, or its file system";
 
-/// Something else stands at the place of a lock file.
+/// Not a plain file with one link.
 #[derive(Debug)]
 pub struct NotPlain(&'static str);
 
@@ -45,11 +45,10 @@ impl fmt::Display for NotPlain {
 
 impl std::error::Error for NotPlain {}
 
-/// Opens a lock file, and makes it if it is missing.
+/// Opens a lock file, and creates it if it is missing.
 ///
 /// # Errors
-/// A symbolic link, FIFO, socket, device or directory at its place; more
-/// than one link to it; no permission; no space for a new file.
+/// [`NotPlain`]; no permission; no space for a new file.
 pub fn lock_file(dir: &Dir, name: &str) -> Result<Opened> {
     try_lock_file(dir, name).with_context(|| shown(dir, name).to_string())
 }
@@ -72,7 +71,7 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
     bail!(CONTRADICTION)
 }
 
-/// Opens a lock file if there is one.
+/// Opens a lock file if it exists.
 ///
 /// # Errors
 /// As [`lock_file`].
@@ -80,8 +79,7 @@ pub fn existing_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     try_existing(dir, name).with_context(|| shown(dir, name).to_string())
 }
 
-/// Opens a lock file if there is one that we may use; `None` for anything else
-/// at its place.
+/// Opens a lock file if it exists and is plain, permitted and writable.
 ///
 /// # Errors
 /// `EIO`, too many open files.
@@ -93,11 +91,10 @@ pub fn usable_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     }
 }
 
-/// Opens a lock file to look at it, for reading and writing where that is
-/// allowed (`true`).
+/// Opens a lock file for inspection, and for writing where permitted (`true`).
 ///
 /// # Errors
-/// `ENOENT`: nothing is there, or no plain file with one link.
+/// `ENOENT`: there is no plain file with one link.
 pub fn lock_file_to_look_at(dir: &Dir, name: &str) -> rustix::io::Result<(File, bool)> {
     let is_plain = |stat: &Stat| require_plain(stat).is_ok() && stat.st_nlink > 0;
     if !is_plain(&statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?) {
@@ -116,21 +113,19 @@ pub fn lock_file_to_look_at(dir: &Dir, name: &str) -> rustix::io::Result<(File, 
 
 fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     for _ in 0..MOST_TRIES {
-        // Looked at before it is opened: opening alone can already change
-        // something about a FIFO or a device.
+        // Checked before opening, because opening a FIFO or a device can have effects.
         match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => require_plain(&stat)?,
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e).context("cannot look at it").context(Advice::new(advice(e))),
         }
         let open = |flags| match open_at(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
-            // Only the file's owner may have it that no look at the text is
-            // written down.
+            // O_NOATIME is only allowed for the file's owner.
             Err(Errno::PERM) => open_at(dir, name, flags, Mode::empty()),
             other => other,
         };
-        // Without O_CREAT: with fs.protected_regular that is refused for
-        // another user's file in a sticky directory, even to root.
+        // Without O_CREAT: fs.protected_regular refuses it for another user's file in a
+        // sticky directory, even to root.
         let (fd, writable) = match open(OFlags::RDWR) {
             Ok(fd) => (fd, true),
             Err(Errno::ROFS) => match open(OFlags::RDONLY) {
@@ -154,12 +149,12 @@ fn try_existing(dir: &Dir, name: &str) -> Result<Option<Opened>> {
 
 fn create(dir: &Dir, name: &str) -> rustix::io::Result<Opened> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    // The mode follows the directory whatever the umask, and is right from
-    // the first moment: another user may open the file in the next one.
+    // The mode follows the directory whatever the umask, from the first moment on:
+    // another user may open the file in the next one.
     let fd = sys::without_umask(|| open_at(dir, name, flags, dir.file_mode()))?;
     let stat = fstat(&fd)?;
     if let Some(group) = dir.file_group(&stat) {
-        // Fails where we are not a member: then the group cannot use it.
+        // Fails unless we are a member; then the group cannot use the lock.
         let _ = rustix::fs::fchown(&fd, None, Some(group));
     }
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: true })
@@ -193,8 +188,8 @@ fn advice(error: Errno) -> &'static str {
     }
 }
 
-/// Opens the file or directory of `--file` as flock(1) does: it is followed
-/// if a link, made if missing, and only locked.
+/// Opens the file or directory of `--file` as flock(1) does: follows links, creates a
+/// missing file, and never writes to it.
 ///
 /// # Errors
 /// No permission, a missing directory, a dangling path.
@@ -204,7 +199,7 @@ pub fn user_file(path: &Path) -> Result<Opened> {
         sys::above_stdio(rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?)
     };
     let fd = match open(OFlags::RDONLY) {
-        // Made only if missing, see above.
+        // Without O_CREAT first: see `try_existing`.
         Err(Errno::NOENT) => open(OFlags::RDONLY | OFlags::CREATE),
         Err(Errno::ACCESS) => open(OFlags::WRONLY),
         other => other,
@@ -214,10 +209,9 @@ pub fn user_file(path: &Path) -> Result<Opened> {
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: false })
 }
 
-/// The file or directory that another file's text names by this path, if it is
-/// the one with this identity: not opened, only found (`O_PATH`). Opening can
-/// already do something to a device or a FIFO, and anybody who may write to the
-/// locks directory can name one.
+/// Finds the file or directory that a lock file's text names by this path, if it has
+/// this identity. Uses `O_PATH`, because opening a FIFO or a device can have effects,
+/// and anyone with write access to the locks directory can name one.
 pub fn file_named(path: &Path, identity: Identity) -> Option<OwnedFd> {
     let found =
         rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio).ok()?;
@@ -226,7 +220,7 @@ pub fn file_named(path: &Path, identity: Identity) -> Option<OwnedFd> {
     (is_plain && Identity::from(&stat) == identity).then_some(found)
 }
 
-/// Opens what [`file_named`] has found, whatever its path leads to by now.
+/// Opens what [`file_named`] found, even if the path leads elsewhere by now.
 ///
 /// # Errors
 /// No permission; no /proc.
@@ -236,7 +230,7 @@ pub fn open_found(found: &OwnedFd) -> rustix::io::Result<File> {
     Ok(sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)?.into())
 }
 
-/// Opens a plain file for reading, and nothing else: it is looked at first.
+/// Opens a plain file for reading; `None` for anything else.
 pub fn plain_file(path: &Path) -> Option<File> {
     require_plain(&lstat(path).ok()?).ok()?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -245,8 +239,7 @@ pub fn plain_file(path: &Path) -> Option<File> {
     Some(file.into())
 }
 
-/// Opens the same file again for writing too, which network file systems ask
-/// of an exclusive lock.
+/// Opens the file for writing, as network file systems require for an exclusive lock.
 ///
 /// # Errors
 /// No permission.

@@ -1,4 +1,4 @@
-//! Trying a lock for a moment, where the kernel does not show who holds it.
+//! Trying a lock for a moment, where the kernel does not show its holders.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use crate::lock::LockState;
 use crate::sys;
 use crate::sys::Kind;
 
-/// Whoever is longer in the door was stopped there.
+/// Only a stopped process stays in the door longer.
 const DOOR_LIMIT: Duration = Duration::from_secs(1);
-/// Between two tries to find the door empty: it is left within microseconds.
+/// Between two tries at the door, which is left within microseconds.
 const DOOR_PAUSE: Duration = Duration::from_micros(50);
-/// So many more times a lock is tried that another look may have kept from us.
+/// Further tries if another look may have been in the way.
 const LOOKS: usize = 3;
 
-/// Tries the lock for a moment, while nobody can come through the door.
+/// Tries the lock for a moment, with the door blocked.
 pub fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
     let start = Instant::now();
     if let Some((queue, writable)) = queue {
@@ -30,7 +30,7 @@ pub fn probe(lock: &File, queue: Option<&(Queue, bool)>) -> LockState {
             sys::nap(DOOR_PAUSE);
         }
     }
-    // Where we could not have the door for us alone, others may look too.
+    // Without the door, other looks may be in the way.
     let alone = queue.is_some_and(|(_, writable)| *writable);
     let mut state = attempt(lock);
     for _ in 0..LOOKS {

@@ -1,12 +1,12 @@
-//! Removing lock files that nobody uses.
+//! Removing unused lock files.
 //!
-//! Safe against those who come meanwhile: under the door nobody is granted
-//! anything, nobody waits (there is no ticket) and nobody holds (the lock is
-//! ours for the moment). A process that opened the file before it goes finds
-//! after its grant that another one is at the path, and starts over.
+//! This is safe with concurrent calls: under the door no lock is granted, without a
+//! ticket no process is waiting, and we hold the lock for a moment. A process that
+//! opened the file earlier finds another one at the path after its grant, and starts
+//! over.
 //!
-//! Only flock(1) and its like do not look again. So only files with lockrun's
-//! text go: an empty file may be one that a script has open and will lock.
+//! flock(1) does not check the path again. So only files with lockrun's text are
+//! removed: a script may have an empty one open, to lock it later.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -27,13 +27,12 @@ use super::{floor, open};
 use crate::advice::Advice;
 use crate::record::{self, Text};
 
-/// Removes every lock file that nobody uses, or only says which
-/// (`only_look`). `tell` gets the name of each, and what went wrong with
-/// those that should have been removed but could not be.
+/// Removes every unused lock file, or only lists it (`only_look`). `tell` gets each
+/// name, or why a file could not be removed.
 ///
-/// Returns why the largest fence could not be remembered, if it could not.
-/// Files whose fence the clock has passed are removed all the same: the next
-/// fence of their name is larger, unless somebody sets the clock back.
+/// Returns why the largest fencing token could not be stored in `.floor`. Files with a
+/// token below the clock are removed anyway: the next token of the name is larger,
+/// unless the clock is set back.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -43,7 +42,7 @@ pub fn all(dir: &Dir, only_look: bool, mut tell: impl FnMut(Result<Vec<u8>>)) ->
     names.sort();
     let mut pruning = Pruning { dir, kernel: Kernel::look(), only_look, forgotten: 0, problem: None };
     let kept = pruning.remove(names, &mut tell);
-    // On a full disk, the files that went have made room.
+    // On a full disk, the removed files have made room.
     pruning.remember_forgotten();
     for file_name in pruning.remove(kept, &mut tell) {
         let shown = dir.path().join(file_name);
@@ -59,14 +58,14 @@ struct Pruning<'a> {
     dir: &'a Dir,
     kernel: Kernel,
     only_look: bool,
-    /// The largest fence of a removed file that could not be remembered.
+    /// The largest fencing token of a removed file that is not stored yet.
     forgotten: u64,
     /// Why not.
     problem: Option<Error>,
 }
 
 impl Pruning<'_> {
-    /// Returns those that have to stay because of their fence.
+    /// Returns the files that have to stay because of their fencing token.
     fn remove(&mut self, names: Vec<String>, tell: &mut impl FnMut(Result<Vec<u8>>)) -> Vec<String> {
         let mut kept = Vec::new();
         for file_name in names {
@@ -85,7 +84,7 @@ impl Pruning<'_> {
         kept
     }
 
-    /// Whether a file with this fence may go.
+    /// Whether a file with this fencing token may be removed.
     fn remember(&mut self, fence: u64) -> bool {
         if fence == 0 {
             return true;
@@ -108,19 +107,18 @@ impl Pruning<'_> {
     }
 }
 
-/// A file that nobody uses, and that nobody can begin to use as long as this
-/// lives, unless it was only looked at.
+/// An unused file. It stays unused while this lives, unless it was only looked at.
 struct Unused {
     name: Vec<u8>,
     fence: u64,
-    /// Gives the door back when it is closed.
+    /// Closing it leaves the door.
     _queue: Queue,
-    /// Gives the lock back.
+    /// Closing it releases the lock.
     _lock: Option<File>,
 }
 
 impl Unused {
-    /// `None`: it is used, or not lockrun's.
+    /// `None`: in use, or not lockrun's.
     fn find(dir: &Dir, kernel: &Kernel, file_name: &str, only_look: bool) -> Result<Option<Self>> {
         let Some(file) = LockFile::parse(file_name) else { return Ok(None) };
         let Some(opened) = open::usable_lock_file(dir, file_name)? else { return Ok(None) };
@@ -137,7 +135,7 @@ impl Unused {
         if !(asked || queue.try_enter_door()?) || queue.waiting(1)? > 0 {
             return Ok(None);
         }
-        // Read anew: nobody writes it now who comes through the door.
+        // Read again: under the door it no longer changes.
         let text = record::read(queue.file());
         let fence = record::highest_fence(queue.file());
         let told = text.record().map(|record| record.name.into_bytes());
@@ -152,7 +150,7 @@ impl Unused {
                 Behind::Free(lock) => lock,
             },
         };
-        // Also flock(1) may have been here: a script's `9>` empties the file.
+        // flock(1) may have used it: a script's `9>` empties the file.
         if !is_ours(&record::read(queue.file())) || Identity::at(dir, file_name)? != Some(opened.identity) {
             return Ok(None);
         }
@@ -185,18 +183,16 @@ fn take(lock: File) -> Result<Option<File>> {
     }
 }
 
-/// How it stands with the file that a queue belongs to.
+/// State of the file that a queue belongs to.
 enum Behind {
     Held,
-    /// Or there is no such file any more. Locked by us, where the kernel could
-    /// not be asked.
+    /// Free or gone. Locked by us if the kernel could not be asked.
     Free(Option<File>),
 }
 
-/// Removing the queue of a file that is held would not let two in; but it has
-/// the record of the holder. So the kernel is asked, and that is enough: who
-/// has just been granted the lock came through the door before us, and is
-/// shown by now.
+/// Removing the queue of a held file would not admit a second holder, but lose the
+/// holder's record. Asking the kernel is enough: a process that was just granted the
+/// lock went through the door before us, and is visible by now.
 fn look_behind(path: Option<&[u8]>, identity: Identity) -> Result<Behind> {
     let path = path.map(|path| Path::new(OsStr::from_bytes(path)));
     let found = path.and_then(|path| open::file_named(path, identity));

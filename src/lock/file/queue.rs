@@ -264,8 +264,7 @@ impl Queue {
         Ok(())
     }
 
-    /// One of those who came before `ticket` and would take this place as
-    /// well as any other of their pool.
+    /// An earlier ticket for any slot of a pool that contains this one.
     fn in_a_pool_before(&self, slot: u32, ticket: Ticket) -> io::Result<Option<Ticket>> {
         // A queue has pools of few different sizes.
         let mut sizes = vec![(slot + 1, MAX_SLOTS + 1)];

@@ -1,4 +1,4 @@
-//! Waiting for one lock after the other of a set.
+//! Waiting for the locks of a set, one after the other.
 
 use std::io;
 
@@ -10,14 +10,14 @@ use super::held::FileHeld;
 use crate::lock::{Grant, NotGranted, Patience, Queued, Waited};
 use crate::record::Claim;
 
-/// A place in the queue of one lock of a set; those before it are held, those
-/// after it still have to be asked for.
+/// A place in the queue of one lock of a set. Earlier locks are held; later ones have
+/// not been requested yet.
 pub struct FileQueued {
     dir: Option<Dir>,
     contenders: Vec<Contender>,
-    /// The one that we wait for.
+    /// The lock that we are waiting for.
     at: usize,
-    /// Whether to end who is in the way.
+    /// Whether to end the holder.
     replace: bool,
 }
 
@@ -26,15 +26,14 @@ impl FileQueued {
         Self { dir, contenders, at, replace }
     }
 
-    /// Whether it is for one lock, which is then ours alone: after the grant
-    /// there is no other lock and no door to wait for.
+    /// Whether it is for one exclusive lock: then nothing else is waited for after the
+    /// grant.
     pub fn is_for_one_lock_alone(&self) -> bool {
         matches!(&self.contenders[..], [only] if only.is_exclusive())
     }
 
-    /// As [`Queued::wait`], and what it turned into is in
-    /// [`into_held`](Self::into_held). In a process of its own that is ended to
-    /// give up, or in the process itself with an interrupting timer running.
+    /// As [`Queued::wait`], with the result in [`into_held`](Self::into_held). Runs in
+    /// a child that is killed to give up, or under an interrupting timer.
     ///
     /// # Errors
     /// As [`Engine::ask`](crate::lock::Engine::ask).
@@ -51,11 +50,11 @@ impl FileQueued {
                 }
                 Err(e) => return Err(this.lock_failed(e)),
             }
-            // Those after this one, as a newcomer would take them.
+            // Takes the later ones as a new request would.
             loop {
                 let is_last = self.at + 1 == self.contenders.len();
-                // With the last one all of them: the first ones may have been
-                // replaced while we waited for it.
+                // After the last one, all are checked: the first may have been replaced
+                // during the wait.
                 let first = if is_last { 0 } else { self.at };
                 if is_last && !self.enter_doors(patience)? {
                     return Ok(Err(NotGranted::TimedOut));
@@ -100,27 +99,27 @@ impl FileQueued {
         Ok(true)
     }
 
-    /// Prepares the grant while still waiting, because work done after it delays
-    /// the whole queue. Returns the grants, if all but their numbers are known.
+    /// Prepares the grant while still waiting, because work done after it delays the
+    /// whole queue. Returns the grants, if everything but their fencing tokens is
+    /// known.
     pub fn prepare(&mut self, claim: &Claim) -> Option<Vec<Grant>> {
         let grants: Vec<_> =
             self.contenders.iter_mut().map(|contender| contender.prepare(self.dir.as_ref(), claim)).collect();
         grants.into_iter().collect()
     }
 
-    /// The same place for a process that lives in our memory, whose own are
-    /// only its descriptors.
+    /// For a process that shares our memory and has its own copies of our descriptors.
     pub fn of_cohabitant(&self) -> Self {
         let contenders = self.contenders.iter().map(Contender::of_cohabitant).collect();
         Self { dir: self.dir.clone(), contenders, ..*self }
     }
 
-    /// Leaves the place to the other process alone: it ends with that one.
+    /// Leaves the place to the child: it ends with that process.
     pub fn leave_to_child(&mut self) {
         self.contenders.iter_mut().for_each(Contender::close_queue);
     }
 
-    /// After a grant, in both processes.
+    /// The granted set, in both processes.
     pub fn into_held(self) -> FileHeld {
         FileHeld::new(self.dir, self.contenders)
     }

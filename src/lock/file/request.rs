@@ -1,4 +1,4 @@
-//! Asking for all locks of a request at once: granted, queued, or refused.
+//! One request for all its locks: granted, queued, or refused.
 
 use std::os::unix::ffi::OsStringExt;
 
@@ -15,14 +15,14 @@ use crate::advice::Advice;
 use crate::lock::{Admission, Engine, Holder, Mode, NotGranted, Patience, Refusal, Target, Terms};
 use crate::sys;
 
-/// Lock files in one directory: all or none of some targets.
+/// A request for lock files in one directory: all or none.
 #[derive(Clone)]
 pub struct FileEngine {
     /// `None`: only descriptors and paths, in the kernel's own queue.
     dir: Option<Dir>,
     targets: Vec<Target>,
     terms: Terms,
-    /// What lockruns around us hold.
+    /// Markers of outer lockruns.
     pub(super) around: Vec<Marker>,
 }
 
@@ -37,14 +37,13 @@ impl FileEngine {
         self.dir.as_ref()
     }
 
-    /// Which locks, in the order given.
+    /// The requested locks, in the order given.
     pub fn targets(&self) -> &[Target] {
         &self.targets
     }
 
-    /// Opens every target, in the one order in which everybody takes them:
-    /// by the identity of the locked file, which is the same for every
-    /// spelling. Two spellings of one file become one.
+    /// Opens every target, ordered by the identity of the locked file. All requests use
+    /// this order, which prevents deadlocks. Two spellings of one file become one.
     pub fn contenders(&self, dir: Option<&Dir>) -> Result<Vec<Contender>> {
         let mut contenders = self
             .targets
@@ -107,17 +106,17 @@ const MOST_TRIES: u32 = 1000;
 /// After that many, an error is not about a directory that was just replaced.
 const MOST_FAILURES: u32 = 20;
 
-/// What is kept between two tries.
+/// State that is kept between two tries.
 struct Request<'a> {
     engine: &'a FileEngine,
     dir: Option<Dir>,
-    /// What tokens and ancestors hold of it: found last.
+    /// Grants of tokens and ancestors, which are found last.
     covered: Vec<Marker>,
     /// Tries whose directory was replaced before the files were open.
     failures: u32,
 }
 
-/// What asks for a new start, as `None` of a whole try.
+/// `None`: start again.
 type Try<T> = Result<Option<T>>;
 
 impl Request<'_> {
@@ -132,8 +131,8 @@ impl Request<'_> {
                 return Ok(Some(if patience.waits() { Admission::Not(NotGranted::TimedOut) } else { busy }));
             }
         }
-        // Every door is ours: whatever is decided now, nobody sees half of it. And
-        // what is locked by somebody who came through the door has its record.
+        // All doors are ours, so the decision is atomic. Locks taken through the door
+        // have their record by now.
         for contender in &mut contenders {
             if let Some(refusal) = contender.judge_descriptor()? {
                 return Ok(Some(refused(refusal)));
@@ -160,7 +159,7 @@ impl Request<'_> {
         }
     }
 
-    /// Refuses, and says whether `--reentrant` would have helped.
+    /// Refuses, and finds out whether `--reentrant` would have helped.
     fn deadlock(&self, mut contenders: Vec<Contender>) -> Result<Admission<FileQueued, FileHeld>> {
         let mut reentrant_helps = !self.engine.terms.reentrant;
         for contender in &mut contenders {
@@ -191,7 +190,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Before anything is taken: what lockruns around us hold.
+    /// Before anything is taken: grants of outer lockruns.
     fn judge_markers(&self, contenders: &mut [Contender]) -> Nesting {
         for contender in contenders {
             match contender.judge_markers(&self.engine.around, self.engine.terms.reentrant) {
@@ -207,12 +206,12 @@ impl Request<'_> {
         Nesting::Outside
     }
 
-    /// Afterwards: what tokens around us hold of the locks that others have.
+    /// Afterwards: grants of tokens, on the locks that were not free.
     fn judge_tokens(&self, contenders: &[Contender], blocked: Option<usize>) -> Result<Nesting> {
         let suspects = match (self.engine.terms.mode, blocked) {
-            // Sharing with one's own token would be granted, too.
+            // A shared lock is granted next to one's own token as well.
             (Mode::Shared, _) => contenders,
-            // Also what would have to be waited for later.
+            // The later ones would have to be waited for, too.
             (_, Some(blocked)) => &contenders[blocked..],
             (_, None) => &[],
         };
@@ -225,7 +224,7 @@ impl Request<'_> {
         Ok(Nesting::Outside)
     }
 
-    /// And what our ancestors hold of them, whatever the environment says.
+    /// Then: locks of ancestors, whatever the environment says.
     fn judge_ancestors(&self, contenders: &[Contender], blocked: usize) -> Result<Nesting> {
         for (position, contender) in contenders.iter().enumerate().skip(blocked) {
             if contender.is_covered() {
@@ -239,7 +238,7 @@ impl Request<'_> {
         Ok(Nesting::Outside)
     }
 
-    /// Joins the queue of the lock that others have, and leaves every door.
+    /// Joins the queue of the blocked lock, and leaves every door.
     fn queue(
         &mut self,
         mut contenders: Vec<Contender>,
@@ -263,14 +262,14 @@ impl Request<'_> {
                 }
             }
         }
-        // What is wrong with the file is told now, and not after a long wait.
+        // Reports a bad file now rather than after a long wait.
         contenders[blocked].require_own_text()?;
         contenders[blocked].draw_ticket(terms.replace)?;
         for contender in &mut contenders {
             contender.leave_door()?;
         }
-        // Looked for only now: it takes longer than anybody should hold a door. We
-        // never end our own ancestor.
+        // Only now, because it takes too long to do under a door. --replace never ends
+        // our own ancestor.
         if (terms.waits_forever || terms.replace) && self.judge_ancestors(&contenders, blocked)? == Nesting::Deadlock {
             return Ok(Some(self.deadlock(contenders)?));
         }
@@ -281,7 +280,7 @@ impl Request<'_> {
     }
 }
 
-/// Takes one after the other; the first one that others have.
+/// Takes the locks in order. Returns the first that is not free.
 fn take_all(contenders: &mut [Contender]) -> Result<Option<usize>> {
     for (position, contender) in contenders.iter_mut().enumerate() {
         if !contender.take()? {

@@ -1,4 +1,4 @@
-//! One process that is to let go of a lock, and how it is asked to.
+//! One process that is to release a lock.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -16,36 +16,34 @@ use crate::sys::{self, LetGo};
 pub struct Rival {
     /// Its number.
     pub pid: i32,
-    /// The process itself, and not one that gets its number later.
+    /// Its pidfd, which is safe from reuse of the number.
     pub process: OwnedFd,
     /// How it is asked.
     pub kind: Kind,
-    /// By which grants it has the lock.
+    /// The grants by which it has the lock.
     pub grants: Vec<Locker>,
 }
 
 /// What kind of process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A lockrun that took the lock, or waits for it, or watches one that does.
-    /// It ends its command and all that this started, and says by whom.
+    /// A lockrun that took the lock, waits for it, or watches a waiter. It ends its
+    /// command and everything it started, and reports who asked.
     Lockrun,
-    /// Anybody else who has the lock: flock(1), COMMAND of a lockrun that was
-    /// killed, or of `--exec`.
+    /// Any other holder: flock(1), COMMAND of a killed lockrun, or of `--exec`.
     Other,
-    /// Another user's: all that we are shown is its number, beside the lock.
+    /// Another user's: only its number is visible.
     Unseen,
 }
 
 impl Rival {
-    /// The process, if what makes it one still holds when we cannot mistake
-    /// it any more.
+    /// Opens the pidfd, then checks that the process is a rival.
     pub fn find(pid: i32, look: impl FnOnce() -> Option<(Kind, Vec<Locker>)>) -> Result<Option<Self>> {
         let Some(process) = process::open(pid)? else { return Ok(None) };
         Ok(look().map(|(kind, grants)| Self { pid, process, kind, grants }))
     }
 
-    /// Asks it to let go.
+    /// Asks it to release the lock.
     ///
     /// # Errors
     /// As [`signal`](Self::signal).
@@ -53,10 +51,10 @@ impl Rival {
         self.sent(sys::ask_to_let_go(&self.process, what))
     }
 
-    /// Sends a signal.
+    /// Sends a signal. A process that has ended is no error.
     ///
     /// # Errors
-    /// It is another user's. That it has ended is none.
+    /// It belongs to another user.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let is_unseen = self.kind == Kind::Unseen;
         self.sent(if is_unseen { Err(Errno::PERM) } else { sys::send_by_pidfd(&self.process, signal) })
@@ -75,10 +73,10 @@ impl Rival {
     }
 }
 
-/// Whether all of them may be signalled by us.
+/// Checks that we may signal all of them.
 ///
 /// # Errors
-/// One of them may not be signalled by us.
+/// Permission is missing for one.
 pub fn require_ours(rivals: &[Rival]) -> Result<()> {
     const NOTHING: i32 = 0;
     rivals.iter().try_for_each(|rival| rival.signal(NOTHING))

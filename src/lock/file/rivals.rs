@@ -1,12 +1,11 @@
-//! Making others let go: those who hold a lock, and those who wait to end the
-//! holder themselves.
+//! Making others release a lock: its holders, and earlier waiters with --replace.
 //!
-//! A process is asked only if the kernel shows, after we have a descriptor of
-//! the process, that it has the lock, or the ticket, on a descriptor of its
-//! own. Neither a text nor a name nor a relative makes it a rival.
+//! A process is signalled only if the kernel shows, once we have its pidfd, that it has
+//! the lock or the ticket on a descriptor of its own. A text, a name or a relationship
+//! is not enough.
 //!
-//! Everybody is asked by SIGTERM, see [`LetGo`]: a waiter may be COMMAND by the
-//! time it comes.
+//! The request is a SIGTERM, see [`LetGo`], because a waiter may have become COMMAND by
+//! the time that it arrives.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -29,20 +28,17 @@ use crate::process;
 use crate::record;
 use crate::sys::{self, Forked, LetGo};
 
-/// A holder without a lockrun around it gets so long from TERM to KILL.
+/// Time between TERM and KILL for a holder that is not a lockrun's COMMAND.
 const KILL_AFTER: Duration = Duration::from_secs(10);
-/// The end of a killed process takes no longer, unless it hangs in the
-/// kernel.
+/// A killed process ends within this time, unless it hangs in the kernel.
 const KILLED: Duration = Duration::from_secs(5);
-/// So often we look whether one that does not end has let go.
+/// Interval of checks whether a process that does not end has released the lock.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Ends who holds `lock`, and who waits on `queue` before `ticket` to do the
-/// same.
+/// Ends the holders of `lock`, and the waiters with --replace before `ticket`.
 ///
 /// # Errors
-/// One of the holders is another user's, or cannot be seen: then nobody has
-/// been signalled.
+/// A holder belongs to another user or is not visible, and nothing was signalled.
 pub fn end(lock: &File, queue: &Queue, ticket: Ticket) -> Result<()> {
     let Some(id) = FileId::of(lock) else { return require_free(lock) };
     for _ in 0..LOOKS {
@@ -67,22 +63,22 @@ fn require_free(lock: &File) -> Result<()> {
     if is_free(lock) { Ok(()) } else { Err(anyhow!(NOBODY_SEEN)).context(Advice::new(WHO_SEES)) }
 }
 
-/// Takes the lock for a moment. Nobody is hurt by that: who comes now finds our
-/// ticket, and who waits before us is asleep on the lock.
+/// Takes the lock for a moment. This is harmless: new requests find our ticket, and
+/// earlier waiters sleep on the lock.
 fn is_free(lock: &File) -> bool {
     let is_free = rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK);
     let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
     is_free
 }
 
-/// Makes whoever holds the lock on this file let go, and waits until they
-/// have: a lockrun ends its command and all it started, anybody else gets
-/// TERM; what is left after `kill_after` gets KILL. Returns whether anybody
-/// was seen to hold it, or has let go meanwhile. `records` are those of the lock.
+/// Makes the holders release the lock on this file, and waits until they have: a
+/// lockrun ends its command and everything it started, any other process gets TERM;
+/// what is left after `kill_after` gets KILL. Returns whether a holder was visible, or
+/// released the lock in the meantime. `records` are those of the lock.
 ///
 /// # Errors
-/// They are another user's, or have only inherited it: then nobody was
-/// signalled. Or they did not end even so.
+/// A holder belongs to another user or has only inherited the lock, and nothing was
+/// signalled; or one did not end.
 pub fn break_lock(lock: &File, records: &Records, kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };
     let (found, has_let_go) = Holding::look_while_it_changes(lock, records)?;
@@ -99,7 +95,7 @@ pub fn break_lock(lock: &File, records: &Records, kill_after: Duration) -> Resul
         script.kill()?;
         script.wait(KILLED);
     }
-    // The script has ended; what it left behind has not.
+    // The script has ended; processes that it left may hold the lock.
     let heirs = holding(lock)?;
     let is_heir = |heir: &&Rival| inherited.iter().any(|(grant, pid)| *pid == heir.pid && heir.grants.contains(grant));
     if let Some(heir) = heirs.iter().find(is_heir) {
@@ -109,8 +105,8 @@ pub fn break_lock(lock: &File, records: &Records, kill_after: Duration) -> Resul
         return Ok(!scripts.is_empty());
     }
     let left = wait_until_free(lock, &rivals, kill_after)?;
-    // A lockrun that is asked twice kills what it runs, and then says so; if
-    // even it does not answer, it is killed as anybody else.
+    // A second request makes a lockrun kill its COMMAND and report it. One that does
+    // not answer is killed like any other process.
     for rival in &left {
         match rival.kind {
             Kind::Lockrun => rival.ask(LetGo::Break)?,
@@ -128,8 +124,8 @@ pub fn break_lock(lock: &File, records: &Records, kill_after: Duration) -> Resul
     }
 }
 
-/// Asks everybody once; what a lockrun of them runs is left to that. Returns
-/// whether all of it is.
+/// Signals each rival once, except those that a lockrun among them runs. Returns
+/// whether all were left to a lockrun.
 ///
 /// # Errors
 /// See [`Rival::signal`].
@@ -143,7 +139,7 @@ fn ask(rivals: &[Rival], what: LetGo) -> Result<bool> {
             is_lockruns_own = false;
         }
         rival.ask(what)?;
-        // What is stopped cannot end.
+        // A stopped process cannot end.
         if process::is_stopped(rival.pid) {
             rival.signal(libc::SIGCONT)?;
         }
@@ -151,16 +147,16 @@ fn ask(rivals: &[Rival], what: LetGo) -> Result<bool> {
     Ok(is_lockruns_own)
 }
 
-/// A lockrun ends all that it runs by itself.
+/// A lockrun ends everything it runs.
 fn is_run_by_one_of(rival: &Rival, rivals: &[Rival]) -> bool {
     let is_lockrun = |pid| rivals.iter().any(|rival| rival.kind == Kind::Lockrun && rival.pid == pid);
     process::ancestors(rival.pid).any(is_lockrun)
 }
 
-/// Waits until these have ended or let go, at most `limit`. Returns who still
-/// has the lock by one of their grants.
+/// Waits until these have ended or released the lock, at most `limit`. Returns those
+/// that still hold one of their grants.
 fn wait_until_free(lock: FileId, rivals: &[Rival], limit: Duration) -> Result<Vec<Rival>> {
-    // One that is too far off for the clock is none.
+    // Beyond the range of the clock: no deadline.
     let deadline = Instant::now().checked_add(limit);
     let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
     wait_for_all(rivals, left().min(LOOK));
@@ -173,17 +169,16 @@ fn wait_until_free(lock: FileId, rivals: &[Rival], limit: Duration) -> Result<Ve
     }
 }
 
-/// KILL for what still has the lock after a while. By a process of its own,
-/// so that nobody's wait depends on it.
+/// KILL for what still has the lock after a while, from a child so that our own wait
+/// goes on.
 fn kill_later(lock: FileId, holding: Holding) -> Result<()> {
     let Holding { rivals, mut scripts, .. } = holding;
     let parent = getpid();
     if let Forked::Child = sys::fork().context("cannot start a process")? {
-        // Only our parent ends us; nothing else interrupts.
+        // Only the parent ends this child.
         sys::end_with(parent);
         sys::block_all();
-        // Our ticket and what we hold are not its own, and may be given back
-        // while it waits.
+        // Closes our tickets and locks in the child, so that we can release them.
         let mut keep: Vec<_> = rivals.iter().map(|rival| rival.process.as_fd()).collect();
         keep.extend(scripts.iter().flat_map(ScriptTree::descriptors));
         sys::close_all_but(&keep);

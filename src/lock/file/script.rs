@@ -1,6 +1,6 @@
-//! Ending a script that holds a lock by a descriptor of its own, and what it
-//! started. A process that has only inherited the descriptor, such as a daemon
-//! that outlived the script, is nobody's to end.
+//! Ending a script that holds a lock by its own descriptor, and its descendants. A
+//! process that only inherited the descriptor, such as a daemon that outlived the
+//! script, is left alone.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::process;
 use crate::record::Script;
 use crate::sys;
 
-/// A script, and below it what it has started, as far as that is still below it.
+/// A script and its remaining descendants.
 pub struct ScriptTree {
     script: Script,
     members: Vec<Member>,
@@ -30,7 +30,7 @@ impl ScriptTree {
     /// The processes of a script; `None`: it has ended.
     ///
     /// # Errors
-    /// The kernel has no descriptors of processes.
+    /// The kernel has no pidfds.
     pub fn of(script: Script) -> Result<Option<Self>> {
         let mut tree = Self { script, members: Vec::new() };
         tree.add(script.pid, || standing::is_alive(&script))?;
@@ -41,8 +41,7 @@ impl ScriptTree {
         Ok(Some(tree))
     }
 
-    /// Adds what the members have started since. Returns whether there was
-    /// anything.
+    /// Adds newly started descendants. Returns whether there were any.
     fn add_started(&mut self) -> Result<bool> {
         let before = self.members.len();
         let mut next = 0;
@@ -56,10 +55,10 @@ impl ScriptTree {
         Ok(self.members.len() > before)
     }
 
-    /// Adds a process if it is still one when it cannot be mistaken any more.
+    /// Adds a process if it still qualifies once we have its pidfd.
     fn add(&mut self, pid: i32, is_one: impl Fn() -> bool) -> Result<()> {
         let is_known = pid == getpid().as_raw_nonzero().get() || self.members.iter().any(|member| member.pid == pid);
-        // Nobody ends the first process of a system or a container.
+        // Process 1 of a system or container is never signalled.
         if !is_known
             && pid > 1
             && let Some(process) = process::open(pid)?
@@ -70,37 +69,36 @@ impl ScriptTree {
         Ok(())
     }
 
-    /// The script.
+    /// The script's process.
     pub fn pid(&self) -> i32 {
         self.script.pid
     }
 
-    /// What is open here.
+    /// The open pidfds.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.members.iter().map(|member| member.process.as_fd()).collect()
     }
 
     /// # Errors
-    /// The script is another user's.
+    /// The script belongs to another user.
     pub fn require_ours(&self) -> Result<()> {
         const NOTHING: i32 = 0;
         self.members.first().map_or(Ok(()), |script| script.signal(NOTHING))
     }
 
-    /// Asks all of them to end: the script first, so that it does not go on with
-    /// its next command.
+    /// Sends TERM to all: the script first, so that it does not start its next command.
     pub fn ask(&self) {
         for member in &self.members {
-            // One that changed its user cannot be asked.
+            // A process that changed its user cannot be signalled.
             let _ = member.signal(libc::SIGTERM);
-            // What is stopped cannot end.
+            // A stopped process cannot end.
             if process::is_stopped(member.pid) {
                 let _ = member.signal(libc::SIGCONT);
             }
         }
     }
 
-    /// Sleeps until all of them have ended; not longer than `limit`.
+    /// Sleeps until all of them have ended, at most `limit`.
     pub fn wait(&self, limit: Duration) {
         let deadline = Instant::now().checked_add(limit);
         for member in &self.members {
@@ -109,7 +107,7 @@ impl ScriptTree {
         }
     }
 
-    /// Kills what is left. What is stopped starts nothing meanwhile.
+    /// Kills the rest. They are stopped first, so that they start nothing meanwhile.
     ///
     /// # Errors
     /// See [`of`](Self::of).

@@ -26,8 +26,8 @@ use crate::sys::{self, ByteLock, Forked, Kind, Shared};
 const READERS: i64 = HELD_SLOTS + MAX_SLOTS as i64;
 /// All slots, and the readers' byte.
 const ALL: i64 = MAX_SLOTS as i64 + 1;
-/// On the descriptions of those who wait for a slot or for all of them. Next to
-/// nothing else, or the kernel would make one range of two.
+/// Locked on descriptions that wait for one or all slots. It has a gap to its
+/// neighbours, because the kernel merges adjacent ranges.
 const WAITS: i64 = HELD_SLOTS + ALL + 1;
 
 /// The slots of a lock.
@@ -85,7 +85,7 @@ impl<'fd> Slots<'fd> {
         self.bytes.try_lock(Kind::Read, WAITS, 1).map(drop)
     }
 
-    /// From now on we hold what we have.
+    /// Removes that mark after the grant.
     pub fn mark_as_held(self) -> io::Result<()> {
         self.bytes.unlock(WAITS, 1)
     }
@@ -192,8 +192,8 @@ pub fn held_by(first: i64, last: i64) -> Option<u32> {
     (first == last).then_some(first - HELD_SLOTS)?.try_into().ok().filter(|slot| *slot < MAX_SLOTS)
 }
 
-/// Whether this descriptor of a lockrun has the lock only because that waits
-/// for a slot, or for all of them: shared with those who have one.
+/// Whether this descriptor of a lockrun has the lock only to wait for slots: shared,
+/// next to the holders of slots.
 pub fn only_waits(descriptor: &Descriptor) -> bool {
     descriptor.locks.iter().any(|lock| matches!(lock, KernelLock::Bytes { first: WAITS, .. }))
 }

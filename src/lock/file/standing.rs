@@ -1,7 +1,7 @@
-//! What is locked already on the caller's own description, and by whom.
+//! Locks that are already on the caller's own description, and their owners.
 //!
-//! All who have it from one open share one lock: flock(2) lets each of them
-//! through. So before and after we take it, we look at who did.
+//! Processes that share a description share its lock: flock(2) succeeds for each. So we
+//! check who called flock(2) before and after we take it.
 
 use std::fs::{self, File};
 use std::os::fd::RawFd;
@@ -21,24 +21,24 @@ use crate::lock::{Descriptor, Mode};
 use crate::process;
 use crate::record::{self, Script};
 
-/// What is locked already on the caller's description, for a request.
+/// The lock on the caller's description, compared with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing.
+    /// Not locked.
     Unlocked,
-    /// At least what is asked for; the grant's number, if it is known.
+    /// At least as strong as requested; the fencing token, if known.
     Held(Option<u64>),
-    /// It is shared, and the whole lock is asked for.
+    /// Shared, but requested exclusively.
     Weaker,
-    /// Another living process has it, which shares the description and is not
-    /// above us.
+    /// Held by another living process that shares the description and is not our
+    /// ancestor.
     Sibling(i32),
 }
 
-/// Looks at what is locked on the caller's description.
+/// Inspects the lock on the caller's description.
 ///
-/// Where the kernel does not tell (Linux before 4.1, no /proc), nothing is: then
-/// flock(2) on it succeeds at once if it has the lock.
+/// `Unlocked` where the kernel does not show it (Linux before 4.1, no /proc): there
+/// flock(2) succeeds at once if the description has the lock.
 pub fn standing(files: &Files, mode: Mode) -> Standing {
     let Some(locker) = kernel::locker_of(files.lock()) else { return Standing::Unlocked };
     let record = files.read_text().record().filter(|record| ledger::is_about(record, locker));
@@ -55,29 +55,29 @@ pub fn standing(files: &Files, mode: Mode) -> Standing {
     }
 }
 
-/// A lock that is held by a descriptor.
+/// A lock held by a descriptor.
 #[derive(Debug)]
 pub struct DescriptorGrant {
-    /// What it is called.
+    /// The lock's name.
     pub name: Vec<u8>,
-    /// Its number, if we gave it one.
+    /// The fencing token, if lockrun granted the lock.
     pub fence: Option<u64>,
-    /// The file is not at its path any more.
+    /// Whether the file is no longer at its path.
     pub removed: bool,
-    /// It is another living process's, which shares the description and is not
-    /// above us.
+    /// Another living process that holds it, shares the description, and is not our
+    /// ancestor.
     pub sibling: Option<i32>,
 }
 
-/// What is locked on a caller's description; `None`: nothing. `dir` may have the
-/// record, if it is not in the file itself.
+/// The lock on a caller's description, if it has one. `dir` may have the record, if it
+/// is not in the file itself.
 ///
 /// # Errors
 /// The descriptor is closed.
 pub fn look(dir: Option<&Dir>, descriptor: &Descriptor) -> Result<Option<DescriptorGrant>> {
     let opened = descriptor::open(descriptor.number)?;
     let Some(locker) = kernel::locker_of(&opened.file) else { return Ok(None) };
-    // The lock file of a name, in whatever directory, or that with its queue.
+    // A lock file in any directory, or the file with its queue.
     let parent = descriptor.path.as_deref().and_then(|path| Dir::given_to_look(path.parent()?).ok());
     let own = parent.and_then(|dir| Some((descriptor::own_lock_file(&dir, &opened.file, opened.identity)?, dir)));
     let beside = || Some((LockFile::Gate(opened.identity), dir?.clone()));
@@ -96,49 +96,47 @@ pub fn look(dir: Option<&Dir>, descriptor: &Descriptor) -> Result<Option<Descrip
     }))
 }
 
-/// Gives back what is locked on a caller's description.
+/// Releases the lock on a caller's description.
 ///
 /// # Errors
-/// It is closed, or `ENOLCK`.
+/// The descriptor is closed; `ENOLCK`.
 pub fn release(number: RawFd) -> Result<()> {
     let file = descriptor::open(number)?.file;
-    // Where it has no slots, there is nothing to give back; a directory has none.
+    // Fails harmlessly without slots, such as on a directory.
     let _ = Slots::of(&file).give_back();
     flock(&file, FlockOperation::Unlock).with_context(|| format!("cannot unlock descriptor {number}"))
 }
 
-/// Whether what is locked on the caller's description was locked by this
-/// process, and not by another one that shares it.
+/// Whether this process took the lock, and not another one that shares the description.
 pub fn is_locked_by_us(file: &File) -> bool {
-    // As /proc numbers us.
+    // Our number in the pid namespace of /proc.
     let us = fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse::<i32>().ok());
     match (kernel::locker_of(file), us) {
         (Some(locker), Some(us)) => locker.pid == us,
-        // It cannot be seen.
+        // Not visible.
         _ => true,
     }
 }
 
-/// Whether the script is still there, and has the locked description open.
+/// Whether the script is alive and has the locked description open.
 pub fn has_it(script: &Script, lock: &File) -> bool {
     let Some(lock) = FileId::of(lock) else { return false };
     let is_it = |line: &KernelLock| matches!(line, KernelLock::Flock(file, _) if *file == lock);
     is_alive(script) && has_a_descriptor(script.pid, is_it)
 }
 
-/// Whether the script has not ended.
+/// Whether the script is alive.
 pub fn is_alive(script: &Script) -> bool {
     process::incarnation(script.pid) == Some((script.start, script.id))
 }
 
-/// Whether it is one of our ancestors.
+/// Whether it is our ancestor.
 fn is_ours(script: &Script) -> bool {
     let us = getpid().as_raw_nonzero().get();
     is_alive(script) && process::ancestors(us).any(|ancestor| ancestor == script.pid)
 }
 
-/// The nearest of our ancestors that has the description on which we have just
-/// taken the lock: the script.
+/// The nearest ancestor that has the description which we just locked: the script.
 pub fn script(lock: &File) -> Option<Script> {
     let lock = FileId::of(lock)?;
     let us = getpid().as_raw_nonzero().get();

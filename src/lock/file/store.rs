@@ -1,4 +1,4 @@
-//! The lock files of a directory, for commands that take none of them.
+//! The lock files of a directory, for commands that take no lock.
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -20,14 +20,14 @@ use crate::lock::{self, Seen, Store, Target, Terms};
 use crate::record::{self, Record, Text};
 use crate::sys;
 
-/// The lock files of a directory, which need not be there yet.
+/// The lock files of a directory, which may not exist yet.
 pub struct FileStore {
     given: Option<PathBuf>,
     dir: OnceCell<Dir>,
 }
 
 impl FileStore {
-    /// Those in the directory that was given, or in the user's own.
+    /// Opens the given directory, or the user's own.
     ///
     /// # Errors
     /// See [`Dir::given_to_look`] and [`Dir::default_of_user`].
@@ -37,7 +37,7 @@ impl FileStore {
         Ok(store)
     }
 
-    /// The directory, if it is there by now; without it no lock has a name.
+    /// The directory, if it exists by now. Without it no named lock exists.
     fn dir(&self) -> Result<Option<&Dir>> {
         if self.dir.get().is_none() {
             let dir = match &self.given {
@@ -110,11 +110,10 @@ fn records_of(dir: &Dir, lock: &File) -> Vec<(Option<u32>, Record)> {
     open::lock_file_to_look_at(dir, &queue).map_or_else(|_| Vec::new(), |(text, _)| record::all(&text))
 }
 
-/// Makes the lock file of a name if it is missing. Returns its path, from any
-/// working directory.
+/// Creates the lock file of a name if it is missing. Returns its absolute path.
 ///
 /// # Errors
-/// See [`open::lock_file`]; or its content is not lockrun's.
+/// See [`open::lock_file`]; also if it has a foreign text.
 pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
     let file_name = LockFile::of_name(name).file_name();
     let opened = open::lock_file(dir, &file_name)?;
@@ -125,10 +124,10 @@ pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What a lock file says about a token's grant, or about a later one. Of a
-/// pool, each slot remembers its own last grant.
+/// The record of a token's grant, or of a later one. In a pool, each slot has its own
+/// record.
 pub fn record_of_grant(dir: &Path, file_name: &str, fence: u64, slot: Option<u32>) -> Option<Record> {
-    // A forged token can name anything.
+    // A forged token can name any path.
     let file = open::plain_file(&dir.join(file_name))?;
     let of_slot = slot.and_then(|slot| record::read_at(&file, record::offset_of_slot(slot)).record());
     of_slot.filter(|record| record.fence == fence).or_else(|| record::read(&file).record())

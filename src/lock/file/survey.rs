@@ -1,14 +1,14 @@
-//! Looking at locks without disturbing anybody: who holds them, how many wait.
+//! Inspecting locks without disturbing their users: holders and length of the queue.
 //!
-//! A lock is held if the kernel shows somebody who holds it. It is free if
-//! the kernel shows all locks there are, and not this one. Where it does not
-//! (another pid namespace, network file systems, more locks than come in one
-//! piece), the lock is tried, under the door: a lockrun that comes through the
-//! door meanwhile waits for us instead of failing. A list of all locks tries
-//! none because of the number of locks: it reads them more often instead.
+//! A lock is held if the kernel shows a holder. It is free if the kernel shows all
+//! locks, and not this one. Where the kernel does not (another pid namespace, network
+//! file systems, a list longer than one piece), the lock is tried for a moment under
+//! the door, so that a lockrun that arrives meanwhile waits instead of failing. A list
+//! of all locks is too long to try each one; it reads the kernel's list again instead.
 //!
-//! What a file's text names is opened only if the kernel cannot be asked, and
-//! if it is the plain file or directory that the file's name says.
+//! A path in a lock file's text may come from another user. It is opened only if the
+//! kernel cannot answer, and only if it is the plain file or directory that the lock
+//! file's name identifies.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -36,15 +36,15 @@ use crate::record::{self, Text};
 pub struct Survey<'a> {
     dir: Option<&'a Dir>,
     kernel: Kernel,
-    /// How the kernel names the directory; its files are on the same device.
+    /// The kernel's name for the directory; its files are on the same device.
     id: Option<FileId>,
-    /// Whether a name of the directory has the inode that stat(2) returns,
-    /// and what the kernel does not show is not locked.
+    /// Whether inodes are those of stat(2), and a lock that the kernel does not show is
+    /// free.
     certain: bool,
     holders: Holders,
 }
 
-/// What belongs to one lock.
+/// What is inspected for one lock.
 struct Subject<'s> {
     name: Vec<u8>,
     path: PathBuf,
@@ -52,22 +52,21 @@ struct Subject<'s> {
     queue: Option<FileId>,
     /// Whether the kernel shows all locks of this file.
     certain: bool,
-    /// Where it is not the file of the queue.
+    /// `None` if the queue is in the locked file.
     open_lock: Option<&'s dyn Fn() -> rustix::io::Result<File>>,
     open_queue: &'s dyn Fn() -> rustix::io::Result<(File, bool)>,
 }
 
-/// Who says at which path to look.
+/// The origin of a path.
 #[derive(Clone, Copy)]
 enum Named {
     ByUser,
-    /// Perhaps another user.
+    /// From a lock file, perhaps written by another user.
     ByText,
 }
 
 impl<'a> Survey<'a> {
-    /// Looks at all of them at once. Without a directory, no lock with a name
-    /// has a file.
+    /// Takes a snapshot. Without a directory, no named lock has a file.
     pub fn new(dir: Option<&'a Dir>) -> Self {
         let kernel = Kernel::look();
         let id = dir.and_then(|dir| {
@@ -79,7 +78,7 @@ impl<'a> Survey<'a> {
         Self { dir, certain: kernel.is_complete() && id.is_some(), id, kernel, holders: Holders::now() }
     }
 
-    /// Every lock that has a file in the directory, by name.
+    /// All locks that have a file in the directory, sorted by name.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -95,8 +94,8 @@ impl<'a> Survey<'a> {
         Ok(seen)
     }
 
-    /// The names of the locks in the directory, for a shell to complete:
-    /// looked at are only the names of the files.
+    /// The lock names in the directory, from the file names alone, for shell
+    /// completion.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -111,8 +110,7 @@ impl<'a> Survey<'a> {
     /// One lock. Without a file it is free.
     ///
     /// # Errors
-    /// Something that is no lock stands at its place, or it cannot be looked
-    /// at.
+    /// The file is not a lock file, or cannot be inspected.
     pub fn of(&self, target: &Target) -> Result<Seen> {
         match target {
             Target::Name(name) => {
@@ -143,11 +141,10 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Whether a request for the lock could be answered at all.
+    /// Checks that the lock could be requested at all.
     ///
     /// # Errors
-    /// What keeps a taker from it: permissions, somebody else's file at its
-    /// place.
+    /// No permission, or a foreign file in place of the lock.
     pub fn require_usable(&self, target: &Target) -> Result<()> {
         let (Some(dir), Target::Name(name)) = (self.dir, target) else { return Ok(()) };
         let file_name = LockFile::of_name(name).file_name();
@@ -159,7 +156,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// The lock behind a file of the directory, if it is one.
+    /// The lock of a file in the directory, if it is a lock file.
     fn file(&self, dir: &Dir, file_name: &str) -> Option<Seen> {
         let file = LockFile::parse(file_name)?;
         match &file {
@@ -168,7 +165,7 @@ impl<'a> Survey<'a> {
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return None;
                 }
-                // The lock file of another program, perhaps.
+                // A foreign text means another program's lock file.
                 let ours = stat.st_size % record::SIZE as i64 == 0 || self.text(file_name) != Some(Text::Foreign);
                 let name = file.name().unwrap_or_else(|| self.long_name(file_name, stem));
                 ours.then(|| self.named(dir, name, file_name, &stat))
@@ -179,8 +176,8 @@ impl<'a> Survey<'a> {
                 if let Some(found) = open::file_named(&path, *locked) {
                     return self.at_path(&UserPath::new(path), &found, Named::ByText).ok();
                 }
-                // The path leads elsewhere, but whoever has locked the file
-                // that it led to has it locked still.
+                // The path leads elsewhere now, but the file that it named may still be
+                // locked.
                 let seen = self.look(&Subject {
                     name: path.as_os_str().as_bytes().to_vec(),
                     path,
@@ -204,8 +201,8 @@ impl<'a> Survey<'a> {
         open::lock_file_to_look_at(self.dir.ok_or(Errno::NOENT)?, file_name)
     }
 
-    /// What the file's text calls itself, if its name does not contradict
-    /// it; otherwise the file's name must do.
+    /// The name in the file's text if the file name agrees with it, otherwise the file
+    /// name.
     fn long_name(&self, file_name: &str, stem: &str) -> Vec<u8> {
         let told = self.text(file_name).and_then(Text::record).map(|record| record.name);
         let beginning = |name: &String| name.strip_suffix('…').unwrap_or(name).as_bytes().to_vec();
@@ -214,7 +211,7 @@ impl<'a> Survey<'a> {
     }
 
     fn named(&self, dir: &Dir, name: Vec<u8>, file_name: &str, stat: &rustix::fs::Stat) -> Seen {
-        // On other file systems the kernel is asked what it calls this file.
+        // On other file systems the kernel's number is read from an open file.
         let id = || self.kernel.id_of(&self.reading(file_name).ok()?.0);
         let id = self.id.map(|id| id.beside(stat.st_ino)).or_else(id);
         self.look(&Subject {
@@ -270,7 +267,7 @@ impl<'a> Survey<'a> {
         }
         let queue = match (subject.open_queue)() {
             Ok((file, writable)) => Some((Queue::on(file), writable)),
-            // Removed meanwhile.
+            // Removed in the meantime.
             Err(Errno::NOENT) if subject.open_lock.is_none() => return seen,
             Err(_) => None,
         };
@@ -289,8 +286,7 @@ impl<'a> Survey<'a> {
             let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
             let holders = |lock| self.holders.of(&self.kernel, lock, lockers, &records);
             seen.holders = subject.lock.map_or_else(Vec::new, holders);
-            // In an order of its own, and first of all those that matter most to us,
-            // and of whom most is known.
+            // A fixed order: ancestors first, then holders of which most is known.
             seen.holders.sort_by_key(|holder| (!holder.is_ancestor, holder.slot, holder.since.is_none(), holder.pid));
         }
         seen

@@ -1,7 +1,7 @@
 //! Taking one lock: door, ticket, flock(2), slot.
 //!
-//! See [the engine](super) for the rules. Everything here is a lock of the
-//! kernel on the files of [`Files`], so nothing is left when we are killed.
+//! [The engine](super) has the rules. All of these are kernel locks on [`Files`], so
+//! nothing remains after a kill.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,11 +18,10 @@ use super::{descriptor, rivals};
 use crate::lock::{Mode, Patience};
 use crate::sys;
 
-/// How long `--timeout 0` waits for somebody who is in the door; nobody is
-/// there that long who was not stopped.
+/// How long `--timeout 0` waits at the door. Only a stopped process keeps it longer.
 const DOOR_LIMIT: Duration = Duration::from_secs(1);
 
-/// How far we have come with one lock.
+/// Progress with one lock.
 pub struct Taking {
     mode: Mode,
     in_door: bool,
@@ -36,22 +35,22 @@ impl Taking {
         Self { mode, in_door: false, ticket: None, slot: None }
     }
 
-    /// For a process that lives in our memory.
+    /// For a process that shares our memory.
     pub fn of_cohabitant(&self) -> Self {
         Self { ..*self }
     }
 
-    /// What is asked for.
+    /// The requested mode.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The slot of the pool that we have.
+    /// The slot that we have.
     pub fn slot(&self) -> Option<u32> {
         self.slot
     }
 
-    /// The slot that a lockrun around us has: there is nothing to take.
+    /// Takes over the slot of an outer grant.
     pub fn cover(&mut self, slot: Option<u32>) {
         self.slot = slot;
     }
@@ -60,8 +59,7 @@ impl Taking {
     pub fn enter_door(&mut self, files: &Files, patience: &Patience) -> Result<bool> {
         let Some(queue) = files.queue() else { return Ok(true) };
         if !queue.try_enter_door().with_context(|| files.cannot_lock())? {
-            // Somebody is in there for some microseconds, or was stopped in
-            // there by SIGSTOP.
+            // Its holder leaves within microseconds, unless SIGSTOP stopped it there.
             let limit = if patience.waits() { patience.left() } else { Some(DOOR_LIMIT) };
             if !interruptibly(patience, limit, || queue.enter_door()).with_context(|| files.cannot_lock())? {
                 return Ok(false);
@@ -80,8 +78,8 @@ impl Taking {
         Ok(())
     }
 
-    /// Takes the lock if that passes nobody; `false` if it has to be waited
-    /// for. Only under the door.
+    /// Takes the lock if that overtakes no waiter; `false` if it has to be waited for.
+    /// Only under the door.
     pub fn take(&mut self, files: &mut Files) -> Result<bool> {
         self.try_take(files).map_err(|error| files.lock_failed(error))
     }
@@ -92,7 +90,7 @@ impl Taking {
         {
             return Ok(false);
         }
-        // Slots first: nobody is disturbed by a look.
+        // Slots first: looking at them disturbs no other process.
         match self.mode {
             Mode::Shared if files.has_slots() && Slots::of(files.lock()).any_is_held()? => return Ok(false),
             Mode::Slot { .. } => {
@@ -112,7 +110,7 @@ impl Taking {
             (Mode::Slot { .. }, Some(slot)) => slots.try_take(slot)?,
             _ => true,
         };
-        // Only where there is no door could somebody come between.
+        // Possible only without a door: another process took it in between.
         if !taken {
             fs2::FileExt::unlock(files.lock())?;
         }
@@ -155,7 +153,7 @@ impl Taking {
         }
     }
 
-    /// Shares what our caller's description has locked, if that is asked for.
+    /// Downgrades the lock on the caller's description, if it is requested shared.
     ///
     /// # Errors
     /// `ENOLCK`.
@@ -170,11 +168,11 @@ impl Taking {
         }
     }
 
-    /// Sleeps until the lock is ours: first behind those with lower tickets,
-    /// then on the lock itself.
+    /// Sleeps until the lock is ours: first on the lower tickets, then on the lock
+    /// itself.
     ///
     /// # Errors
-    /// `EINTR`, when a timer or a signal came: to be called again, or not.
+    /// `EINTR`, when a timer or a signal came; may be called again.
     pub fn wait(&mut self, files: &Files) -> io::Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
             queue.wait_for_turn(ticket, self.mode)?;
@@ -188,8 +186,7 @@ impl Taking {
         if waits_for_slots {
             slots.mark_as_waiting()?;
         }
-        // Not by fs2, which writes to errno: a process that lives in our memory
-        // shares it.
+        // fs2 writes to errno, which a child that shares our memory also uses.
         sys::asleep(|| rustix::fs::flock(files.lock(), operation))?;
         match (self.mode, files.queue(), self.ticket) {
             (Mode::Shared, ..) if files.has_slots() => slots.share_all()?,
@@ -221,23 +218,22 @@ impl Taking {
         Ok(())
     }
 
-    /// We have the lock, and wait for another one of our set: not in this
-    /// queue any more.
+    /// Leaves this queue: we have the lock, and wait for another of the set.
     pub fn give_ticket_back(&mut self, files: &Files) {
         if let (Some(queue), Some(_)) = (files.queue(), self.ticket.take()) {
-            // If it fails, the ticket goes with us.
+            // If it fails, the ticket ends with this process.
             let _ = queue.give_tickets_back();
         }
     }
 
-    /// The queue was closed, and door and ticket with it.
+    /// Door and ticket ended with the queue's description.
     pub fn queue_closed(&mut self) {
         self.in_door = false;
         self.ticket = None;
     }
 
-    /// Whether we would have to wait, and so many wait already; not counting
-    /// those who end the holder. Only under the door.
+    /// Whether we would have to wait although `most` are waiting, not counting waiters
+    /// with --replace. Only under the door.
     pub fn would_wait_with(&mut self, files: &mut Files, most: usize) -> Result<bool> {
         let waiting = files.queue().map_or(Ok(0), |queue| queue.waiting_patiently(most));
         if waiting.with_context(|| files.cannot_lock())? < most {
@@ -250,14 +246,14 @@ impl Taking {
         Ok(!taken)
     }
 
-    /// Ends who holds the lock, and who waits before us to do the same.
+    /// Ends the holders, and earlier waiters with --replace.
     ///
     /// # Errors
-    /// They are another user's.
+    /// One of them belongs to another user.
     pub fn end_rivals(&self, files: &Files) -> Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
-            // Whether it is free is tried, and that not on our caller's description:
-            // somebody who shares it may have locked it.
+            // Trying the lock on the caller's description would succeed if a process
+            // that shares it has it.
             let again = files.are_callers().then(|| descriptor::open_again(files.lock()).ok()).flatten();
             let lock = again.as_ref().unwrap_or(files.lock());
             let ended = rivals::end(lock, queue, ticket).context("cannot end its holder");
@@ -266,7 +262,7 @@ impl Taking {
         Ok(())
     }
 
-    /// Gives the lock back, also from processes that still have it open.
+    /// Releases the lock, also for processes that still have it open.
     pub fn release(&self, files: &Files) -> Result<()> {
         if self.slot.is_some() || self.mode != Mode::Exclusive && files.has_slots() {
             Slots::of(files.lock()).give_back().with_context(|| files.cannot_unlock())?;
@@ -275,10 +271,9 @@ impl Taking {
     }
 }
 
-/// Repeats a call that sleeps in the kernel until it succeeds or the time is
-/// over (`false`). The signals that the caller had not blocked end us, as
-/// they would end any program that has nothing to clean up; those that stop
-/// wait: others might be waiting at a door of ours.
+/// Repeats a call that sleeps in the kernel until it succeeds or the time is over
+/// (`false`). Signals that the caller had not blocked end us, as there is nothing to
+/// clean up. Signals that stop us are deferred: others may be waiting at our door.
 fn interruptibly(
     patience: &Patience,
     limit: Option<Duration>,
