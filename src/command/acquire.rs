@@ -209,7 +209,7 @@ impl Acquisition {
         let granted_at = sys::suspend_aware_now();
         held.settle(&self.claim)?;
         let grants = held.grants();
-        let dir = self.request.engine.place()?;
+        let dir = self.request.engine.location()?;
         let token = Token {
             id: handover.id,
             secret: Token::random()?,

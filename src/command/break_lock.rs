@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::selection::SelectedLocks;
 use crate::cli;
@@ -36,14 +36,13 @@ pub fn break_lock(options: cli::Break) -> Result<Exit> {
             }
             break;
         }
-        let why = match locks.store.make_let_go(&seen, options.kill_after.unwrap_or(KILL_AFTER)) {
-            Ok(true) => break,
-            Ok(false) if look < LOOKS => continue,
-            Ok(false) => format!("{NOBODY_SEEN}; {WHO_SEES}"),
-            Err(error) => message::describe(&error),
-        };
-        message::tell_about(&name, &why);
-        return Ok(Exit::Failed);
+        let kill_after = options.kill_after.unwrap_or(KILL_AFTER);
+        if locks.store.make_let_go(&seen, kill_after).with_context(|| name.clone())? {
+            break;
+        }
+        if look == LOOKS {
+            bail!("{name}: {NOBODY_SEEN}; {WHO_SEES}");
+        }
     }
     Ok(Exit::Ok)
 }

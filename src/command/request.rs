@@ -113,8 +113,8 @@ impl LockRequest {
     /// For `-v`: which files are locked, after how long.
     pub fn tell_granted(&self) {
         self.tell_verbose(|| {
-            let places: Vec<_> = self.engine.places().iter().map(|place| printable(place)).collect();
-            format!("locked {}, waited {}", places.join(", "), duration::display(self.patience.since.elapsed()))
+            let locations: Vec<_> = self.engine.locations().iter().map(|location| printable(location)).collect();
+            format!("locked {}, waited {}", locations.join(", "), duration::display(self.patience.since.elapsed()))
         });
     }
 

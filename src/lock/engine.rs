@@ -65,7 +65,7 @@ pub trait Engine {
     fn holders(&self) -> Vec<Holder>;
 
     /// The location of the lock for `-v`: paths, or a server and a name.
-    fn places(&self) -> Vec<Vec<u8>>;
+    fn locations(&self) -> Vec<Vec<u8>>;
 
     /// A warning about these locks, such as a network file system.
     fn warnings(&self) -> Vec<String>;

@@ -205,7 +205,7 @@ impl AnyEngine {
     ///
     /// # Errors
     /// Our working directory has been removed.
-    pub fn place(&self) -> Result<PathBuf> {
+    pub fn location(&self) -> Result<PathBuf> {
         match self {
             Self::Files(files) => {
                 let dir = files.dir().context("a token needs a locks directory")?;
@@ -241,11 +241,11 @@ impl Engine for AnyEngine {
         }
     }
 
-    fn places(&self) -> Vec<Vec<u8>> {
+    fn locations(&self) -> Vec<Vec<u8>> {
         match self {
-            Self::Files(files) => files.places(),
+            Self::Files(files) => files.locations(),
             #[cfg(feature = "etcd")]
-            Self::Server(server) => server.places(),
+            Self::Server(server) => server.locations(),
         }
     }
 

@@ -81,7 +81,7 @@ impl Engine for FileEngine {
         self.targets.iter().filter_map(|target| survey.of(target).ok()).flat_map(|seen| seen.holders).collect()
     }
 
-    fn places(&self) -> Vec<Vec<u8>> {
+    fn locations(&self) -> Vec<Vec<u8>> {
         let path = |target: &Target| match target {
             Target::Name(name) => {
                 let file_name = LockFile::of_name(name).file_name();

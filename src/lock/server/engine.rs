@@ -107,7 +107,7 @@ impl ServerEngine {
     }
 
     /// The store and the names.
-    pub fn places(&self) -> Vec<Vec<u8>> {
+    pub fn locations(&self) -> Vec<Vec<u8>> {
         let place = |name: &Vec<u8>| format!("{}/{}", self.server, LockName::new(name).encoded()).into_bytes();
         self.names.iter().map(place).collect()
     }
