@@ -76,6 +76,21 @@ fn a_limit_on_the_size_of_files_does_not_end_the_command() {
     }
 }
 
+/// It is known by the lock that it holds, there as well.
+#[test]
+fn on_a_read_only_disk_a_tokens_holder_is_spared_by_expiry() {
+    let inner = "lockrun acquire -l calc --expires 1000 >$HOME/token; exec sleep 1000";
+    let script = format!(
+        "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
+        lockrun -q -d \"$HOME/locks\" -l other --expires 1 -c '{inner}' || echo $?
+        lockrun check \"$(cat $HOME/token)\" >/dev/null && lockrun release \"$(cat $HOME/token)\" && echo released"
+    );
+    let Some(outcome) = on_small_disk(&script) else {
+        return;
+    };
+    outcome.assert_code(0).assert_stdout("123\nreleased\n");
+}
+
 #[test]
 fn on_a_read_only_disk_there_are_no_places() {
     let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"

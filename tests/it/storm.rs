@@ -310,7 +310,7 @@ fn replace_and_exec_end_commands_by_term_alone() {
         "for i in $(seq {}); do
             lockrun -q --replace --exec -l calc -- sh -c 'trap \"exit 1\" TERM; sleep 0.02 & wait'; echo $? >>codes
         done",
-        size(40, 1000)
+        size(40, 250)
     );
     let loops: [Running; 4] = [(); 4].map(|()| sandbox.sh(&script).start());
     for running in loops {

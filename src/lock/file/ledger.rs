@@ -9,6 +9,7 @@ use rustix::process::getpid;
 use super::dir::Dir;
 use super::files::Files;
 use super::kernel::Locker;
+use super::queue::Queue;
 use super::taking::Taking;
 use super::{floor, open};
 use crate::advice::Advice;
@@ -62,10 +63,23 @@ impl Ledger {
             }
         };
         self.fence = Some(fence);
-        if let (true, Some(queue)) = (claim.is_token, files.queue()) {
-            let us = getpid().as_raw_nonzero().get();
-            queue.announce_token(fence, claim.owner, us).with_context(|| files.cannot_lock())?;
+        if claim.is_token {
+            self.announce_token(files, fence, claim.owner)?;
+        }
+        Ok(())
+    }
+
+    fn announce_token(&mut self, files: &Files, fence: u64, owner: Option<i32>) -> Result<()> {
+        let us = getpid().as_raw_nonzero().get();
+        if let Some(queue) = files.queue() {
+            queue.announce_token(fence, owner, us).with_context(|| files.cannot_lock())?;
             self.token_announced = true;
+        } else if files.has_slots()
+            && let Ok(lock) = files.lock().try_clone()
+        {
+            // On a read-only file system there is no queue. Without the mark, an
+            // --expires around us would not know us as the keeper of a token.
+            let _ = Queue::on(lock).announce_token(fence, owner, us);
         }
         Ok(())
     }
