@@ -7,9 +7,9 @@
 /// COMMAND gets is a SIGTERM like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetGo {
-    /// For a lockrun that takes its place.
+    /// For a lockrun with --replace.
     Replace,
-    /// Beca    /// patience.
+    /// For 'lockrun break'; asked a second time, it means KILL now.
     Break,
 }
 

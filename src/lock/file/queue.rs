@@ -186,7 +186,7 @@ impl Queue {
         self.bytes().try_lock(Kind::Write, REPLACERS + ticket.0 * STRIDE, 1).map(drop)
     }
 
-    /// Whether somebody waits before `ticket` with --replace.
+    /// Whether an earlier ticket waits with --replace.
     pub fn has_replacer_before(&self, ticket: Ticket) -> io::Result<bool> {
         Ok(self.bytes().conflict(Kind::Write, REPLACERS, ticket.0 * STRIDE)?.is_some())
     }

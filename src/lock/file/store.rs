@@ -90,7 +90,7 @@ impl Store for FileStore {
         let path: &Path = &seen.path;
         let lock = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio);
         if lock.as_ref().is_err_and(|error| *error == Errno::NOENT) {
-            // Pruned: whoever held it has let go.
+            // Pruned: the holder has released it.
             return Ok(true);
         }
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
