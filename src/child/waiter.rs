@@ -272,7 +272,7 @@ impl Waiter {
     /// Ends the wait for this reason, unless the child was faster: granted, or
     /// at its own end. `None`: it is granted and soon starts COMMAND.
     fn give_up(&self, why: NotGranted, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
-        let is_end = matches!(why, NotGranted::Ended(_) | NotGranted::AskedToLetGo { .. });
+        let is_end = !matches!(why, NotGranted::TimedOut | NotGranted::Stopped(_));
         if self.outcome.change(WAITING, CANCELLED) || is_end && self.cancel_grant() {
             self.end_child();
             return Ok(Some(Err(why)));
