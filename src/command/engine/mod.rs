@@ -33,7 +33,7 @@ use crate::token::Token;
 
 pub use self::location::Location;
 /// Lock files have a child that waits in the queue and becomes COMMAND: see
-/// `command/wait_in_child.rs`.
+/// `command/wait_in_queue.rs`.
 pub use crate::lock::file::standing::DescriptorGrant;
 pub use crate::lock::file::{FileEngine, FileHeld, FileQueued};
 
