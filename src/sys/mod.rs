@@ -31,6 +31,8 @@ pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
 pub use interrupter::{Interrupter, has_caught, take_caught};
 pub use let_go::LetGo;
 pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, nap, spawn, without_umask};
+#[cfg(feature = "net")]
+pub use process::{fork_apart, reap_apart};
 pub use ready::{is_readable, wait_until_ready};
 pub use send::{ask_to_let_go, send, send_by_pidfd};
 pub use shared::Shared;

@@ -37,6 +37,39 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// As [`fork`], but wait(2) of "any child" passes over the new process, and no
+/// SIGCHLD tells of its end: it is none of those that a supervisor waits for.
+/// [`reap_apart`] waits for it. Its own children, and it itself once we have ended,
+/// are as usual.
+///
+/// # Errors
+/// `EAGAIN` (process limit), `ENOMEM`.
+#[cfg(feature = "net")]
+pub fn fork_apart() -> io::Result<Forked> {
+    // SAFETY: as in `fork`. No argument but the signal at its end, which is none; every
+    // architecture takes these zeros in the same way. The C library does not learn of
+    // the new thread id, which only musl's raise(3) and abort(3) ask it for.
+    match unsafe { libc::syscall(libc::SYS_clone, 0_usize, 0_usize, 0_usize, 0_usize, 0_usize) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .map(Forked::Parent)
+            .ok_or_else(|| io::ErrorKind::Other.into()),
+    }
+}
+
+/// Reads the status of a child of [`fork_apart`] if it has ended. Returns whether
+/// it is gone.
+#[cfg(feature = "net")]
+pub fn reap_apart(child: Pid) -> bool {
+    // SAFETY: no memory is passed.
+    let pid =
+        unsafe { libc::waitpid(child.as_raw_nonzero().get(), std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
+    pid != 0
+}
+
 /// In a child: ends this process when its parent does, also if it has already.
 pub fn end_with(parent: Pid) {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));

@@ -212,6 +212,9 @@ mod every_engine;
 /// What only locks on a server have: leases, losses, keepers, `--at-least`.
 #[cfg(feature = "etcd")]
 mod on_a_server;
+/// What `--expires` and `--hold tree` wait for on a server.
+#[cfg(feature = "etcd")]
+mod server_tree;
 /// `--store`, `LOCKRUN_STORE`.
 #[cfg(feature = "etcd")]
 mod store_option;

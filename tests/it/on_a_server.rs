@@ -1,6 +1,6 @@
 //! What only locks on a server have: a lease, a keeper, and ways to lose both.
 
-use crate::support::{Etcd, Place, Running, Sandbox, eventually, is_alive};
+use crate::support::{Etcd, Place, Running, Sandbox, eventually, is_alive, keeper_of, signal};
 use std::time::{Duration, Instant};
 
 const SHORT: &str = "?ttl=3";
@@ -14,25 +14,6 @@ const STUBBORN: &str = "trap '' TERM; echo $$; while :; do date +%s.%N >alive; s
 
 fn stubborn(place: &Place, sandbox: &Sandbox) -> Running {
     place.lockrun_with(sandbox, SHORT, &["-l", "calc", "-c", STUBBORN]).start().until_says("\n")
-}
-
-/// The process that keeps the lock of this wrapper.
-fn keeper_of(wrapper: i32) -> i32 {
-    let mut found = None;
-    eventually("there is a keeper", || {
-        let children = crate::support::children(wrapper).into_iter();
-        found = children.into_iter().find(|pid| {
-            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.starts_with("lockrun: keeps calc")
-        });
-        found.is_some()
-    });
-    found.unwrap()
-}
-
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: kill has no memory effects.
-    unsafe { libc::kill(pid, signal) };
 }
 
 #[test]

@@ -198,9 +198,23 @@ pub fn freeze(pid: i32) {
     });
 }
 
-pub(super) fn signal(pid: i32, signal: i32) {
+/// Sends a signal to a process.
+pub fn signal(pid: i32, signal: i32) {
     // SAFETY: kill has no memory effects.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// The process that keeps the lock of this wrapper.
+pub fn keeper_of(wrapper: i32) -> i32 {
+    let mut found = None;
+    eventually("there is a keeper", || {
+        found = super::children(wrapper).into_iter().find(|pid| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with("lockrun: keeps calc")
+        });
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 /// Where files cost no disk, if there is such a place.

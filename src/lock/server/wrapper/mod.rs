@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -35,13 +35,17 @@ const LARGEST: usize = 256 * 1024;
 /// How long a wrapper that gives up waits for its row to be deleted.
 const LEAVING: Duration = Duration::from_millis(50);
 
-/// The keeper that this process has started last.
-static KEEPER: AtomicI32 = AtomicI32::new(0);
+/// The keepers that this process has started and not yet waited for.
+static KEEPERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Whether this process keeps our locks. It is our child, and no part of what COMMAND
-/// has started.
+/// Whether this process keeps our locks, or did. It is our child, and no part of what
+/// COMMAND has started.
 pub fn is_our_keeper(pid: i32) -> bool {
-    KEEPER.load(Ordering::Relaxed) == pid
+    keepers().iter().any(|keeper| keeper.as_raw_nonzero().get() == pid)
+}
+
+fn keepers() -> MutexGuard<'static, Vec<Pid>> {
+    KEEPERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says something about the locks to people.
@@ -82,7 +86,9 @@ impl Keeper {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let wrapper = getpid();
         page.show_alive();
-        let pid = match sys::fork()? {
+        // Where /proc does not show which of our children are COMMAND's, only wait(2) tells
+        // whether one is left.
+        let pid = match sys::fork_apart()? {
             Forked::Parent(pid) => pid,
             Forked::Child => {
                 let Ok(read) = life.read.try_clone() else { sys::exit_now(1) };
@@ -90,7 +96,9 @@ impl Keeper {
                 keeper::live(|| Etcd::new(&plan.server, identity), &plan.request, task, ends, &page)
             }
         };
-        KEEPER.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
+        let mut keepers = keepers();
+        keepers.retain(|keeper| !sys::reap_apart(*keeper));
+        keepers.push(pid);
         let process = open(pid)?;
         Ok(Self { process, line: ours.into(), page })
     }
