@@ -87,6 +87,8 @@ mod inheritance;
 mod lifetime;
 /// Kernels and sandboxes without pidfd_open(2).
 mod old_kernels;
+/// A COMMAND whose lockrun was killed is known as the holder.
+mod orphaned_command;
 /// From whoever sends them to COMMAND.
 mod signals;
 /// Ctrl-C, Ctrl-\\, Ctrl-Z, fg, bg, hang-ups.

@@ -55,6 +55,8 @@ impl Holding {
             let script = match record {
                 // COMMAND of a killed lockrun, or of --exec.
                 Some(Record { script: None, .. }) => continue,
+                // The same; a later holder that shares the lock has overwritten its record.
+                None if having.iter().any(|pid| is_lockruns_own(*pid, lock, grant)) => continue,
                 Some(Record { script, .. }) => script.filter(|script| having.contains(&script.pid)),
                 None => None,
             };
@@ -127,6 +129,14 @@ fn having(rivals: &[Rival], grant: Locker) -> impl Iterator<Item = &Rival> {
 /// lock.
 fn having_itself(rivals: &[Rival], grant: Locker) -> bool {
     having(rivals, grant).any(|rival| rival.kind != Kind::Other || rival.pid == grant.pid)
+}
+
+/// Whether the locked description that this process has was opened by a lockrun.
+fn is_lockruns_own(pid: i32, lock: FileId, grant: Locker) -> bool {
+    let is_it =
+        |held: &KernelLock| matches!(held, KernelLock::Flock(file, locker) if *file == lock && *locker == grant);
+    let descriptors = kernel::descriptors_of(pid).unwrap_or_default();
+    descriptors.iter().any(|descriptor| descriptor.nonblocking && descriptor.locks.iter().any(is_it))
 }
 
 pub fn inherited_by(pid: i32, why: &str) -> anyhow::Error {

@@ -264,6 +264,8 @@ pub struct Descriptor {
     pub event: Option<u64>,
     /// Close-on-exec: the process opened it itself.
     pub closes_on_exec: bool,
+    /// `O_NONBLOCK`, which lockrun opens every lock with, and shells never do.
+    pub nonblocking: bool,
 }
 
 /// The current descriptors of a process; `None` if permission is missing, empty if it
@@ -275,12 +277,14 @@ pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
         let info = String::from_utf8_lossy(info);
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
+        let has = |flag: OFlags| flags.is_some_and(|flags| flags & flag.bits() != 0);
         seen.push(Descriptor {
             path: directory.join(OsStr::from_bytes(name)),
             locks: info.lines().filter_map(|line| parse(line.strip_prefix("lock:")?)).collect(),
             process: field("Pid:").and_then(|pid| pid.parse().ok()),
             event: field("eventfd-id:").and_then(|id| id.parse().ok()),
-            closes_on_exec: flags.is_some_and(|flags| flags & OFlags::CLOEXEC.bits() != 0),
+            closes_on_exec: has(OFlags::CLOEXEC),
+            nonblocking: has(OFlags::NONBLOCK),
         });
     }) {
         Err(Errno::ACCESS | Errno::PERM) => None,

@@ -184,8 +184,7 @@ fn next_record(files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim,
         _ => dir.map_or(0, floor::read),
     };
     let fence = clock.max(highest.saturating_add(1));
-    let pid = getpid().as_raw_nonzero().get();
-    let mut record = Record::new(claim, &files.recorded_name(), fence, pid, now);
+    let mut record = Record::new(claim, &files.recorded_name(), fence, taking.locker(), now);
     record.slot = taking.slot();
     record.shared = taking.mode() == Mode::Shared;
     record.previous = last.and_then(|last| Some((last.fence, last.ended?)));

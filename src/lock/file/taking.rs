@@ -27,12 +27,14 @@ pub struct Taking {
     in_door: bool,
     ticket: Option<Ticket>,
     slot: Option<u32>,
+    /// The process that called flock(2).
+    locker: Option<i32>,
 }
 
 impl Taking {
     /// Nothing is taken yet.
     pub fn new(mode: Mode) -> Self {
-        Self { mode, in_door: false, ticket: None, slot: None }
+        Self { mode, in_door: false, ticket: None, slot: None, locker: None }
     }
 
     /// For a process that shares our memory.
@@ -48,6 +50,12 @@ impl Taking {
     /// The slot that we have.
     pub fn slot(&self) -> Option<u32> {
         self.slot
+    }
+
+    /// The process that the kernel shows as the locker: in a set that had to wait, our
+    /// parent for some of the locks. Before the grant, this process.
+    pub fn locker(&self) -> i32 {
+        self.locker.unwrap_or_else(us)
     }
 
     /// Takes over the slot of an outer grant.
@@ -136,7 +144,7 @@ impl Taking {
         }
     }
 
-    fn try_flock(&self, files: &mut Files) -> io::Result<bool> {
+    fn try_flock(&mut self, files: &mut Files) -> io::Result<bool> {
         let try_once = |files: &Files| match self.mode {
             Mode::Exclusive => fs2::FileExt::try_lock_exclusive(files.lock()),
             Mode::Shared | Mode::Slot { .. } => fs2::FileExt::try_lock_shared(files.lock()),
@@ -147,7 +155,10 @@ impl Taking {
             result = try_once(files);
         }
         match result {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.locker = Some(us());
+                Ok(true)
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(e),
         }
@@ -188,6 +199,7 @@ impl Taking {
         }
         // fs2 writes to errno, which a child that shares our memory also uses.
         sys::asleep(|| rustix::fs::flock(files.lock(), operation))?;
+        self.locker = Some(us());
         match (self.mode, files.queue(), self.ticket) {
             (Mode::Shared, ..) if files.has_slots() => slots.share_all()?,
             (Mode::Slot { which: Some(slot), .. }, ..) => {
@@ -207,9 +219,9 @@ impl Taking {
 
     /// Joins the queue. Only under the door.
     pub fn draw_ticket(&mut self, files: &Files, will_replace: bool) -> Result<()> {
+        self.locker = None;
         if let Some(queue) = files.queue() {
-            let pid = getpid().as_raw_nonzero().get();
-            let ticket = queue.draw_ticket(self.mode, pid).with_context(|| files.cannot_lock())?;
+            let ticket = queue.draw_ticket(self.mode, us()).with_context(|| files.cannot_lock())?;
             if will_replace {
                 queue.mark_as_replacer(ticket).with_context(|| files.cannot_lock())?;
             }
@@ -269,6 +281,10 @@ impl Taking {
         }
         fs2::FileExt::unlock(files.lock()).with_context(|| files.cannot_unlock())
     }
+}
+
+fn us() -> i32 {
+    getpid().as_raw_nonzero().get()
 }
 
 /// Repeats a call that sleeps in the kernel until it succeeds or the time is over
