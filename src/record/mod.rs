@@ -143,8 +143,8 @@ impl Record {
         loop {
             let mut text = serde_json::to_vec(&record).unwrap_or_default();
             if text.len() < SIZE {
-                text.resize(SIZE - 1, b' ');
-                text.push(b'\n');
+                text.resize(SIZE, b' ');
+                text[SIZE - 1] = b'\n';
                 return text;
             }
             let longest = [&mut record.command, &mut record.name, &mut record.host, &mut record.user]

@@ -5,13 +5,15 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{Dir, Mode, OFlags, open, openat};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags, RawDir, open, openat};
 use rustix::io::Errno;
 
 use crate::sys;
@@ -141,18 +143,17 @@ impl Kernel {
 
     /// Adds the current locks. Returns whether they came in one piece.
     fn read_locks(&mut self) -> io::Result<bool> {
-        let mut file = File::open("/proc/locks")?;
+        let file = File::open("/proc/locks")?;
         let mut text = Vec::new();
-        let mut page = vec![0; 1 << 16];
         let mut pages = 0;
         loop {
-            match file.read(&mut page) {
+            text.reserve(1 << 16);
+            match rustix::io::read(&file, spare_capacity(&mut text)) {
                 Ok(0) => break,
-                Ok(length) => text.extend_from_slice(&page[..length]),
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
+                Ok(_) => pages += 1,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
             }
-            pages += 1;
         }
         for line in String::from_utf8_lossy(&text).lines() {
             match parse(line) {
@@ -297,19 +298,33 @@ pub fn descriptors_of(pid: i32) -> Option<Vec<Descriptor>> {
 fn each_descriptor(pid: i32, mut tell: impl FnMut(&[u8], &[u8])) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let directory = open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
-    let mut info = vec![0; 1 << 14];
-    for entry in Dir::read_from(&directory)? {
+    // Small and not zeroed, because a waiter keeps the pages that it has touched.
+    let mut names = [const { MaybeUninit::uninit() }; 1024];
+    let mut info = Vec::with_capacity(1024);
+    let mut entries = RawDir::new(&directory, &mut names);
+    while let Some(entry) = entries.next() {
         let entry = entry?;
-        // The kernel returns this text in one piece.
         let file = openat(&directory, entry.file_name(), flags, Mode::empty());
-        match file.and_then(|file| rustix::io::read(&file, &mut info)) {
-            Ok(length) => tell(entry.file_name().to_bytes(), &info[..length]),
+        match file.and_then(|file| read_at_once(&file, &mut info)) {
+            Ok(()) => tell(entry.file_name().to_bytes(), &info),
             Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
             // Closed in the meantime, or the directory itself.
             Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// Reads what the kernel formatted at the first call, however much it is.
+fn read_at_once(file: impl AsFd, text: &mut Vec<u8>) -> rustix::io::Result<()> {
+    text.clear();
+    loop {
+        text.reserve(1);
+        rustix::io::read(&file, spare_capacity(text))?;
+        if text.len() < text.capacity() {
+            return Ok(());
+        }
+    }
 }
 
 /// Devices by mount number.
