@@ -17,7 +17,7 @@ pub fn exit(name: &str, outcome: &Outcome, lost: Option<&Lost>, expires: Option<
     let why = match &outcome.cause {
         None => match lost {
             None => return own_exit(outcome.ended),
-            Some(lost) => format!("lost: {}", lost.how),
+            Some(lost) => lost.to_string(),
         },
         Some(cause) => format!("{}: ended the command and all it started", text_of(cause, expires)),
     };
@@ -37,7 +37,7 @@ fn text_of(cause: &Cause, expires: Option<Duration>) -> String {
         Cause::Expired => format!("expired after {}", duration::display(expires.unwrap_or_default())),
         Cause::Replaced(by) => format!("replaced by {}", message::by(*by)),
         Cause::Broken(by) => format!("broken by {}", message::by(*by)),
-        Cause::Lost(lost) => format!("lost: {}", lost.how),
+        Cause::Lost(lost) => lost.to_string(),
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
     use crate::child::{EarlySignals, Supervision, Tree};
-    use crate::lock::{Grant, Held, Loss, Note, Released, Wakes};
+    use crate::lock::{Grant, Held, Loss, LossKind, Note, Released, Wakes};
     use crate::record::Claim;
     use crate::sys::{self, Forked, Timer};
 
@@ -128,7 +128,7 @@ mod tests {
 
         fn tend(&mut self) -> Option<Loss> {
             self.tended.set(self.tended.get() + 1);
-            let lost = Lost { name: b"calc".to_vec(), how: "the server gave it away".into() };
+            let lost = Lost { name: b"calc".to_vec(), kind: LossKind::Gone, how: "the server gave it away".into() };
             let kill_at = self.kill_after.map(|after| sys::suspend_aware_now() + after);
             Some(Loss { lost, kill_at })
         }

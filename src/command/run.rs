@@ -18,7 +18,7 @@ use crate::child::{self, EarlySignals, Supervision, Tree};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::exit::Exit;
-use crate::lock::{Admission, Engine, Held, Released};
+use crate::lock::{Admission, Engine, Held, LossKind, Released};
 use crate::message;
 use crate::name;
 use crate::record::Claim;
@@ -199,7 +199,8 @@ impl Job {
     pub(super) fn finish(&self, mut running: Running) -> Result<Exit> {
         let held = &mut running.held;
         let outcome = child::supervise(running.supervision, held).context("cannot supervise the command")?;
-        let loss = held.tend();
+        // Who wanted the lock gets it now, and has taken nothing from COMMAND.
+        let loss = held.tend().filter(|loss| loss.lost.kind == LossKind::Gone);
         self.release(held)?;
         // The next one goes first, should it be on our processor. Then there is
         // time for the dead, but not for closing what ends with us.

@@ -151,7 +151,7 @@ impl<H: Held> Holding<H> {
             if (ready[3] || self.held.wakes().at.is_some_and(|at| at <= now))
                 && let Some(loss) = self.held.tend()
             {
-                return Ok(format!("lost: {}", loss.lost.how).into());
+                return Ok(loss.lost.to_string().into());
             }
             if ready[1]
                 && let Some(caller) = &mut self.printed

@@ -33,6 +33,7 @@
 //!   time of `wakes`, and calls `tend`. A [`Loss`] ends COMMAND and all it started
 //!   as an expiry does, and lockrun exits with 123.
 
+use std::fmt;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use rustix::process::Pid;
 
 use anyhow::{Error, Result};
 
-use super::{Admission, Grant, Holder, Lost, Patience, Seen, Target, Waited};
+use super::{Admission, Grant, Holder, Patience, Seen, Target, Waited};
 use crate::record::Claim;
 
 /// Something that grants locks; a value of it is one request.
@@ -197,6 +198,37 @@ pub struct Loss {
     /// boot at the latest, before the lock can be granted again; at once if that is
     /// past. `None`: after `--kill-after`.
     pub kill_at: Option<Duration>,
+}
+
+/// How a lock was lost while it was held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The lock's name.
+    pub name: Vec<u8>,
+    /// Whether somebody wanted it.
+    pub kind: LossKind,
+    /// What happened, as a clause: `its file … was removed`, `broken by pid 4242 …`.
+    pub how: String,
+}
+
+/// Whether somebody wanted a lock to be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossKind {
+    /// `lockrun break`: it is ours until we release it.
+    Broken,
+    /// `--replace`: the same.
+    Replaced,
+    /// Nobody did: it is not ours any more, or soon will not be.
+    Gone,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            LossKind::Broken | LossKind::Replaced => f.write_str(&self.how),
+            LossKind::Gone => write!(f, "lost: {}", self.how),
+        }
+    }
 }
 
 /// A change to the record of a grant.

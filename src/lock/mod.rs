@@ -6,7 +6,7 @@ pub mod markers;
 #[cfg(feature = "net")]
 pub mod server;
 
-pub use engine::{Engine, Held, Loss, Note, Queued, Released, Store, Wakes};
+pub use engine::{Engine, Held, Loss, LossKind, Lost, Note, Queued, Released, Store, Wakes};
 
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -268,15 +268,6 @@ pub struct Grant {
     pub slot: Option<u32>,
     /// The word of [`markers`] by which a nested lockrun recognises the grant.
     pub marker: String,
-}
-
-/// How a lock was lost while it was held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// The lock's name.
-    pub name: Vec<u8>,
-    /// What happened, as a clause: "its file … was removed".
-    pub how: String,
 }
 
 /// A holder of a lock, for messages only.

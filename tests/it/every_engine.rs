@@ -159,7 +159,7 @@ fn the_newest_replaces_the_holder() {
         let holder = place.hold(&sandbox, &["-l", "calc"]);
         let newest = place.lockrun(&sandbox, &with(&["--replace", "-l", "calc"], &RUN)).run();
         newest.assert_code(0).assert_stdout("ran\n");
-        holder.release().assert_code(123).assert_one_line(&["replaced by pid", "TERM"]);
+        holder.release().assert_code(123).assert_one_line(&["calc: replaced by pid", "TERM"]);
     }
 }
 
@@ -169,7 +169,7 @@ fn break_ends_the_holder() {
         let sandbox = Sandbox::new();
         let holder = place.hold(&sandbox, &["-l", "calc"]);
         place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0).assert_silent();
-        holder.release().assert_code(123).assert_one_line(&["broken by pid", "TERM"]);
+        holder.release().assert_code(123).assert_one_line(&["calc: broken by pid", "TERM"]);
         place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0).assert_one_line(&["not held"]);
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::contender::Contender;
 use super::dir::Dir;
-use crate::lock::{Grant, Held, Loss, Lost, Note, Released};
+use crate::lock::{Grant, Held, Loss, LossKind, Lost, Note, Released};
 use crate::record::{Claim, Record, Script};
 
 /// A granted set of locks. The kernel keeps it without renewal.
@@ -66,7 +66,9 @@ impl Held for FileHeld {
 
     /// Lost if the file at a lock's path is another one by now.
     fn tend(&mut self) -> Option<Loss> {
-        let lost = |contender: &Contender| Some(Lost { name: contender.name().to_vec(), how: contender.lost()? });
+        let lost = |contender: &Contender| {
+            Some(Lost { name: contender.name().to_vec(), kind: LossKind::Gone, how: contender.lost()? })
+        };
         self.contenders.iter().find_map(lost).map(|lost| Loss { lost, kill_at: None })
     }
 

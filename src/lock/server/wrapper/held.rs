@@ -12,8 +12,8 @@ use crate::lock::server::keeper::Task;
 use crate::lock::server::lease::Ending;
 use crate::lock::server::news::{Given, Kept, News, Order};
 use crate::lock::server::page::Page;
-use crate::lock::server::row::NotedMode;
-use crate::lock::{Grant, Held, Loss, Lost, Note, Released, Wakes};
+use crate::lock::server::row::{CallKind, NotedMode};
+use crate::lock::{Grant, Held, Loss, LossKind, Lost, Note, Released, Wakes};
 use crate::record::Claim;
 use crate::sys::{self, suspend_aware_now};
 
@@ -96,7 +96,11 @@ impl ServerHeld {
             News::Removed { holder } => self.plan.tell_removed(*holder),
             News::Called(call) => {
                 let kill_after = call.kill_after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                let lost = self.lost(None, how(&call));
+                let kind = match call.what {
+                    CallKind::Break => LossKind::Broken,
+                    CallKind::Replace => LossKind::Replaced,
+                };
+                let lost = Lost { kind, ..self.lost(None, how(&call)) };
                 return Some(Loss { lost, kill_at: kill_after.map(|after| suspend_aware_now() + after) });
             }
             News::Lost { lock } => {
@@ -121,7 +125,7 @@ impl ServerHeld {
 
     fn lost(&self, lock: Option<&str>, how: String) -> Lost {
         let first = self.grants.first().map(|grant| grant.lock.as_str());
-        Lost { name: self.plan.name_of(lock.or(first).unwrap_or_default()), how }
+        Lost { name: self.plan.name_of(lock.or(first).unwrap_or_default()), kind: LossKind::Gone, how }
     }
 
     /// Everything that the keeper has said. Returns a loss that is news.
