@@ -8,20 +8,35 @@ use crate::child::{self, Cause, Ended, Outcome};
 use crate::duration;
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::Lost;
+use crate::lock::{Holder, Lost};
 use crate::message;
 
-/// The lock `name` is given back. `lost`: how it had been lost without anybody
-/// noticing; `expires`: what `--expires` was.
-pub fn exit(name: &str, outcome: &Outcome, lost: Option<&Lost>, expires: Option<Duration>) -> Exit {
+/// What else is known at the end of a lock.
+#[derive(Default)]
+pub struct Known {
+    /// How it had been lost without anybody noticing.
+    pub lost: Option<Lost>,
+    /// Who holds it after a loss.
+    pub successors: Option<Vec<Holder>>,
+    /// What `--expires` was.
+    pub expires: Option<Duration>,
+}
+
+/// The lock `name` is given back.
+pub fn exit(name: &str, outcome: &Outcome, known: &Known) -> Exit {
     let why = match &outcome.cause {
-        None => match lost {
+        None => match &known.lost {
             None => return own_exit(outcome.ended),
             Some(lost) => lost.to_string(),
         },
-        Some(cause) => format!("{}: ended the command and all it started", text_of(cause, expires)),
+        Some(cause) => format!("{}: ended the command and all it started", text_of(cause, known.expires)),
     };
-    message::tell_about(name, &format!("{why}; the command ended with {}", text_of_end(outcome.ended)));
+    let now = match known.successors.as_deref() {
+        None => String::new(),
+        Some([]) => "; nobody holds it now".into(),
+        Some(holders) => format!("; now {}", message::held_by(holders)),
+    };
+    message::tell_about(name, &format!("{why}; the command ended with {}{now}", text_of_end(outcome.ended)));
     Exit::Lost
 }
 
@@ -171,7 +186,7 @@ mod tests {
             };
             let outcome = child::supervise(supervision, &mut held).unwrap();
             let is_lost = matches!(outcome.cause, Some(Cause::Lost(_)));
-            let exit = exit("calc", &outcome, None, None);
+            let exit = exit("calc", &outcome, &Known::default());
             sys::exit_now(if is_lost { exit.code().into() } else { 1 });
         };
         let status = waitpid(Some(process), WaitOptions::empty()).unwrap().unwrap().1;

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::ended::{self, Known};
 use super::engine::{self, AnyHeld, AnyQueued};
+use super::environment;
 use super::grantee::Grantee;
 use super::report::Report;
 use super::request::LockRequest;
 #[cfg(feature = "etcd")]
 use super::wait_on_server::{OnServer, wait_on_server};
-use super::{ended, environment};
 use crate::child::{self, EarlySignals, Supervision, Tree};
 use crate::cli::{self, Hold};
 use crate::duration;
@@ -30,6 +31,9 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 /// COMMAND has ended, and our caller waits for us: a lock that cannot be given
 /// back in time is left to its lease.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A lost lock's new holder is for people, and nobody waits longer for it.
+const SUCCESSOR_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs the command under its lock and says how lockrun has to end.
 ///
@@ -201,6 +205,8 @@ impl Job {
         let outcome = child::supervise(running.supervision, held).context("cannot supervise the command")?;
         // Who wanted the lock gets it now, and has taken nothing from COMMAND.
         let loss = held.tend().filter(|loss| loss.lost.kind == LossKind::Gone);
+        let lost = loss.map(|loss| loss.lost);
+        let successors = held.successors(SUCCESSOR_LIMIT);
         self.release(held)?;
         // The next one goes first, should it be on our processor. Then there is
         // time for the dead, but not for closing what ends with us.
@@ -209,7 +215,7 @@ impl Job {
         child::reap();
         let held_for = self.report_held(running.granted_at, running.fence);
         self.request.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
-        Ok(ended::exit(&self.request.name, &outcome, loss.map(|loss| loss.lost).as_ref(), self.expires))
+        Ok(ended::exit(&self.request.name, &outcome, &Known { lost, successors, expires: self.expires }))
     }
 
     /// Gives the lock back. A lease that has to end by itself is worth a line,

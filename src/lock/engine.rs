@@ -167,6 +167,12 @@ pub trait Held {
     /// [`wakes`](Self::wakes) says so, and once more when COMMAND has ended.
     fn tend(&mut self) -> Option<Loss>;
 
+    /// Who holds the lock after a loss that is certain; `None`: not known within
+    /// `limit`. Asked when everything under the lock has ended.
+    fn successors(&mut self, _limit: Duration) -> Option<Vec<Holder>> {
+        None
+    }
+
     /// Updates the record of the grant, unless the lock was granted again since.
     /// Failures are ignored: the record is a hint.
     fn note(&mut self, note: &Note<'_>);

@@ -26,6 +26,30 @@ fn a_lease_that_was_revoked_ends_the_command_at_once() {
 }
 
 #[test]
+fn the_line_names_who_holds_the_lock_now() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let holder = stubborn(&place, &sandbox);
+    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "exec sleep 600"], 1);
+    let keys = place.server().keys(&sandbox, "jobs/calc/");
+    // The first to come has the lowest create revision.
+    let oldest = ["get", "--prefix", "--order=ASCEND", "--sort-by=CREATE", "--limit=1", "-w", "json", "jobs/calc/"];
+    let found = place.server().etcdctl(&sandbox, &oldest);
+    let found: serde_json::Value = serde_json::from_str(&found.assert_code(0).stdout).unwrap();
+    let lease = found["kvs"][0]["lease"].as_u64().unwrap();
+    assert_eq!(keys.len(), 2);
+    place.server().etcdctl(&sandbox, &["lease", "revoke", &format!("{lease:x}")]).assert_code(0);
+    let now = format!("; now held by pid {} on ", waiter.pid());
+    holder.wait().assert_code(123).assert_one_line(&["calc: lost: the store has taken it away", "KILL", &now]);
+    // Nobody waits any more.
+    waiter.signal(libc::SIGTERM);
+    waiter.wait().assert_signal(libc::SIGTERM);
+    let holder = stubborn(&place, &sandbox);
+    let leases = place.server().etcdctl(&sandbox, &["lease", "list"]);
+    place.server().etcdctl(&sandbox, &["lease", "revoke", leases.stdout.lines().last().unwrap()]).assert_code(0);
+    holder.wait().assert_code(123).assert_one_line(&["the store has taken it away", "; nobody holds it now"]);
+}
+
+#[test]
 fn a_server_that_stops_ends_the_command_before_its_lease_does() {
     for kill in [false, true] {
         let (place, sandbox) = (server(), Sandbox::new());

@@ -7,7 +7,7 @@ use anyhow::Result;
 use rustix::process::Pid;
 
 use super::AnyHeld;
-use crate::lock::{Grant, Held, Loss, Note, Released, Wakes};
+use crate::lock::{Grant, Held, Holder, Loss, Note, Released, Wakes};
 use crate::record::Claim;
 
 impl Held for AnyHeld {
@@ -56,6 +56,14 @@ impl Held for AnyHeld {
             Self::Files(held) => held.tend(),
             #[cfg(feature = "etcd")]
             Self::Server(held) => held.tend(),
+        }
+    }
+
+    fn successors(&mut self, limit: Duration) -> Option<Vec<Holder>> {
+        match self {
+            Self::Files(held) => held.successors(limit),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.successors(limit),
         }
     }
 

@@ -13,12 +13,12 @@ use tokio::net::unix::pipe;
 use super::contend::random;
 use super::last_resort::Victims;
 use super::lease::{Ending, each_try, renew_at};
-use super::looks::own;
+use super::looks::{holders_of, own};
 use super::news::{News, Order};
 use super::page::Page;
 use super::request::{Request, Tenure};
-use super::row::Note;
-use super::store::{Event, Kept, Lease, RowStore, Subject, Trouble, Watch, Watched};
+use super::row::{LockName, Note};
+use super::store::{Event, Kept, Lease, Look, RowStore, Subject, Trouble, Watch, Watched};
 use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{sleep_until, suspend_aware_now};
@@ -32,6 +32,8 @@ const FIRST_MOMENT: Duration = Duration::from_millis(100);
 const WORTH_A_NOTE: Duration = Duration::from_secs(1);
 /// How long giving back may take.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How long it may take to see who holds a lost lock.
+const LOOKING: Duration = Duration::from_secs(1);
 /// A wrapper that has not heard of a loss for so long is dead or stopped.
 const HEARING: Duration = Duration::from_millis(100);
 
@@ -60,6 +62,8 @@ pub struct Holding<'a, S: RowStore> {
     note_at: Duration,
     is_in_trouble: bool,
     is_lost: bool,
+    /// The lock that was lost, until it is known who holds it now.
+    to_look_at: Option<LockName>,
     /// When the keeper kills, because the wrapper has not.
     kill_at: Duration,
     is_wrapper_gone: bool,
@@ -74,6 +78,7 @@ enum Step<W> {
     Kept(Result<Kept, Trouble>),
     Moved(Lease, Result<Option<Duration>, Trouble>),
     Noted,
+    LookedAt(Option<Look>),
     Kill,
 }
 
@@ -94,6 +99,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             note_at,
             is_in_trouble: false,
             is_lost: false,
+            to_look_at: None,
             kill_at: Duration::MAX,
             is_wrapper_gone: false,
         };
@@ -132,18 +138,26 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 Step::Kept(kept) => self.kept(kept),
                 Step::Moved(lease, moved) => self.moved(lease, moved),
                 Step::Noted => self.note_at = Duration::MAX,
+                Step::LookedAt(look) => {
+                    self.to_look_at = None;
+                    if let Some(look) = look {
+                        self.tell(&News::Holders { holders: holders_of(&look.rows) });
+                    }
+                }
                 Step::Kill => self.kill(),
             }
         }
     }
 
     async fn step(&mut self, buffer: &mut [u8]) -> Step<S::Watch> {
-        let Self { store, request, tenure, ties, watch, .. } = self;
+        let Self { store, request, tenure, ties, watch, to_look_at, .. } = self;
         let (watch_at, renew_at, note_at, kill_at) = (self.watch_at, self.renew_at, self.note_at, self.kill_at);
         let is_lost = self.is_lost;
         let work = async {
             if is_lost {
-                return std::future::pending().await;
+                let Some(lock) = to_look_at else { return std::future::pending().await };
+                let limits = Limits::new(suspend_aware_now() + LOOKING, each_try(request.ttl));
+                return Step::LookedAt(store.look(lock, limits).await.ok());
             }
             sleep_until(watch_at.min(renew_at).min(note_at)).await;
             let now = suspend_aware_now();
@@ -200,8 +214,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
         match event {
             Event::Lost(id) => {
                 let lock = self.tenure.rows.iter().find(|(_, row)| row.contender.id == id);
-                let lock = lock.map(|(lock, _)| lock.encoded().to_owned());
-                self.lose(lock);
+                self.lose(lock.map(|(lock, _)| lock.clone()));
             }
             Event::Called(id, note) => {
                 if let Some((_, row)) = self.tenure.rows.iter_mut().find(|(_, row)| row.contender.id == id) {
@@ -268,11 +281,12 @@ impl<'a, S: RowStore> Holding<'a, S> {
         self.kill_at = Ending::new(until, ttl, Duration::ZERO).last_kill_at;
     }
 
-    fn lose(&mut self, lock: Option<String>) {
+    fn lose(&mut self, lock: Option<LockName>) {
         if std::mem::replace(&mut self.is_lost, true) {
             return;
         }
-        let lock = lock.or_else(|| self.tenure.rows.first().map(|(lock, _)| lock.encoded().to_owned()));
+        self.to_look_at = lock.or_else(|| self.tenure.rows.first().map(|(lock, _)| lock.clone()));
+        let lock = self.to_look_at.as_ref().map(|lock| lock.encoded().to_owned());
         self.tell(&News::Lost { lock: lock.unwrap_or_default() });
         self.watch = None;
         self.kill_at = suspend_aware_now() + if self.is_wrapper_gone { Duration::ZERO } else { HEARING };

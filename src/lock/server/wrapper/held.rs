@@ -13,7 +13,7 @@ use crate::lock::server::lease::Ending;
 use crate::lock::server::news::{Given, Kept, News, Order};
 use crate::lock::server::page::Page;
 use crate::lock::server::row::{CallKind, NotedMode};
-use crate::lock::{Grant, Held, Loss, LossKind, Lost, Note, Released, Wakes};
+use crate::lock::{Grant, Held, Holder, Loss, LossKind, Lost, Note, Released, Wakes};
 use crate::record::Claim;
 use crate::sys::{self, suspend_aware_now};
 
@@ -35,6 +35,8 @@ pub struct ServerHeld {
     is_ending: bool,
     /// Whether the store has taken a lock away.
     is_certain: bool,
+    /// Whether the keeper has looked who holds it then.
+    has_looked: bool,
     command: Option<i32>,
     released: Option<Released>,
 }
@@ -57,6 +59,7 @@ impl ServerHeld {
             rows,
             is_ending: false,
             is_certain: false,
+            has_looked: false,
             command: None,
             released: None,
         }
@@ -112,7 +115,10 @@ impl ServerHeld {
             News::Released { later } => {
                 self.released = Some(later.map_or(Released::Done, Released::Later));
             }
-            News::Holders { holders } => self.plan.set_holders(holders),
+            News::Holders { holders } => {
+                self.plan.set_holders(holders);
+                self.has_looked = true;
+            }
             News::Connected { .. }
             | News::PlaceLost { .. }
             | News::Granted { .. }
@@ -209,6 +215,24 @@ impl Held for ServerHeld {
         });
         self.is_ending |= loss.as_ref().is_some_and(|loss| loss.kill_at.is_some());
         loss
+    }
+
+    fn successors(&mut self, limit: Duration) -> Option<Vec<Holder>> {
+        let until = Instant::now() + limit;
+        while self.is_certain && !self.has_looked {
+            match self.keeper.news() {
+                Ok(Some(news)) => drop(self.heard(news)),
+                Ok(None) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    let _ = sys::is_readable(&self.keeper.line, Some(left));
+                }
+                Err(_) => return None,
+            }
+        }
+        self.is_certain.then(|| self.plan.holders.borrow().clone())
     }
 
     fn note(&mut self, _note: &Note<'_>) {}
