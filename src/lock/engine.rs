@@ -1,37 +1,30 @@
-//! What an engine has to offer: the traits that commands, the supervisor and
-//! the keeper use. Values are in [`lock`](super).
+//! What an engine has to offer: the traits that commands, the supervisor and the keeper
+//! use. Values are in [`lock`](super).
 //!
-//! An engine never prints and knows no exit codes. Busy, timed out and lost are
-//! values; an error is something that keeps the engine from knowing that the
-//! lock is ours, and then it is not.
+//! An engine never prints and knows no exit codes. Busy, timed out and lost are values.
+//! An error means that the engine cannot know that the lock is ours, and then it is
+//! not.
 //!
 //! # How an engine plugs in
 //!
-//! `command/engine/` chooses the engine once, by an enum, and is the only
-//! place that names one; dispatch is static. What only one engine needs is a
-//! method of its own and not in these traits: for files the waiting child that
-//! becomes COMMAND, its prepared record, and the files themselves.
+//! Only `command/engine/` names engines; it chooses one by an enum, and dispatch is
+//! static. What only one engine needs is its own method and not in these traits: for
+//! files the waiting child that becomes COMMAND, its prepared record, and the files.
 //!
-//! An engine of a server has two processes: the wrapper, which runs COMMAND and
-//! has no network code, and a keeper, which the wrapper forks before anything of
-//! the network exists. Between them are a shared page and a line.
+//! A server's engine has two processes: the wrapper, which runs COMMAND and has no
+//! network code, and a keeper, which the wrapper forks before anything of the network
+//! exists. Between them are a shared page and a line.
 //!
-//! - The keeper asks ([`Engine::ask`]), waits ([`Queued::wait`]) and holds, in
-//!   the loop of `keeper/`: [`Held::wakes`] is its connection and the time of the
-//!   next renewal, and [`Held::tend`] renews. `command/acquire.rs` starts such a
-//!   process for a token. It must not die with its parent while it has a row to
-//!   delete: see `child::Ending`.
-//! - The wrapper watches that process as it watches a child that waits for a
-//!   lock file (`child::Waiter::watch`: signals, the clock, the waiting line). After
-//!   the grant it has a [`Held`] of its own, over the page: `wakes` is the line
-//!   and the time at which the lease ends unless it has been renewed, `tend` looks
-//!   into the page, `descriptors` is the write end of the life line, which COMMAND
-//!   inherits as it inherits a lock file, and `release` waits for the keeper, but
-//!   no longer than it is told to. What cannot be given back in time is left to the
-//!   lease ([`Released::Later`]).
-//! - The supervisor (`child::supervise`) sleeps until a signal, a descriptor or a
-//!   time of `wakes`, and calls `tend`. A [`Loss`] ends COMMAND and all it started
-//!   as an expiry does, and lockrun exits with 123.
+//! - The keeper asks, waits and holds.
+//! - The wrapper watches the keeper as it watches a child that waits for a lock file
+//!   (`child::Waiter::watch`: signals, the clock, the waiting line). Its own [`Held`]
+//!   works on the page: `wakes` is the line and the time at which the lease ends,
+//!   `tend` looks into the page, `descriptors` is the write end of the life line, which
+//!   COMMAND inherits as it inherits a lock file. `release` waits for the keeper; what
+//!   it cannot release in time ends with the lease ([`Released::Later`]).
+//! - The supervisor (`child::supervise`) sleeps until a signal, a descriptor or a time
+//!   of `wakes`, and calls `tend`. A [`Loss`] ends COMMAND and all it started as an
+//!   expiry does, and lockrun exits with 123.
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -44,22 +37,16 @@ use anyhow::{Error, Result};
 use super::{Admission, Grant, Holder, Patience, Seen, Target, Waited};
 use crate::record::Claim;
 
-/// Something that grants locks; a value of it is one request.
+/// Grants locks; a value of it is one request.
 pub trait Engine {
     /// A place in its queue.
     type Queued: Queued<Held = Self::Held>;
     /// A granted lock.
     type Held: Held;
 
-    /// Takes the lock if it is free and nobody is waiting for it, and joins the
-    /// queue otherwise.
-    ///
-    /// # Errors
-    /// Anything that keeps the engine from knowing that the lock is ours: then it
-    /// is not.
-    ///
-    /// # Crash
-    /// A process that dies here blocks nobody, or not for longer than its lease.
+    /// Takes the lock if it is free and nobody is waiting for it, and joins the queue
+    /// otherwise. A process that dies here blocks nobody, or not for longer than its
+    /// lease.
     fn ask(&self, patience: &Patience) -> Result<Admission<Self::Queued, Self::Held>>;
 
     /// The visible holders of the lock.
@@ -68,43 +55,30 @@ pub trait Engine {
     /// The location of the lock for `-v`: paths, or a server and a name.
     fn locations(&self) -> Vec<Vec<u8>>;
 
-    /// A warning about these locks, such as a network file system.
+    /// Warnings about these locks, such as a network file system.
     fn warnings(&self) -> Vec<String>;
 }
 
-/// The locks of one directory or server, for commands that take none.
+/// The locks of one directory or server, for commands that take none. An error means
+/// that something could not be read or inspected.
 pub trait Store {
-    /// Looks at these locks, in this order; at all, by name, if none is given. Never
+    /// Looks at these locks, in this order, or at all, by name, if none is given. Never
     /// makes another process fail or wait.
-    ///
-    /// # Errors
-    /// One of them is not a lock, or cannot be inspected.
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>>;
 
-    /// Checks that these locks could be taken at all.
-    ///
-    /// # Errors
-    /// Permissions, or a foreign file in place of a lock.
+    /// Checks that these locks could be taken at all: an error names missing
+    /// permissions or a foreign file in place of a lock.
     fn require_usable(&self, targets: &[Target]) -> Result<()>;
 
-    /// The names of all locks, for a shell to complete.
-    ///
-    /// # Errors
-    /// They cannot be read.
+    /// The names of all locks, for completion in a shell.
     fn names(&self) -> Result<Vec<Vec<u8>>>;
 
-    /// Whether an outer command holds the lock, so that waiting for it would
-    /// deadlock. With `waits_forever`, any ancestor that holds it counts.
-    ///
-    /// # Errors
-    /// It cannot be inspected.
+    /// Whether an outer command holds the lock, so that waiting for it would deadlock.
+    /// With `waits_forever`, any ancestor that holds it counts.
     fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool>;
 
-    /// Sleeps until something happens to one of these locks, at most `limit`; not at all
-    /// if all of them are free. Returns `false` where nothing tells of changes.
-    ///
-    /// # Errors
-    /// They cannot be inspected.
+    /// Sleeps until something happens to one of these locks, at most `limit`; not at
+    /// all if all of them are free. `false`: nothing reports changes here.
     fn wait_for_change(&self, _targets: &[Target], _limit: Option<Duration>) -> Result<bool> {
         Ok(false)
     }
@@ -131,28 +105,24 @@ pub trait Queued: Sized {
     /// The granted lock.
     type Held: Held;
 
-    /// Sleeps until the lock is granted or the wait is over.
-    ///
-    /// # Errors
-    /// As [`Engine::ask`].
+    /// Sleeps until the lock is granted or the wait is over. Errors as for
+    /// [`Engine::ask`].
     fn wait(self, patience: &Patience) -> Result<Waited<Self::Held>>;
 }
 
-/// A granted lock. Dropping it without [`release`](Held::release) releases it as a
-/// crash would: when every process that inherited it has ended, or with its lease.
+/// A granted lock. Dropping it releases it as a crash would: when every process that
+/// inherited it has ended, or with its lease.
 pub trait Held {
     /// Draws the fencing token, writes the record, and lets the next waiter move up.
-    /// Called once, by the holder. A server does this in the grant.
-    ///
-    /// # Errors
-    /// Not for a record that cannot be written (disk full, read-only).
+    /// Called once. A server does this in the grant. A record that cannot be written
+    /// (disk full, read-only) is no error.
     fn settle(&mut self, claim: &Claim) -> Result<()>;
 
     /// The grants, after [`settle`](Self::settle).
     fn grants(&self) -> Vec<Grant>;
 
-    /// Descriptors that COMMAND inherits, so that the lock stays while COMMAND
-    /// lives, even if we are killed.
+    /// What COMMAND inherits, so that the lock stays while it lives, even if we are
+    /// killed.
     fn descriptors(&self) -> Vec<RawFd>;
 
     /// COMMAND runs as this process.
@@ -177,21 +147,17 @@ pub trait Held {
     /// Failures are ignored: the record is a hint.
     fn note(&mut self, note: &Note<'_>);
 
-    /// Releases the lock, also for processes that still have it open. Takes no
-    /// longer than `limit`.
-    ///
-    /// # Errors
-    /// It could not be released, and no lease will end it.
+    /// Releases the lock, also for processes that still have it open, within `limit`.
+    /// An error means that it is still held and no lease will end it.
     fn release(&mut self, limit: Duration) -> Result<Released>;
 }
 
-/// What must wake the holder of a lock. Nothing for files.
+/// What must wake the holder of a lock; nothing for files.
 #[derive(Clone, Copy, Default)]
 pub struct Wakes<'a> {
     /// This descriptor, when it is readable.
     pub descriptor: Option<BorrowedFd<'a>>,
-    /// This time since boot, on the clock of
-    /// [`suspend_aware_now`](crate::sys::suspend_aware_now).
+    /// This time since boot (CLOCK_BOOTTIME).
     pub at: Option<Duration>,
 }
 
@@ -201,8 +167,7 @@ pub struct Loss {
     /// How, for the message.
     pub lost: Lost,
     /// COMMAND and everything it started get TERM now, and KILL at this time since
-    /// boot at the latest, before the lock can be granted again; at once if that is
-    /// past. `None`: after `--kill-after`.
+    /// boot, before the lock can be granted again. `None`: after `--kill-after`.
     pub kill_at: Option<Duration>,
 }
 
@@ -251,6 +216,6 @@ pub enum Note<'a> {
 pub enum Released {
     /// It is free.
     Done,
-    /// It will be free when its lease ends; why, for one line.
+    /// It will be free when its lease ends; the reason, for people.
     Later(String),
 }

@@ -1,8 +1,8 @@
 //! LOCKRUN_HELD: the locks that a command runs under, one marker each.
 //!
-//! A marker has four fields separated by colons: two identify the lock in the
-//! engine's own terms, then the fencing token and the strength. It proves nothing
-//! by itself, because a process may outlive the lock.
+//! A marker has four fields separated by colons: two identify the lock in the engine's
+//! own terms, then the fencing token and the strength. It proves nothing by itself,
+//! because a process may outlive the lock.
 
 use crate::record::put_number;
 
@@ -23,8 +23,8 @@ pub fn for_command(around: &[String], ours: impl Iterator<Item = String>) -> Str
     words[words.len().saturating_sub(MOST)..].join(" ")
 }
 
-/// Overwrites the fencing tokens of our grants in a value of [`for_command`];
-/// `false` if they have fewer or more digits.
+/// Overwrites the fencing tokens of our grants in a value of [`for_command`]. `false`:
+/// they have fewer or more digits.
 pub fn renumber(variable: &mut [u8], fences: &[u64]) -> bool {
     let ours = variable.rsplit_mut(|byte| *byte == b' ').zip(fences.iter().rev());
     ours.into_iter().all(|(marker, fence)| {

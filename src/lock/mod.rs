@@ -32,7 +32,7 @@ pub enum Mode {
     },
 }
 
-/// Size of the largest pool: its slots and queues fit into the offsets of a file.
+/// Largest pool: its slots and queues fit into the offsets of a file.
 pub const MAX_SLOTS: u32 = 1 << 20;
 
 /// The argument of --slot: an integer of any length.
@@ -44,9 +44,6 @@ pub struct WholeNumber {
 
 impl WholeNumber {
     /// Parses decimal digits after an optional sign.
-    ///
-    /// # Errors
-    /// Not an integer; the text says so to people.
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_negative = text.starts_with('-');
         let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -71,8 +68,8 @@ pub enum Target {
     Name(Vec<u8>),
     /// Exactly this file or directory.
     Path(UserPath),
-    /// The file behind a descriptor of the caller's, on the caller's own open
-    /// file description: the lock is the caller's.
+    /// The file behind a descriptor of the caller, locked on the caller's own open file
+    /// description.
     Descriptor(Descriptor),
 }
 
@@ -84,19 +81,19 @@ pub struct UserPath {
 }
 
 impl UserPath {
-    /// In a working directory that has no path any more, `given` is shown.
+    /// Without a path to the working directory, `given` is shown.
     pub fn new(given: PathBuf) -> Self {
         let absolute = std::path::absolute(&given).unwrap_or_else(|_| given.clone());
         Self { given, absolute }
     }
 
-    /// To open the file: the absolute path need not lead there, if a parent may
-    /// not be searched or was mounted over.
+    /// To open the file. The absolute path may not lead there: a parent may not be
+    /// searched, or was mounted over.
     pub fn given(&self) -> &Path {
         &self.given
     }
 
-    /// For people, and for records that are read in other directories.
+    /// For messages, and for records that are read in other directories.
     pub fn absolute(&self) -> &Path {
         &self.absolute
     }
@@ -113,27 +110,26 @@ impl Target {
     }
 }
 
-/// A descriptor that our caller has open.
+/// A descriptor that the caller has open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// Its number.
     pub number: RawFd,
-    /// The path of its file when it was looked at first; `None`: not known.
+    /// The path of its file at the first look; `None`: unknown.
     pub path: Option<PathBuf>,
-    /// What the lock is called: its name if the file is the lock file of one,
-    /// else the path.
+    /// The lock's name if the file is its lock file, else the path.
     pub name: Vec<u8>,
     /// How it is locked.
     pub rules: Rules,
 }
 
-/// What a lock on a descriptor has to do with what is around it.
+/// How strict a lock on a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// It excludes everybody else, or is refused: not on a file that is gone, not
-    /// beside others who share the description, not below a holder.
+    /// It excludes everybody else, or is refused: if the file is gone, if others share
+    /// the description, below a holder.
     Ours,
-    /// What the kernel grants is enough, as for flock(1).
+    /// Whatever the kernel grants, as for flock(1).
     Flocks,
 }
 
@@ -159,8 +155,7 @@ pub struct Patience {
     pub limit: Limit,
     /// Start of the wait.
     pub since: Instant,
-    /// The signals that the caller had blocked. All others may end us, even in the
-    /// short waits inside a request.
+    /// The signals that the caller had blocked. All others may end the wait.
     pub mask: Mask,
 }
 
@@ -170,7 +165,7 @@ impl Patience {
         self.limit != Limit::After(Duration::ZERO)
     }
 
-    /// The same for a process whose parent ends it at the deadline.
+    /// For a process whose parent ends it at the deadline.
     pub fn of_watched(self) -> Self {
         Self { limit: if self.waits() { Limit::Never } else { self.limit }, ..self }
     }
@@ -185,16 +180,15 @@ impl Patience {
         self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether the deadline has passed, or a signal has interrupted the wait ([`sys::Interrupter`](crate::sys::Interrupter)).
+    /// Whether the deadline has passed, or a signal has interrupted the wait.
     pub fn is_over(&self) -> bool {
         sys::has_caught() || self.left().is_some_and(|left| left.is_zero())
     }
 }
 
-/// What is wrong where a lock is held by nobody whom we see: nobody can be made to
-/// let go.
+/// The lock is held, but nobody can be made to let go.
 pub const NOBODY_SEEN: &str = "held, but nobody who holds it can be seen from here; nobody was signalled";
-/// And what to do.
+/// What to do then.
 pub const WHO_SEES: &str = "root, or the holder's user, outside of containers, can end it";
 
 /// An engine's answer to a request.
@@ -203,11 +197,11 @@ pub enum Admission<Q, H> {
     Granted(H),
     /// Our place in the queue.
     Queued(Q),
-    /// Not granted, and not queued.
+    /// Neither.
     Not(NotGranted),
 }
 
-/// How a request or a wait ended without the lock. Nothing remains in the queue.
+/// How a request or a wait ended without the lock. Nothing is left in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotGranted {
     /// The terms do not allow waiting.
@@ -216,12 +210,12 @@ pub enum NotGranted {
     TimedOut,
     /// The lock file was removed or replaced: ask again.
     Again,
-    /// The terminal stops us by this signal. A stopped job must not block the queue,
-    /// so it has left it: stop, then ask again.
+    /// The terminal stops us by this signal. We have left the queue, because a stopped
+    /// job must not block it: stop, then ask again.
     Stopped(i32),
     /// This signal ended the wait.
     Ended(i32),
-    /// The process ended for which the lock was asked.
+    /// The owner of the token ended.
     OwnerEnded,
     /// Another lockrun ended the wait.
     AskedToLetGo {
@@ -247,10 +241,10 @@ pub enum Refusal {
         /// With [`Terms::reentrant`] it would be granted.
         reentrant_helps: bool,
     },
-    /// The file of the caller's descriptor is not at its path any more.
+    /// The file of the caller's descriptor is no longer at its path.
     Removed,
-    /// The caller's descriptor is locked by this other process, which has it
-    /// from the same open: it would not exclude the two.
+    /// This other process has locked the caller's descriptor, from the same open: the
+    /// two would not exclude each other.
     SharedWith(i32),
 }
 
@@ -261,12 +255,11 @@ pub struct Grant {
     pub name: Vec<u8>,
     /// The file in the locks directory with the record of this grant.
     pub file: String,
-    /// The fencing token: it rises with every grant of the name, so that a store
-    /// can refuse a holder that was paused past its expiry.
+    /// The fencing token, which rises with every grant of the name.
     pub fence: u64,
     /// The slot in a pool.
     pub slot: Option<u32>,
-    /// The word of [`markers`] by which a nested lockrun recognises the grant.
+    /// The word in LOCKRUN_HELD by which a nested lockrun recognises the grant.
     pub marker: String,
 }
 
@@ -285,7 +278,7 @@ pub struct Holder {
     pub age: Option<Duration>,
     /// When it expires, RFC 3339.
     pub expires: Option<String>,
-    /// The command has ended, and --at-least keeps the lock until then, RFC 3339.
+    /// Only --at-least keeps the lock, until then, RFC 3339.
     pub kept_until: Option<String>,
     /// The process whose end releases the token.
     pub owner: Option<i32>,
@@ -335,7 +328,7 @@ pub struct Seen {
     pub path: PathBuf,
     /// How it is held.
     pub state: LockState,
-    /// The visible holders: perhaps none, although the lock is held.
+    /// The visible holders; may be empty although the lock is held.
     pub holders: Vec<Holder>,
     /// Length of the queue.
     pub waiting: usize,

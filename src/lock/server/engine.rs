@@ -16,7 +16,7 @@ use super::wrapper::{Plan, Tell};
 use crate::lock::{Holder, Mode, Patience, Target, Terms, markers};
 use crate::record::Claim;
 
-/// A lease below this is at the mercy of an ordinary delay.
+/// Below this, ordinary delays end the lease.
 const SHORT_TTL: Duration = Duration::from_secs(5);
 
 /// A request for one lock or several.
@@ -28,20 +28,20 @@ pub struct ServerEngine {
     holders: Rc<RefCell<Vec<Holder>>>,
 }
 
-/// What a request on a server has to know beside the locks.
+/// What a request on a server needs beside the locks.
 pub struct Details {
-    /// Who asks.
+    /// The caller.
     pub claim: Claim,
-    /// From TERM to KILL.
+    /// Between TERM and KILL.
     pub kill_after: Duration,
     /// `--at-least`.
     pub at_least: Option<Duration>,
-    /// Says something about the locks to people.
+    /// Prints a line about the locks.
     pub tell: Tell,
 }
 
 impl ServerEngine {
-    /// For these locks, which are names.
+    /// `targets` are names.
     pub fn new(server: Server, targets: &[Target], terms: Terms) -> Self {
         let names = targets.iter().map(|target| target.name().to_vec()).collect();
         Self { server, names, terms, details: None, holders: Rc::default() }
@@ -52,15 +52,13 @@ impl ServerEngine {
         self.names.first().map_or(&[], Vec::as_slice)
     }
 
-    /// Adds what has to be known before it asks.
+    /// Must be called before [`ask`](Self::ask).
     pub fn set_details(&mut self, details: Details) {
         self.details = Some(details);
     }
 
-    /// Starts a keeper, which asks.
-    ///
-    /// # Errors
-    /// No process, memory or descriptor is left; or the kernel is older than 5.3.
+    /// Starts a keeper, which asks. Fails without a process, memory or descriptor, and
+    /// on kernels before 5.3.
     pub fn ask(&self, patience: &Patience) -> Result<ServerQueued> {
         let Some(Details { claim, kill_after, at_least, tell }) = &self.details else {
             bail!(
@@ -101,7 +99,7 @@ impl ServerEngine {
             .context("cannot start a process that keeps the lock")
     }
 
-    /// Who held the locks when the keeper looked last.
+    /// The holders at the keeper's last look.
     pub fn holders(&self) -> Vec<Holder> {
         self.holders.borrow().clone()
     }
@@ -112,13 +110,13 @@ impl ServerEngine {
         self.names.iter().map(place).collect()
     }
 
-    /// For -v: what may surprise about this store.
+    /// For -v.
     pub fn remark(&self) -> Option<&'static str> {
         let is_short = self.server.ttl < SHORT_TTL;
         is_short.then_some("?ttl= is below 5 seconds: a short outage of the store ends the command")
     }
 
-    /// Only `-v` tells what is remarkable about a server.
+    /// None: what is remarkable about a server is only for -v.
     pub fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -133,13 +131,12 @@ fn noted(mode: Mode) -> NotedMode {
     }
 }
 
-/// Rows that are held for the command that we are a part of. Only a row that is
-/// still there counts.
+/// Ids of rows that are held for a command around us. Only a row that is still there
+/// counts.
 pub fn around() -> Vec<Id> {
     markers::around().iter().filter_map(|word| Id::parse(word.split(':').nth(1)?)).collect()
 }
 
-/// The names of locks, as a store writes them.
 pub fn names_of(targets: &[Target]) -> Vec<LockName> {
     targets.iter().map(|target| LockName::new(target.name())).collect()
 }

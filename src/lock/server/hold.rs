@@ -1,9 +1,9 @@
-//! Holding locks on a server until they are given back or lost. Runs in the keeper.
+//! Holding locks on a server until they are released or lost. Runs in the keeper.
 //!
-//! A lock is *lost* when the store says that its row has gone. A lease that cannot
-//! be renewed is not lost here: the wrapper, which has no network, ends the command
-//! in time by the shared page. Should the wrapper be dead or stopped then, the
-//! keeper kills in its place.
+//! A lock is *lost* when the store says that its row is gone. A lease that cannot be
+//! renewed is not lost here: the wrapper, which has no network, ends the command in
+//! time by the shared page. If the wrapper is dead or stopped then, the keeper kills in
+//! its place.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,40 +23,34 @@ use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{sleep_until, suspend_aware_now};
 
-/// Until a broken watch, or a request that failed, is tried again.
+/// Pause before a failed request or broken watch is repeated.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A command that has ended by then needs no watch, and the server no connection for
 /// it. Nothing is missed: a watch begins with what happened since the grant.
 const FIRST_MOMENT: Duration = Duration::from_millis(100);
-/// A command that has run for so long is worth a write that says since when.
+/// After this long it is worth a write that says since when the command has run.
 const WORTH_A_NOTE: Duration = Duration::from_secs(1);
-/// How long giving back may take.
+/// Limit for the release.
 const LEAVING: Duration = Duration::from_secs(5);
-/// How long it may take to see who holds a lost lock.
+/// Limit for finding out who holds a lost lock.
 const LOOKING: Duration = Duration::from_secs(1);
-/// A wrapper that has not heard of a loss for so long is dead or stopped.
+/// A wrapper that does not confirm a loss within this time is dead or stopped.
 const HEARING: Duration = Duration::from_millis(100);
 
-/// The keeper's ends of what it shares with its wrapper.
 pub struct Ties<'a> {
-    /// To the wrapper and back.
     pub line: &'a UnixDatagram,
     /// Ends when the wrapper, COMMAND and all that inherited it have ended.
     pub life: &'a pipe::Receiver,
-    /// The shared page.
     pub page: &'a Page,
-    /// Who may have to be killed.
     pub victims: Victims,
 }
 
-/// Locks of ours.
 pub struct Holding<'a, S: RowStore> {
     store: &'a mut S,
     request: &'a Request,
     tenure: Tenure,
     ties: Ties<'a>,
     watch: Option<S::Watch>,
-    /// When to try to watch or renew again.
     watch_at: Duration,
     renew_at: Duration,
     note_at: Duration,
@@ -69,7 +63,6 @@ pub struct Holding<'a, S: RowStore> {
     is_wrapper_gone: bool,
 }
 
-/// What happened.
 enum Step<W> {
     Ordered(Option<Order>),
     LifeEnded,
@@ -83,7 +76,7 @@ enum Step<W> {
 }
 
 impl<'a, S: RowStore> Holding<'a, S> {
-    /// For rows that were granted.
+    /// For granted rows.
     pub fn new(store: &'a mut S, request: &'a Request, tenure: Tenure, ties: Ties<'a>) -> Self {
         let now = suspend_aware_now();
         ties.page.set_lease(tenure.lease.id);
@@ -161,11 +154,11 @@ impl<'a, S: RowStore> Holding<'a, S> {
             }
             sleep_until(watch_at.min(renew_at).min(note_at)).await;
             let now = suspend_aware_now();
-            // Past it the lock may be somebody else's, whatever the server says.
+            // After it another contender may have the lock, whatever the server says.
             if now >= tenure.until {
                 return std::future::pending().await;
             }
-            // One try at one address: people are told when the first one fails.
+            // One try at one address: the first failure is reported.
             let each = each_try(request.ttl);
             let limits = Limits::new((now + each).min(tenure.until), each);
             let rows: Vec<_> = tenure.rows.iter().map(|(lock, row)| (lock, row)).collect();
@@ -240,7 +233,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 self.watch = Some(watch);
                 self.watch_at = Duration::MAX;
             }
-            // Renewing tells people.
+            // The next renewal reports it.
             Err(_) => self.watch_again(),
         }
     }
@@ -273,7 +266,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
         let ttl = self.request.ttl;
         self.tenure.until = until;
         self.ties.page.set_valid_until(until);
-        // A long lease is for --at-least, and not renewed: it is left in time.
+        // A long lease is for --at-least, and not renewed: its rows leave it in time.
         self.renew_at = match self.tenure.lease.ttl > ttl {
             true => until.saturating_sub(ttl * 2 / 3),
             false => renew_at(until, ttl, random()),
@@ -292,7 +285,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
         self.kill_at = suspend_aware_now() + if self.is_wrapper_gone { Duration::ZERO } else { HEARING };
     }
 
-    /// The wrapper did not, or not yet: it harms nobody to be killed twice.
+    /// The wrapper has not killed, or not yet; killing twice does no harm.
     fn kill(&mut self) {
         self.ties.victims.kill();
         self.kill_at = suspend_aware_now() + HEARING;
@@ -316,7 +309,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
     }
 
     async fn let_go(mut self) {
-        // Then the lease has ended.
+        // By then the lease has ended.
         let until = (suspend_aware_now() + LEAVING).min(self.tenure.until);
         let limits = Limits::new(until, each_try(self.request.ttl));
         let is_kept = self.tenure.kept_until.is_some_and(|until| suspend_aware_now() < until);
@@ -333,7 +326,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
     }
 }
 
-/// The next order; `None`: the wrapper has gone.
+/// `None`: the wrapper has died.
 pub async fn next_order(line: &UnixDatagram, buffer: &mut [u8]) -> Option<Order> {
     loop {
         match line.recv(buffer).await {
@@ -347,7 +340,7 @@ pub async fn next_order(line: &UnixDatagram, buffer: &mut [u8]) -> Option<Order>
     }
 }
 
-/// Nobody is left who has the other end.
+/// All holders of the other end have gone.
 pub async fn life_ended(life: &pipe::Receiver) {
     let mut byte = [0];
     loop {
@@ -355,7 +348,7 @@ pub async fn life_ended(life: &pipe::Receiver) {
             return;
         }
         match life.try_read(&mut byte) {
-            // COMMAND may write what it likes into a descriptor that it finds.
+            // COMMAND may write into a descriptor that it finds.
             Ok(1..) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Ok(0) | Err(_) => return,
@@ -363,14 +356,14 @@ pub async fn life_ended(life: &pipe::Receiver) {
     }
 }
 
-/// A wrapper that does not read is dead or stopped, and is not waited for.
+/// Without waiting for a wrapper that does not read: it is dead or stopped.
 pub fn tell(line: &UnixDatagram, news: &News) {
     if let Ok(text) = serde_json::to_vec(news) {
         let _ = line.try_send(&text);
     }
 }
 
-/// Writes since when the locks are held, where they were waited for.
+/// Writes since when locks are held that were waited for.
 async fn note_since<S: RowStore>(store: &mut S, expires: Option<Duration>, tenure: &mut Tenure, limits: Limits) {
     let Some(since) = SystemTime::now().checked_sub(WORTH_A_NOTE) else { return };
     let expires = expires.and_then(|expires| since.checked_add(expires)).map(timestamp);

@@ -1,5 +1,5 @@
-//! Locks on a server, for commands that take none. They speak to it themselves: there
-//! is no command to protect, and so no keeper.
+//! Locks on a server, for commands that take none. Without a command to protect, they
+//! need no keeper and talk to the server themselves.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -25,9 +25,9 @@ use crate::net::Limits;
 use crate::sys::{sleep_until, suspend_aware_now};
 use crate::users;
 
-/// A server that has accepted the first connection is busy.
+/// A server that accepted the first connection may be busy.
 const ACCEPTED: Duration = Duration::from_secs(30);
-/// A watch that ended is begun again after this.
+/// Pause before a watch that ended begins again.
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// A server whose locks are looked at.
@@ -38,10 +38,7 @@ pub struct ServerStore {
 }
 
 impl ServerStore {
-    /// Connects when it is asked something.
-    ///
-    /// # Errors
-    /// No descriptor is left.
+    /// Connects at the first request.
     pub fn open(server: Server) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = Box::new(runtime.context("cannot prepare for the network")?);
@@ -64,8 +61,7 @@ impl ServerStore {
         Ok((look.rows, look.at))
     }
 
-    /// An error for a trouble: one that ends with 69 where the server cannot be
-    /// reached.
+    /// Exits with 69 if the server cannot be reached.
     fn explain(&self, trouble: Trouble) -> Error {
         match trouble {
             Trouble::Unreachable(unreachable) if unreachable.faults.is_empty() || !unreachable.is_refused() => {
@@ -119,7 +115,7 @@ impl ServerStore {
     }
 
     /// Calls the holders, and removes the rows of those that do not answer. Returns
-    /// them.
+    /// these.
     async fn end_holders(
         &self,
         store: &mut Etcd,
@@ -207,7 +203,7 @@ impl Store for ServerStore {
         let store = &mut *self.store.borrow_mut();
         let removed = self.runtime.block_on(self.end_holders(store, &lock, &holders, kill_after));
         if let Some(row) = removed.map_err(|trouble| self.explain(trouble))?.first() {
-            // Not an error: the lock is free. But people have to know.
+            // The lock is free, but people must know.
             bail!(
                 "pid {} on {} did not let go in time; its row was removed, and it may still run",
                 row.note.pid,

@@ -1,10 +1,10 @@
-//! The keeper: a process that waits for locks on a server and holds them, for a
-//! wrapper that runs the command and has no network.
+//! The keeper: a process that waits for locks on a server and holds them, for a wrapper
+//! that runs the command and has no network.
 //!
-//! It is forked before anything of the network exists, has a session of its own and
-//! no terminal, and is no part of what `--expires` or a signal ends. It does not die
-//! with its wrapper: while it waits it first deletes its row, and while it holds it
-//! goes on until the command and all that inherited the life line have ended.
+//! It is forked before anything of the network exists, has a session of its own and no
+//! terminal, and is not part of what `--expires` or a signal ends. It does not die with
+//! its wrapper: while it waits it first deletes its row, and while it holds it goes on
+//! until the command and all that inherited the life line have ended.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram as StdDatagram;
@@ -27,30 +27,26 @@ use super::store::{Lease, RowStore, Trouble};
 use crate::net::Limits;
 use crate::sys::{self, Shared, sleep_until, suspend_aware_now};
 
-/// How long a row that is given up may take to be deleted.
+/// Limit for deleting a row that is given up.
 const GIVING_UP: Duration = Duration::from_secs(5);
 
-/// What a keeper begins with.
 #[derive(Clone)]
 pub enum Task {
-    /// To get the locks.
     Contend,
-    /// To go on holding them, for a keeper that died or hung.
+    /// Goes on holding, for a keeper that died or hung.
     GoOn(Vec<Kept>),
 }
 
 /// The keeper's ends of what it shares with its wrapper.
 pub struct Ends {
-    /// The line.
     pub line: StdDatagram,
-    /// Where the life line ends.
+    /// The read end of the life line.
     pub life: OwnedFd,
-    /// The wrapper.
     pub wrapper: Pid,
 }
 
-/// What is left of the forked process: it keeps the locks, and ends. `make_store` is
-/// called when all descriptors of others are closed.
+/// Runs as the forked process until the locks are released. `make_store` is called
+/// after all other descriptors are closed.
 pub fn live<S: RowStore>(
     make_store: impl FnOnce() -> S,
     request: &Request,
@@ -109,7 +105,7 @@ async fn work<S: RowStore>(store: &mut S, request: &Request, task: Task, ties: T
     }
 }
 
-/// `None`: it is all over.
+/// `None`: nothing was granted.
 async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>) -> Option<Tenure> {
     let (line, page) = (ties.line, ties.page);
     let mut hear = |news: News| {
@@ -121,7 +117,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
     let mut buffer = vec![0; 4096];
     let outcome = tokio::select! {
         outcome = Contest::new(store, request, page.attempt(), &mut hear).run() => Some(outcome),
-        // No order comes before the grant but the line's end.
+        // Before the grant there are no orders; only the line can end.
         () = async { while next_order(line, &mut buffer).await.is_some() {} } => None,
         () = life_ended(ties.life) => None,
     };
@@ -146,7 +142,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
     None
 }
 
-/// The news that there is no way to the store, or that it does not let us in.
+/// A store that cannot be reached, or refuses us.
 pub fn failed(trouble: &Trouble) -> News {
     let is_unreachable = match trouble {
         Trouble::Unreachable(unreachable) => !unreachable.is_refused() || unreachable.faults.is_empty(),
@@ -171,7 +167,7 @@ fn kept_of((lock, row): &(LockName, Row)) -> Kept {
     }
 }
 
-/// What another keeper had, as the wrapper knows it.
+/// What another keeper held, as the wrapper knows it.
 fn tenure_of(request: &Request, rows: &[Kept], page: &Page) -> Tenure {
     let row = |kept: &Kept| {
         let lock = request.locks.iter().find(|lock| lock.encoded() == kept.lock)?;

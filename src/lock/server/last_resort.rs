@@ -1,7 +1,7 @@
 //! Killing a command in place of a wrapper that is dead or stopped.
 //!
-//! The keeper reaches COMMAND itself and every process that has inherited the life
-//! line. What has closed it is out of reach here, and for LOCKRUN_FENCE.
+//! The keeper reaches COMMAND and every process that has inherited the life line. A
+//! process that has closed it can only be fenced off by LOCKRUN_FENCE.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::process;
 use crate::sys;
 
-/// Who has to die before the lease ends.
+/// The processes that must die before the lease ends.
 pub struct Victims {
     /// The link text of the life line in /proc: `pipe:[4711]`.
     life: String,
@@ -19,23 +19,19 @@ pub struct Victims {
 }
 
 impl Victims {
-    /// All that hold the other end of this pipe, but not the wrapper.
-    ///
-    /// # Errors
-    /// The pipe cannot be looked at.
+    /// All processes that hold the other end of this pipe, without the wrapper.
     pub fn of(life: impl AsFd, wrapper: Pid) -> std::io::Result<Self> {
         let inode = rustix::fs::fstat(life)?.st_ino;
         Ok(Self { life: format!("pipe:[{inode}]"), wrapper: wrapper.as_raw_nonzero().get(), command: None })
     }
 
-    /// COMMAND runs as this process.
     pub fn set_command(&mut self, pid: i32) {
         let process = open(pid);
-        // Reaped already, its id might be another's by now.
+        // If it was reaped, its id may belong to another process.
         self.command = process.filter(|_| process::parent(pid) == Some(self.wrapper));
     }
 
-    /// KILL to all of them that can be reached.
+    /// Kills all that can be reached.
     pub fn kill(&self) {
         if let Some(command) = &self.command {
             let _ = sys::send_by_pidfd(command, libc::SIGKILL);

@@ -15,28 +15,28 @@
 
 use std::time::Duration;
 
-/// A quarter of the ttl is the most that --kill-after gets of it.
+/// --kill-after gets at most a quarter of the ttl.
 const ROOM_TO_TERMINATE: u32 = 4;
-/// The wrapper kills this part of the ttl before the deadline.
+/// The wrapper kills this fraction of the ttl before the deadline.
 const ROOM_TO_KILL: u32 = 20;
-/// Renewals come this often in one ttl.
+/// Renewals in one ttl.
 const RENEWALS: u32 = 3;
-/// One try at one address takes this part of the ttl at most.
+/// One try at one address takes at most this fraction of the ttl.
 const TRIES: u32 = 6;
 
-/// When the command of a lease that cannot be renewed is ended.
+/// When to end the command of a lease that cannot be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// TERM.
+    /// TERM, by the wrapper.
     pub term_at: Duration,
     /// KILL, by the wrapper.
     pub kill_at: Duration,
-    /// KILL by the keeper, should the wrapper be dead or stopped.
+    /// KILL, by the keeper if the wrapper is dead or stopped.
     pub last_kill_at: Duration,
 }
 
 impl Ending {
-    /// For a lease of this length that lives until `deadline`.
+    /// For a lease that lives until `deadline`.
     pub fn new(deadline: Duration, ttl: Duration, kill_after: Duration) -> Self {
         let room = ttl / ROOM_TO_KILL;
         Self {
@@ -47,8 +47,8 @@ impl Ending {
     }
 }
 
-/// When to renew a lease of this length that lives until `deadline`. `chance`: a
-/// random number, so that the holders of many locks do not come at once.
+/// When to renew. `chance`: a random number, so that the holders of many locks do not
+/// come at once.
 pub fn renew_at(deadline: Duration, ttl: Duration, chance: u32) -> Duration {
     let third = ttl / RENEWALS;
     // 0.9 to 1.1 of it.
@@ -56,7 +56,7 @@ pub fn renew_at(deadline: Duration, ttl: Duration, chance: u32) -> Duration {
     deadline.saturating_sub(ttl).saturating_add(third * 9 / 10).saturating_add(jitter)
 }
 
-/// The longest time for one try of a request.
+/// Longest time for one try.
 pub fn each_try(ttl: Duration) -> Duration {
     ttl / TRIES
 }
@@ -66,7 +66,7 @@ pub fn heartbeat(ttl: Duration) -> Duration {
     ttl / 12
 }
 
-/// A keeper that has not shown for so long that it is alive hangs.
+/// A keeper hangs if it has not shown for this long that it is alive.
 pub fn hung_after(ttl: Duration) -> Duration {
     ttl / 3
 }
@@ -81,8 +81,8 @@ mod tests {
         Duration::from_secs_f64(seconds)
     }
 
-    /// How long a server may be away before the command gets TERM: from an outage
-    /// just before a renewal, and from one just after it.
+    /// How long a server may be away before the command gets TERM, for an outage just
+    /// before a renewal and just after one.
     fn outages(ttl: f64) -> [f64; 2] {
         let ending = Ending::new(seconds(ttl), seconds(ttl), seconds(10.0));
         let renewal = seconds(ttl) / RENEWALS;

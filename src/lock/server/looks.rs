@@ -1,28 +1,27 @@
-//! What the rows of a lock say, for those who contend for it or look at it.
+//! What the rows of a lock say.
 
 use super::news::HolderSeen;
 use super::queue::{Id, Mode, State, Until, is_waiting};
 use super::row::{FORMAT, LockName, Row, contenders};
 use super::store::{Look, Subject, Trouble, Watched};
 
-/// Our row among others.
 pub fn own(look: &Look, id: Id) -> Option<Row> {
     look.rows.iter().find(|row| row.contender.id == id).cloned()
 }
 
-/// Those who hold the lock, or are kept from it by nobody.
+/// The rows that hold the lock, or may take it.
 pub fn holders_of(rows: &[Row]) -> Vec<HolderSeen> {
     let all = contenders(rows);
     rows.iter().filter(|row| !is_waiting(&all, row.contender.id)).map(HolderSeen::of).collect()
 }
 
-/// How many --max-waiters counts.
+/// For --max-waiters.
 pub fn count_counted(rows: &[Row]) -> usize {
     let all = contenders(rows);
     rows.iter().filter(|row| !row.note.replace && is_waiting(&all, row.contender.id)).count()
 }
 
-/// Whether a row that is held around us gives as much as is asked for.
+/// Whether a row that is held around us gives as much as `mode`.
 pub fn covers(row: &Row, mode: Mode) -> bool {
     match (row.contender.mode, row.contender.state) {
         (Mode::Exclusive, _) => true,
@@ -36,10 +35,7 @@ pub fn covers(row: &Row, mode: Mode) -> bool {
     }
 }
 
-/// An older lockrun cannot judge what a newer one wrote.
-///
-/// # Errors
-/// There is such a row.
+/// Refuses rows of a newer lockrun, which this one cannot judge.
 pub fn check_format(look: &Look) -> Result<(), Trouble> {
     match look.rows.iter().map(|row| row.note.format).max() {
         Some(format) if format > FORMAT => Err(Trouble::Refused(format!(
@@ -50,7 +46,7 @@ pub fn check_format(look: &Look) -> Result<(), Trouble> {
     }
 }
 
-/// What to watch to be woken as [`Wait`](super::queue::Decision::Wait) says.
+/// What to watch for a [`Wait`](super::queue::Decision::Wait).
 pub fn waits_of(name: &LockName, look: &Look, on: &[(Id, Until)]) -> Vec<Watched> {
     let row = |(id, until): &(Id, Until)| {
         let row = own(look, *id)?;

@@ -1,33 +1,30 @@
 //! The engine of locks on a server: one queue of rows, whatever keeps them.
 //!
-//! - [`queue`]: the rule, pure
-//! - [`row`]: what a row is made of
-//! - [`store`]: what a server has to offer
-//! - `etcd`: that server
-//! - [`url`]: what names a server
-//! - [`contend`]: from a request to its grant
-//! - [`hold`]: from the grant to its end
-//! - [`lease`]: when to renew, and when to end a command in time
-//! - [`keeper`]: the process that does both; `wrapper`: the process beside it
-//! - [`page`], [`news`]: between the two
+//! - [`queue`]: the rule, pure; [`row`]: what a row is made of
+//! - [`store`]: what a server has to offer; `etcd` offers it; [`url`]: what names a
+//!   server
+//! - `contend`: from a request to its grant; `hold`: from the grant to its end
+//! - `lease`: when to renew, and when to end a command in time
+//! - `keeper`: the process that does both; `wrapper`: the process beside it; `page`,
+//!   `news`: between the two
 
-pub mod contend;
-pub mod engine;
+mod contend;
+mod engine;
 #[cfg(feature = "etcd")]
 pub mod etcd;
-pub mod hold;
+mod hold;
 mod inspect;
-pub mod keeper;
-pub mod last_resort;
-pub mod lease;
-pub mod looks;
-pub mod news;
-pub mod page;
+mod keeper;
+mod last_resort;
+mod lease;
+mod looks;
+mod news;
+mod page;
 pub mod queue;
-pub mod request;
+mod request;
 pub mod row;
 pub mod store;
-pub mod summon;
+mod summon;
 pub mod url;
 mod wrapper;
 

@@ -1,12 +1,11 @@
-//! What the keeper and its wrapper share: one page that both see, so that the clock
-//! of the lease needs no message.
+//! The page of memory that the keeper and its wrapper share, so that the clock of the
+//! lease needs no message.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys::{Shared, suspend_aware_now};
 
-/// All zero at first.
 #[derive(Default)]
 pub struct Page {
     valid_until: AtomicU64,
@@ -16,42 +15,34 @@ pub struct Page {
 }
 
 impl Page {
-    /// Maps one.
-    ///
-    /// # Errors
-    /// No memory.
     pub fn new() -> std::io::Result<Shared<Self>> {
         let page = Shared::<Self>::zeroed()?;
         page.show_alive();
         Ok(page)
     }
 
-    /// Until when the locks are ours; zero before the grant.
+    /// Until when the locks are ours, since boot; zero before the grant.
     pub fn valid_until(&self) -> Duration {
         Duration::from_nanos(self.valid_until.load(Ordering::SeqCst))
     }
 
-    /// The lease lives until then.
     pub fn set_valid_until(&self, at: Duration) {
         self.valid_until.store(at.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// When the keeper showed last that it is alive.
     pub fn alive_at(&self) -> Duration {
         Duration::from_nanos(self.alive_at.load(Ordering::SeqCst))
     }
 
-    /// The keeper is alive now.
     pub fn show_alive(&self) {
         self.alive_at.store(suspend_aware_now().as_nanos().try_into().unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// The lease that our rows are on.
+    /// The lease of our rows.
     pub fn lease(&self) -> u64 {
         self.lease.load(Ordering::SeqCst)
     }
 
-    /// Our rows are on this lease now.
     pub fn set_lease(&self, lease: u64) {
         self.lease.store(lease, Ordering::SeqCst);
     }
@@ -61,7 +52,6 @@ impl Page {
         self.attempt.load(Ordering::SeqCst)
     }
 
-    /// Another attempt begins.
     pub fn set_attempt(&self, attempt: u32) {
         self.attempt.store(attempt, Ordering::SeqCst);
     }

@@ -1,22 +1,21 @@
 //! Who is next, decided from the rows of one lock. Pure: no I/O, no clock.
 //!
-//! A row asks for one of several things: the whole lock, a share of it, or one
-//! slot of a pool. While it waits it reserves all of them against the rows behind
-//! it. Once granted it has one of them and no more:
+//! A row asks for one of several things: the whole lock, a share of it, or one slot of
+//! a pool. While it waits it reserves all of them against the rows behind it. Once
+//! granted it has one of them and no more:
 //!
 //! > A row is granted something that nobody has and that no row before it, still
 //! > waiting, could be granted.
 //!
 //! A store has to keep three promises for this:
 //!
-//! 1. A row appears behind all others: its order number is given in the same step
-//!    in which it becomes visible.
-//! 2. A row that has gone never comes back: a row whose lease has ended is removed
+//! 1. A row appears behind all others: its order number is given in the same step in
+//!    which it becomes visible.
+//! 2. A row that is gone never comes back: a row whose lease has ended is removed
 //!    before anybody decides without it.
 //! 3. A grant is written only while its own row is there, in the same step.
 //!
-//! Then the following holds, however old the rows are that a contender decides by.
-//! The tests go through all histories of a few contenders to show it.
+//! Then, however old the rows are that a contender decides by:
 //!
 //! - Two grants never exclude each other.
 //! - Once the answer is [`Decision::Take`] it stays so, and the slot stays free:
@@ -24,10 +23,12 @@
 //! - Nobody takes what an earlier row could have had.
 //! - If nobody holds the lock, the first row may take it.
 //! - Rows behind a row never matter to it.
+//!
+//! The tests go through all histories of a few contenders to show it.
 
 use std::ops::Range;
 
-/// What names a row: 128 random bits of its contender.
+/// Names a row: 128 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub u128);
 
@@ -56,7 +57,7 @@ pub enum State {
     Granted(Option<u32>),
 }
 
-/// All that matters about a row.
+/// Everything about a row that matters for the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Contender {
     /// Which row.
@@ -70,9 +71,9 @@ pub struct Contender {
 /// What wakes a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Until {
-    /// The row has gone.
+    /// The row is gone.
     Gone,
-    /// The row has gone or was granted something: it leaves the rest of its pool.
+    /// The row is gone or was granted something, and so has left the rest of its pool.
     Settled,
 }
 
@@ -83,14 +84,13 @@ pub enum Decision {
     Take(Option<u32>),
     /// Nothing: the grant is written.
     Has(Option<u32>),
-    /// Sleep until one of these happens. Nothing else makes it our turn.
+    /// Sleep until one of these happens; nothing else can make it our turn.
     Wait(Vec<(Id, Until)>),
-    /// Our row is not there any more.
+    /// Our row is gone.
     Gone,
 }
 
-/// What the row `me` has to do. `rows`: in their order, all that are there, or at
-/// least those before `me`.
+/// What the row `me` has to do. `rows`: in their order, at least those before `me`.
 pub fn decide(rows: &[Contender], me: Id) -> Decision {
     let Some(position) = rows.iter().position(|row| row.id == me) else { return Decision::Gone };
     if let State::Granted(slot) = rows[position].state {
@@ -99,13 +99,13 @@ pub fn decide(rows: &[Contender], me: Id) -> Decision {
     turn_of(&rows[..position], rows[position].mode)
 }
 
-/// What a row of this mode would have to do if it came now, behind all these.
+/// What a row of this mode would have to do if it came now.
 pub fn foresee(rows: &[Contender], mode: Mode) -> Decision {
     turn_of(rows, mode)
 }
 
-/// How many wait. A row that could be granted and has not written so yet is not
-/// one of them. For --max-waiters and `list`.
+/// For --max-waiters and `list`. A row that could be granted does not count, though it
+/// has not written so yet.
 pub fn count_waiting(rows: &[Contender]) -> usize {
     rows.iter().filter(|row| is_waiting(rows, row.id)).count()
 }
@@ -181,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    // The rule once more, word by word: things that exclude each other.
+    // The rule once more, literally: things that exclude each other.
 
     #[derive(Clone, Copy, PartialEq, Debug)]
     enum Thing {
@@ -333,7 +333,7 @@ mod tests {
             }
         }
 
-        /// Whether it makes sense to go on from here.
+        /// Whether to go on from here.
         fn judge(&mut self, world: &World, rows: &[Contender], fresh: &[Decision]) -> bool {
             let had: Vec<_> = rows.iter().filter_map(had_by).collect();
             let is_safe = (0..had.len()).all(|i| (0..i).all(|j| !exclude(had[i], had[j])));

@@ -1,8 +1,8 @@
 //! A row: one contender's entry in the queue of one lock, as a store keeps it.
 //!
-//! What the queue is decided by ([`Contender`]) is the store's business: keys,
-//! columns, a sorted set. The rest is the *note*, a line of JSON that every
-//! store keeps as it is and every lockrun can read.
+//! How a store keeps what decides about the queue ([`Contender`]) is its own business.
+//! The rest is the *note*, a line of JSON that every store keeps unchanged and every
+//! lockrun can read.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -12,19 +12,17 @@ use sha2::{Digest, Sha256};
 
 use super::queue::{Contender, Id, Mode, State};
 
-/// The format of notes that this lockrun writes, and the newest that it
-/// understands.
+/// The format of notes that this lockrun writes, and the newest one it reads.
 pub const FORMAT: u32 = 1;
 
 /// Longest encoded name, in bytes.
 const LONGEST_NAME: usize = 512;
 /// 160 bits, as for lock files.
 const HASH_DIGITS: usize = 40;
-/// `%` is followed by two hexadecimal digits everywhere else, so this cannot be
-/// part of an encoded name.
+/// Not part of any encoded name, where two hexadecimal digits follow each `%`.
 const MARK: &str = "%-";
 
-/// The name of a lock, as it is given and as stores write it.
+/// The name of a lock, as given and as stores write it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LockName {
     given: Vec<u8>,
@@ -32,9 +30,9 @@ pub struct LockName {
 }
 
 impl LockName {
-    /// Encodes a name: bytes other than `A-Z a-z 0-9 . _ -` become `%` and two
-    /// hexadecimal digits. What gets longer than 512 bytes keeps its beginning and
-    /// ends in a hash. The mapping is one-to-one and must never change.
+    /// Bytes other than `A-Z a-z 0-9 . _ -` become `%` and two hexadecimal digits. A
+    /// name that gets longer than 512 bytes keeps its beginning and ends in a hash. The
+    /// mapping is one-to-one and must never change.
     pub fn new(name: &[u8]) -> Self {
         let mut encoded = String::with_capacity(name.len());
         for &byte in name {
@@ -45,7 +43,7 @@ impl LockName {
         }
         if encoded.len() > LONGEST_NAME {
             let mut cut = LONGEST_NAME - MARK.len() - HASH_DIGITS;
-            // Never through the middle of an encoded byte.
+            // Not through the middle of an encoded byte.
             if let Some(percent) = encoded[..cut].rfind('%').filter(|percent| cut - percent < 3) {
                 cut = percent;
             }
@@ -58,10 +56,8 @@ impl LockName {
         Self { given: name.to_vec(), encoded }
     }
 
-    /// The name behind an encoded one; `None` if lockrun writes no name so. Of a
-    /// name that ends in a hash only the encoded form is known, until a
-    /// [`Note::name`] tells the rest: [`given`](Self::given) is the encoded form
-    /// then.
+    /// Decodes a name; `None` if lockrun would not have written it so. A name that ends
+    /// in a hash stays encoded: only a [`Note::name`] has the original.
     pub fn from_encoded(encoded: &str) -> Option<Self> {
         if let Some((kept, hash)) = encoded.rsplit_once(MARK) {
             let is_ours = !kept.is_empty() && hash.len() == HASH_DIGITS && encoded.len() <= LONGEST_NAME;
@@ -86,21 +82,20 @@ impl LockName {
         &self.given
     }
 
-    /// As it is written in a store: at most 512 bytes of `A-Z a-z 0-9 . _ - %`.
+    /// At most 512 bytes of `A-Z a-z 0-9 . _ - %`.
     pub fn encoded(&self) -> &str {
         &self.encoded
     }
 }
 
 impl Id {
-    /// 32 hexadecimal digits, back to an id.
+    /// From 32 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_hex.then(|| u128::from_str_radix(text, 16).ok().map(Self))?
     }
 
-    /// An id for a row that another program wrote, from the key that it has in the
-    /// store: always the same for the same key.
+    /// For a row of another program: always the same for the same key.
     pub fn of_foreign(key: &[u8]) -> Self {
         let hash = Sha256::digest(key);
         Self(u128::from_be_bytes(hash[..16].try_into().expect("16 of 32 bytes")))
@@ -116,88 +111,82 @@ impl Display for Id {
 /// One row of a lock, as a look shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Id, mode, state. Of a row whose note has a mode that this lockrun does not
-    /// know: [`Mode::Exclusive`], [`State::Granted`]. A row that another program wrote
-    /// (`etcdctl lock`) is an exclusive one, with [`Id::of_foreign`].
+    /// Id, mode, state. A row with an unknown mode, and one that another program wrote
+    /// (`etcdctl lock`), is shown as exclusive.
     ///
-    /// Where the store grants the whole lock by order alone and writes no grant
-    /// (etcd), such a row is [`State::Granted`] here as soon as nothing before it
-    /// excludes it. A slot is granted once that is written.
+    /// Where the store grants the whole lock by order alone (etcd), such a row is
+    /// [`State::Granted`] as soon as nothing before it excludes it.
     pub contender: Contender,
-    /// Its number in the order of the queue.
+    /// Its position in the queue.
     pub order: u64,
-    /// Changes whenever the row does (mode, state, note, lease): a call names it,
-    /// so that it reaches the row that was seen. etcd: the mod revision.
+    /// Changes with every change of the row (mode, state, note, lease), so that a call
+    /// reaches the row that was seen. etcd: the mod revision.
     pub version: u64,
-    /// The fencing number of its grant; `None` while it waits.
+    /// The fencing token of its grant; `None` while it waits.
     pub fence: Option<u64>,
-    /// The lease that ends it, as the store names it; 0: none, it stays until it
-    /// is removed.
+    /// The lease that ends it, as the store names it; 0: it stays until it is removed.
     pub lease: u64,
-    /// Where the store keeps it, for the store alone (etcd: the key).
+    /// Where the store keeps it (etcd: the key).
     pub key: String,
-    /// Who wrote it; of a row of another program the default.
+    /// By whom it was written; the default for a row of another program.
     pub note: Note,
 }
 
-/// What a lockrun says about itself in its row.
+/// What a lockrun says about itself in its row. Times are RFC 3339 in UTC.
 ///
-/// Unknown fields are kept. A field that cannot be read as its type makes the
-/// whole note unreadable: the row counts as an exclusive holder that nobody
-/// knows anything about.
+/// Unknown fields are kept. A field of the wrong type makes the whole note unreadable:
+/// the row then counts as an exclusive holder that nothing is known about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Note {
-    /// Version of the note, [`FORMAT`]; 0: the row is of another program.
+    /// [`FORMAT`]; 0: the row is of another program.
     #[serde(default)]
     pub format: u32,
     /// What the row asks for.
     #[serde(default)]
     pub mode: NotedMode,
-    /// The lock's name as it was given, made UTF-8: the encoded one may end in a
-    /// hash.
+    /// The lock's name as given, made UTF-8, because the encoded one may end in a hash.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Host name.
     #[serde(default)]
     pub host: String,
-    /// Process id of the lockrun that people see, or of a token's owner.
+    /// The lockrun that people see, or a token's owner.
     #[serde(default)]
     pub pid: i32,
-    /// Login name, or the number of the user.
+    /// Login name, or number.
     #[serde(default)]
     pub user: String,
     /// The command line.
     #[serde(default)]
     pub command: String,
-    /// When it began to hold the lock, RFC 3339 in UTC; missing while it waits,
-    /// and shortly after.
+    /// When it got the lock, written a second later; missing if it did not wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// When it entered the queue, RFC 3339 in UTC.
+    /// When it entered the queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entered: Option<String>,
-    /// When the lock expires, RFC 3339 in UTC.
+    /// When the lock expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
-    /// Until when --at-least keeps the lock, RFC 3339 in UTC.
+    /// Until when --at-least keeps the lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<String>,
-    /// The process on whose end a token is let go.
+    /// The process whose end releases the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<i32>,
-    /// Whether a token stands for it, and no process keeps it.
+    /// Whether a token holds it, which no process keeps.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub token: bool,
-    /// Seconds between TERM and KILL that its command gets.
+    /// Seconds between TERM and KILL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_after: Option<f64>,
-    /// Whether its command has ended, and only --at-least keeps the lock.
+    /// Whether its command has ended and only --at-least keeps the lock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_ended: bool,
     /// Whether it waits with --replace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
-    /// What somebody else asked of it.
+    /// What another contender asked of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<Call>,
     /// What a newer lockrun wrote.
@@ -205,7 +194,7 @@ pub struct Note {
     pub unknown: Map<String, Value>,
 }
 
-/// A mode as a note writes it.
+/// A mode in a note.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotedMode {
@@ -214,9 +203,9 @@ pub enum NotedMode {
     Exclusive,
     /// A share of it.
     Shared,
-    /// Any slot of a pool of so many.
+    /// Any slot of a pool of this size.
     AnySlot(u32),
-    /// Exactly one slot of a pool.
+    /// Exactly one slot.
     OneSlot {
         /// Size of the pool.
         of: u32,
@@ -228,21 +217,20 @@ pub enum NotedMode {
     Unknown(Value),
 }
 
-/// What somebody asks of a holder or waiter, written into its row.
+/// What was asked of a holder or waiter, written into its row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Call {
     /// What for.
     pub what: CallKind,
-    /// Who calls, for people: `pid 4242 on db1 (deploy)`.
+    /// The caller: `pid 4242 on db1 (deploy)`.
     #[serde(default)]
     pub by: String,
-    /// Seconds between TERM and KILL that `break --kill-after` grants; `None`: as
-    /// the holder's own.
+    /// Seconds between TERM and KILL of `break --kill-after`; `None`: the holder's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_after: Option<f64>,
 }
 
-/// Why a holder or waiter shall let go.
+/// Why to let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallKind {
@@ -253,12 +241,12 @@ pub enum CallKind {
 }
 
 impl Note {
-    /// From what a store keeps. `None`: this is not a note of lockrun.
+    /// `None`: not a note of lockrun.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// For the store: one line of JSON.
+    /// One line of JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers only")
     }

@@ -1,26 +1,25 @@
-//! What a server has to offer so that lockrun can keep its queue there.
+//! What a server has to offer so that lockrun can keep its queue there: rows that keep
+//! the three promises of [`queue`](super::queue).
 //!
 //! All times are of [`suspend_aware_now`](crate::sys::suspend_aware_now)
-//! (CLOCK_BOOTTIME). All code behind this trait runs in the keeper, on a tokio
-//! runtime of one thread. A store starts no thread or process, prints nothing and
-//! knows no exit codes.
+//! (CLOCK_BOOTTIME). A store runs in the keeper, on a tokio runtime of one thread. It
+//! starts no thread or process, prints nothing and knows no exit codes.
 //!
 //! Rules for every method:
 //!
 //! - It ends by its [`Limits`], whatever the server does, and may be dropped at any
-//!   await (the keeper stops a request when its wrapper goes).
-//! - It can be repeated: a try whose answer was lost may have been carried out, and
-//!   the next try, or the same call later, has to find that and give the answer
-//!   that the first one would have given. Ids are random for that.
-//! - Only an answer of the store that was fixed by the first one counts
-//!   ([`identity`](RowStore::identity)). Another store at one of the addresses is a
-//!   [`Fault`](crate::net::Fault) of that address.
-//! - Trouble that could pass (too many connections, a restart, a failover, a
-//!   member without quorum, a read-only standby) is tried again at every address,
-//!   at random intervals, until the limit.
-//! - Credentials and certificates are read anew for every connection.
-//!
-//! The rows it shows keep the three promises of [`queue`](super::queue).
+//!   await: the keeper stops a request when its wrapper dies.
+//! - A [`Trouble`] leaves open whether the request was carried out, because its answer
+//!   may be lost. So every request can be repeated, and then gives the answer that the
+//!   first try would have given; random ids make that possible. Finding the row is not
+//!   finding the grant: an earlier keeper may have entered the same row only to wait.
+//! - Trouble that could pass (too many connections, a restart, a failover, no quorum, a
+//!   read-only standby) is tried again at every address, at random intervals, until the
+//!   limit.
+//! - Only the store that answered first counts ([`identity`](RowStore::identity)).
+//!   Another one at one of the addresses is a [`Fault`](crate::net::Fault) of that
+//!   address.
+//! - Credentials and certificates are read again for every connection.
 
 use std::future::Future;
 use std::time::Duration;
@@ -32,15 +31,12 @@ use crate::net::{Limits, Unreachable};
 /// Why a store gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// No address gave a usable one in time: each address with its fault.
-    /// [`Unreachable::was_sent`] says that a request was sent and may
-    /// have been carried out.
+    /// No address gave a usable answer in time.
     Unreachable(Unreachable),
-    /// The store answered, and will say the same until somebody changes something:
-    /// a wrong password, a missing right, a certificate, a version that is too old,
-    /// a full disk, another store than the one expected. What it said and what to
-    /// do, for people: `etcd says: permission denied; give the user the rights
-    /// read and write on jobs/`.
+    /// The store will say the same until somebody changes something: a password, a
+    /// right, a certificate, its version, a full disk. What it said and what to do:
+    /// `etcd says: permission denied; give the user the rights read and write on
+    /// jobs/`.
     Refused(String),
 }
 
@@ -59,41 +55,41 @@ impl From<Unreachable> for Trouble {
     }
 }
 
-/// The lease of a row, or of all rows of a set: when it ends, they go.
+/// The lease of some rows: they go when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// 63 random bits, never 0, so that a repeated request makes no second one.
+    /// 63 random bits, never 0, so that a repeated request makes no second lease.
     pub id: u64,
-    /// Its length as we want it; the store may grant more.
+    /// As requested; the store may grant more.
     pub ttl: Duration,
 }
 
 /// A row to be entered.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
-    /// Into the queue of this lock.
+    /// The lock whose queue it joins.
     pub lock: &'a LockName,
-    /// What names it.
+    /// Its id.
     pub id: Id,
     /// What it asks for.
     pub mode: Mode,
-    /// The grant, if it is to be written in the same step: after a look in which
+    /// The grant, to be written in the same step, after a look on which
     /// [`foresee`](super::queue::foresee) said [`Take`](super::queue::Decision::Take).
-    /// Goes with [`Condition::Empty`] and [`Condition::Unchanged`] only.
+    /// Not with [`Condition::Always`].
     pub granted: Option<Option<u32>>,
     /// What it says about itself.
     pub note: &'a Note,
 }
 
-/// When rows are entered; otherwise nothing happens. One step for all entries.
+/// When rows are entered: all of them in one step, or none.
 #[derive(Clone, Copy, Debug)]
 pub enum Condition<'a> {
     /// In any case.
     Always,
-    /// If no lock of the entries has any row.
+    /// If none of the locks has a row.
     Empty,
-    /// If no row was added, or changed, since these looks: one for each entry, in
-    /// their order. Rows that went meanwhile do not matter.
+    /// If no row was added or changed since these looks, one for each entry. Rows that
+    /// went do not matter.
     Unchanged(&'a [Look]),
 }
 
@@ -101,54 +97,54 @@ pub enum Condition<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Look {
     /// In their order. [`enter`](RowStore::enter) and [`turn`](RowStore::turn) may
-    /// leave out rows as long as [`decide`](super::queue::decide) for our row says
-    /// the same without them; [`look`](RowStore::look) shows all.
+    /// leave out rows that do not change what [`decide`](super::queue::decide) says for
+    /// our row.
     pub rows: Vec<Row>,
     /// The moment, as the store counts (etcd: the revision).
     pub at: u64,
 }
 
-/// What became of [`enter`](RowStore::enter).
+/// The result of [`enter`](RowStore::enter).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entered {
-    /// The rows are there.
+    /// The rows were entered.
     Yes {
-        /// The queue of each lock, in the order of the entries, with our row in
-        /// it.
+        /// One for each entry, with our row in it.
         looks: Vec<Look>,
-        /// Until when the lease lives at least, without a renewal: counted from
-        /// before the try was sent that made it.
+        /// The lease lives at least until then, counted from before the request that
+        /// made it was sent.
         until: Duration,
     },
-    /// The condition was not true, and nothing has happened. Look again.
+    /// The condition was false. Look again.
     No,
 }
 
-/// What became of [`grant`](RowStore::grant).
+/// The result of [`grant`](RowStore::grant).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granted {
-    /// It is written; the fencing number.
+    /// It is written.
     Yes {
-        /// Larger than that of every earlier grant that excludes this one.
+        /// The fencing token, larger than that of every earlier grant that excludes
+        /// this one.
         fence: u64,
     },
-    /// Not yet: something else is there than we had seen. Look again.
+    /// The rows are not those of the look. Look again.
     Stale,
-    /// Our row is not there any more.
+    /// Our row is gone.
     Gone,
 }
 
-/// What became of [`keep`](RowStore::keep).
+/// The result of [`keep`](RowStore::keep).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// The lease lives and all the rows are there.
+    /// The lease and all rows live.
     Yes {
-        /// Until when at least, counted from before the request was sent.
+        /// At least until then, counted from before the request was sent.
         until: Duration,
-        /// Something that we wait for has happened, though no watch told us.
+        /// What we wait for has happened, though no watch reported it.
         is_our_turn: bool,
     },
-    /// The lease or one of our rows is not there any more: it was lost.
+    /// The lease or a row is gone: the lock was lost.
     Gone,
 }
 
@@ -161,92 +157,81 @@ pub enum Subject {
         id: Id,
         /// Its [`Row::key`].
         key: String,
-        /// What we wait for.
+        /// For its removal, or for any change.
         until: Until,
     },
     /// Our own row.
     Own(Id, Mode),
-    /// Whatever happens to the lock (`lockrun wait`).
+    /// Any row of the lock (`lockrun wait`).
     Anything,
 }
 
-/// One thing to watch: a lock, and what of it, from the moment of a look on.
+/// One thing to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Which lock.
     pub lock: LockName,
     /// What of it.
     pub subject: Subject,
-    /// [`Look::at`]: everything after it is told, also what happens before the
-    /// watch begins.
+    /// [`Look::at`]: everything later is reported, also from before the watch began.
     pub since: u64,
 }
 
-/// What a watch tells.
+/// What a watch reports.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Something that we wait for may have happened: look again. For
-    /// [`Subject::Anything`] everything is.
+    /// Something that we wait for may have happened, or anything for
+    /// [`Subject::Anything`]: look again.
     Moved,
-    /// Our own row has changed: this is its note now, with a call in it perhaps.
+    /// Our own row has changed; its note, perhaps with a call in it.
     Called(Id, Box<Note>),
-    /// Our own row has gone: lost, unless we removed it.
+    /// Our own row is gone: lost, unless we removed it.
     Lost(Id),
-    /// The watch ended (server gone, history compacted): look again and begin
-    /// another.
+    /// The watch ended (server gone, history compacted): look again and begin another.
     Ended,
 }
 
-/// Events, as they come.
+/// A stream of events.
 pub trait Watch {
-    /// The next event. Waits without limit, and loses nothing when it is dropped.
-    /// After [`Event::Ended`] it is not called again.
+    /// The next event. Waits without limit and may be dropped without loss. Not called
+    /// again after [`Event::Ended`].
     fn next(&mut self) -> impl Future<Output = Event>;
 }
 
-/// Some of the locks of a store.
+/// A part of the list of locks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
-    /// Locks that have rows, in the order of their encoded names, each with all
-    /// its rows.
+    /// Locks that have rows, in the order of their encoded names.
     pub locks: Vec<(LockName, Vec<Row>)>,
-    /// Where the next page begins; `None`: this is the last one.
+    /// Where the next page begins; `None`: this is the last.
     pub next: Option<String>,
 }
 
-/// What a row is called when it is not ours: by [`call`](RowStore::call) and
-/// [`remove`](RowStore::remove).
+/// A row that need not be ours.
 pub type Target<'a> = (&'a LockName, &'a Row);
 
-/// A server, or cluster, that keeps rows.
+/// A server or cluster that keeps rows.
 pub trait RowStore {
-    /// Its watches. Independent of the store, so that requests go on meanwhile.
+    /// A watch does not block the store's other requests.
     type Watch: Watch;
 
-    /// A few words for -v: `etcd 3.5.13 at a:2379`, and what to be warned of.
+    /// For -v: `etcd 3.5.13 at a:2379`, with warnings.
     fn description(&self) -> String;
 
-    /// Which store it is, in letters and digits (etcd: the cluster id in
-    /// hexadecimal); `None` before its first answer.
+    /// Which store it is, in letters and digits (etcd: the cluster id in hexadecimal);
+    /// `None` before its first answer.
     fn identity(&self) -> Option<String>;
 
     /// Where the last answer came from: `a:2379`.
     fn address(&self) -> String;
 
-    /// All rows of a lock, by one linearizable read that writes nothing.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// All rows of a lock, by one linearizable read.
     fn look(&mut self, lock: &LockName, limits: Limits) -> impl Future<Output = Result<Look, Trouble>>;
 
-    /// Enters rows at the end of their queues, all in one step, on one lease that
-    /// it makes. Where the lease exists, it made it itself before (a repeated
-    /// request, or another lock of a set that is taken one by one); its `until` is
-    /// then counted from the first try.
-    ///
-    /// # Errors
-    /// [`Trouble`]; if it may have happened, [`leave`](Self::leave) takes back
-    /// what has.
+    /// Enters rows at the end of their queues, on a lease that it makes. If the lease
+    /// exists already, an earlier try or another lock of the set made it; `until` then
+    /// counts from the first try. After a [`Trouble`], [`leave`](Self::leave) undoes
+    /// what may have happened.
     fn enter(
         &mut self,
         lease: Lease,
@@ -255,18 +240,11 @@ pub trait RowStore {
         limits: Limits,
     ) -> impl Future<Output = Result<Entered, Trouble>>;
 
-    /// The rows that decide about our own one. Without it in the answer: it has
-    /// gone.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// The rows that decide about our own one. If it is not among them, it is gone.
     fn turn(&mut self, lock: &LockName, me: (Id, Mode), limits: Limits) -> impl Future<Output = Result<Look, Trouble>>;
 
-    /// Writes that our waiting row has what `decide` said on this look. Not called
-    /// where the look shows the row as granted already.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Writes the grant that `decide` gave on this look to our waiting row. Not called
+    /// where the look shows it as granted.
     fn grant(
         &mut self,
         lock: &LockName,
@@ -276,13 +254,10 @@ pub trait RowStore {
         limits: Limits,
     ) -> impl Future<Output = Result<Granted, Trouble>>;
 
-    /// Renews the lease and sees that all these rows of ours are there and still
-    /// the ones that were entered (etcd: the same create revision). `waits`: what
-    /// their watch is told to look at; the renewal looks at the same things,
-    /// never at the whole queue.
-    ///
-    /// # Errors
-    /// [`Trouble`]: nothing is known, the lease is as it was.
+    /// Renews the lease, and checks that these rows are there and are the ones that
+    /// were entered (etcd: the same create revision). It also checks what `waits`
+    /// watches, and never reads the whole queue. After a [`Trouble`] the lease is as it
+    /// was.
     fn keep(
         &mut self,
         lease: Lease,
@@ -291,13 +266,10 @@ pub trait RowStore {
         limits: Limits,
     ) -> impl Future<Output = Result<Kept, Trouble>>;
 
-    /// Puts rows of ours on another lease, which it makes; without one they stay
-    /// until they are removed. Order, state and note stay. The old lease, if it has
-    /// no other rows, ends. Returns until when the new one lives at least
-    /// (`Duration::MAX` without a lease), or `None` if a row has gone.
-    ///
-    /// # Errors
-    /// [`Trouble`]; may have happened, so call it again or leave both leases.
+    /// Moves our rows to a new lease; with `None` they stay until they are removed.
+    /// Order, state and note stay. The old lease ends if it has no other rows. Returns
+    /// until when the new one lives at least (`Duration::MAX` without a lease), or
+    /// `None` if a row is gone. After a [`Trouble`], repeat it or leave both leases.
     fn move_to(
         &mut self,
         lease: Option<Lease>,
@@ -305,54 +277,32 @@ pub trait RowStore {
         limits: Limits,
     ) -> impl Future<Output = Result<Option<Duration>, Trouble>>;
 
-    /// Writes another note into our own row; order, state and lease stay. `false`:
-    /// the row has changed meanwhile (a call) or has gone, and nothing was
-    /// written.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Rewrites the note of our own row; order, state and lease stay. `false`: the row
+    /// has changed meanwhile (a call) or is gone.
     fn amend(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;
 
-    /// Ends a lease, and with it all rows on it, in one step. Also for a lease that
-    /// perhaps was never made. `false`: it was not there.
-    ///
-    /// # Errors
-    /// [`Trouble`]: the end of the lease will do it.
+    /// Ends a lease and all its rows in one step, even if it was perhaps never made.
+    /// `false`: there was none. After a [`Trouble`] the rows go when the lease ends.
     fn leave(&mut self, lease: u64, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;
 
-    /// Begins to watch, from the looks' moments on.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Begins a watch.
     fn watch(&mut self, watched: &[Watched], limits: Limits) -> impl Future<Output = Result<Self::Watch, Trouble>>;
 
-    /// Writes a call into the row of another: its note becomes `note`, if the row
-    /// is as it was seen. Its lease stays as it is. `false`: it has changed or
-    /// gone. The same as [`amend`](Self::amend) where the store knows no owners.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Writes a call into another contender's row. `false`: the row has changed or is
+    /// gone. Differs from [`amend`](Self::amend) only where the store knows owners of
+    /// rows.
     fn call(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;
 
-    /// Removes exactly this row (key and order), with its slot, whatever has
-    /// changed in it. `false`: it had gone.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Removes exactly this row (key and order) and its slot, even if it was changed.
+    /// `false`: it was gone.
     fn remove(&mut self, row: Target<'_>, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;
 
-    /// Locks that have rows, from this place on (`None`: the first). A page is
-    /// small enough that the server can do other work between two.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Lists locks, from this one on (`None`: the first). A page is small enough that
+    /// the server can do other work between two.
     fn list(&mut self, from: Option<&str>, limits: Limits) -> impl Future<Output = Result<Page, Trouble>>;
 
-    /// Removes what stays in the store of locks that nobody has used for
-    /// `unused`; only counts it with `dry_run`. etcd keeps nothing: 0.
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// Removes what remains of locks that have been unused for `unused`, or only counts
+    /// it. etcd keeps nothing: 0.
     fn prune(
         &mut self,
         unused: Duration,

@@ -7,26 +7,23 @@ use super::store::{RowStore, Trouble};
 use crate::net::Limits;
 use crate::sys::suspend_aware_now;
 
-/// What --kill-after is where a row does not say.
+/// Where a row has no --kill-after.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
-/// Who we are, for those that we call: `pid 4242 on db1 (deploy.sh), user root`.
+/// The caller: `pid 4242 on db1 (deploy.sh), user root`.
 pub fn described(note: &Note) -> String {
     format!("pid {} on {} ({}), user {}", note.pid, note.host, note.command, note.user)
 }
 
-/// When a row that was called now is removed, should nobody answer for it.
+/// When a row that is called now is removed if nobody answers.
 pub fn removal_at(row: &Row, kill_after: Option<Duration>, ttl: Duration) -> Duration {
     let noted = row.note.kill_after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     suspend_aware_now() + kill_after.or(noted).unwrap_or(KILL_AFTER) + ttl / 3
 }
 
-/// Calls a row, or removes it where no process stands behind it. Returns when to
-/// remove it, should it still be there; `None`: nothing is left to do, or it has
-/// changed: look again.
-///
-/// # Errors
-/// [`Trouble`].
+/// Calls a row, or removes it if no process stands behind it. Returns when to remove it
+/// if it is still there; `None`: nothing is left to do, or the row has changed: look
+/// again.
 pub async fn summon<S: RowStore>(
     store: &mut S,
     lock: &LockName,

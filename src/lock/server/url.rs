@@ -7,19 +7,18 @@ use std::time::Duration;
 use crate::duration;
 use crate::net::{Address, TlsFiles};
 
-/// How long a server keeps the lock of a machine that it does not hear from.
+/// How long a server keeps the lock of a host that it does not hear from.
 const TTL: Duration = Duration::from_secs(20);
-/// Shorter ones end by the delays of an ordinary day.
+/// Ordinary delays would end shorter leases.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
-/// A lock that nobody can use for longer after a crash is no help.
+/// A lock that is stuck for longer after a crash helps nobody.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long every address is tried for until there is a first answer.
+/// How long all addresses are tried for the first answer.
 const CONNECT: Duration = Duration::from_secs(5);
-/// etcd's port for clients.
 const ETCD_PORT: u16 = 2379;
-/// Where locks are below, unless the URL has a path.
+/// Prefix of a URL without path.
 const PREFIX: &str = "lockrun";
-/// The forms that work, for error messages.
+/// For error messages.
 const FORMS: &str = "write etcd://HOST[:2379][,HOST...][/PREFIX], etcds://... for TLS, or file: for lock files";
 
 /// A word that is never shown: no Debug, no Display.
@@ -27,12 +26,12 @@ const FORMS: &str = "write etcd://HOST[:2379][,HOST...][/PREFIX], etcds://... fo
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides a word.
+    /// Wraps a word.
     pub fn new(word: String) -> Self {
         Self(word)
     }
 
-    /// The word, for the server alone.
+    /// The word, for the server only.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -46,7 +45,6 @@ impl Drop for Secret {
     }
 }
 
-/// Where a password comes from.
 #[derive(Clone, PartialEq, Eq)]
 enum Password {
     Given(Secret),
@@ -54,7 +52,7 @@ enum Password {
     File(PathBuf),
 }
 
-/// The user of a server.
+/// A user on a server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Account {
     /// The name.
@@ -63,10 +61,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// The password, read anew each time.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is empty: why, for people.
+    /// The password, read from its file each time. An error says for people what is
+    /// wrong with the file.
     pub fn password(&self) -> Result<Secret, String> {
         let path = match &self.password {
             Password::Given(secret) => return Ok(secret.clone()),
@@ -83,24 +79,24 @@ impl Account {
     }
 }
 
-/// A server that locks are taken on.
+/// A server with locks.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
-    /// All its addresses, at least one.
+    /// At least one.
     pub addresses: Vec<Address>,
-    /// With TLS if there is something here.
+    /// `None`: no TLS.
     pub tls: Option<TlsFiles>,
-    /// Who we are there; `None`: nobody in particular.
+    /// `None`: no login.
     pub account: Option<Account>,
-    /// The keys of all locks begin with this and a slash.
+    /// All keys begin with this and a slash.
     pub prefix: String,
     /// The lease's length.
     pub ttl: Duration,
-    /// How long to try until the first answer.
+    /// How long to try for the first answer.
     pub connect: Duration,
 }
 
-/// As people may see it: without user, password and parameters.
+/// For messages: without user, password and parameters.
 impl Display for Server {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
@@ -109,10 +105,10 @@ impl Display for Server {
     }
 }
 
-/// Where a URL came from.
+/// The source of a URL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// `--store`, which every user of the machine can read.
+    /// `--store`, which all users of the host can read.
     CommandLine,
     /// `LOCKRUN_STORE`.
     Environment,
@@ -126,10 +122,8 @@ pub enum Store {
     Server(Box<Server>),
 }
 
-/// Reads a URL. `variable` looks up etcd's own environment variables.
-///
-/// # Errors
-/// What is wrong with it and what to write, without the password.
+/// Reads a URL; `variable` looks up etcd's own environment variables. An error says
+/// what is wrong and what to write, without the password.
 pub fn parse(url: &str, origin: Origin, variable: impl Fn(&str) -> Option<String>) -> Result<Store, String> {
     let source = if origin == Origin::CommandLine { "--store" } else { "LOCKRUN_STORE" };
     parts(url, origin, &variable).map_err(|error| format!("{source}={}: {error}", shown(url)))
@@ -266,11 +260,11 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// What the URL does not say, etcdctl's variables may.
+    /// etcdctl's variables fill in what the URL leaves out.
     fn fill_in(&mut self, tls: bool, variable: &dyn Fn(&str) -> Option<String>) {
         let file = |name| variable(name).filter(|value| !value.is_empty()).map(absolute);
         if tls {
-            // The keeper has no environment in which rustls could look for the last.
+            // The keeper has no environment where rustls could find the last one.
             let cacert = || file("ETCDCTL_CACERT").or_else(|| file("SSL_CERT_FILE"));
             self.cacert = self.cacert.take().or_else(cacert);
             if self.cert.is_none() && self.key.is_none() {
@@ -338,7 +332,7 @@ fn account(
     Ok(Some(Account { user, password }))
 }
 
-/// The keeper leaves the directory in which it was started.
+/// The keeper changes its directory.
 fn absolute(path: String) -> PathBuf {
     let path = PathBuf::from(path);
     std::path::absolute(&path).unwrap_or(path)
@@ -364,7 +358,7 @@ fn shown(url: &str) -> String {
     let (start, rest) = url.split_once("//").unwrap_or(("", url));
     let slashes = if start.is_empty() { "" } else { "//" };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    // An @ behind a slash in a password that nobody encoded.
+    // An @ after a slash: a password that was not encoded.
     let rest = match rest.rfind('@') {
         Some(at) => format!("...@{}", &rest[at + 1..]),
         None => rest[..end].to_owned() + rest[end..].split('?').next().unwrap_or_default(),

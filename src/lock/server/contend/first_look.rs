@@ -8,12 +8,12 @@ use crate::lock::server::request::Outcome;
 use crate::lock::server::row::contenders;
 use crate::lock::server::store::{Condition, Look, RowStore, Trouble};
 
-/// Every lost race for an exact --max-waiters costs the server a write.
+/// Each lost race for an exact --max-waiters costs the server a write.
 const MOST_RACES: u32 = 5;
 
 impl<S: RowStore> Contest<'_, S> {
-    /// Reads before anything is written: what cannot be had costs the server no
-    /// write, and what is free is taken in one step.
+    /// Reads before anything is written: a refusal costs the server no write, and what
+    /// is free is taken in one step.
     pub(super) async fn look_first(&mut self) -> Result<FirstLook, Trouble> {
         let request = self.request;
         let mut races = 0;
@@ -69,7 +69,7 @@ impl<S: RowStore> Contest<'_, S> {
         }
     }
 
-    /// What is held around us decides first.
+    /// Locks that are held around us decide first.
     fn nested(&mut self, looks: &[Look]) -> Option<Outcome> {
         self.covered.clear();
         let mode = self.request.mode();

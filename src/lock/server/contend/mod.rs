@@ -22,12 +22,12 @@ use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::suspend_aware_now;
 
-/// A server that has accepted the first connection is busy, with 500 hosts in the
-/// same minute perhaps.
+/// A server that accepted the first connection may be busy with 500 hosts in the same
+/// minute.
 const ACCEPTED: Duration = Duration::from_secs(30);
-/// Until a broken watch, or a request that failed, is tried again.
+/// Pause before a failed request or broken watch is repeated.
 const PAUSE: Duration = Duration::from_millis(300);
-/// A lease is made before the grant; --at-least counts from the grant.
+/// A lease is made before the grant, but --at-least counts from the grant.
 const GRANT_TAKES: Duration = Duration::from_secs(1);
 
 /// How one lock's wait ended.
@@ -37,12 +37,10 @@ enum Turn {
     Called(Call),
 }
 
-/// What a first look came to.
 enum FirstLook {
     Over(Outcome),
     /// All rows are entered and granted.
     Granted,
-    /// There is something to wait for.
     Wait,
 }
 
@@ -52,7 +50,6 @@ struct Summons {
     at: Duration,
 }
 
-/// A request on its way.
 pub struct Contest<'a, S> {
     store: &'a mut S,
     request: &'a Request,
@@ -73,8 +70,7 @@ pub struct Contest<'a, S> {
 }
 
 impl<'a, S: RowStore> Contest<'a, S> {
-    /// Ready to [`run`](Self::run). `attempt`: how many places in the queue have
-    /// been lost before.
+    /// `attempt`: how many places in the queue were lost before.
     pub fn new(store: &'a mut S, request: &'a Request, attempt: u32, tell: &'a mut dyn FnMut(News)) -> Self {
         let lease = Lease { id: request.seed.lease(attempt, 0), ttl: request.ttl };
         Self {
@@ -94,21 +90,18 @@ impl<'a, S: RowStore> Contest<'a, S> {
         }
     }
 
-    /// Until the request is granted or refused.
-    ///
-    /// # Errors
-    /// The store cannot be reached at all, or does not let us in. Once we are in
-    /// the queue, it is waited for.
+    /// Until the request is granted or refused. An error only before we are in the
+    /// queue: after that, the store is waited for.
     pub async fn run(mut self) -> Result<Outcome, Trouble> {
         loop {
             if let Some(outcome) = self.attempt().await? {
                 if matches!(outcome, Outcome::Refused(_)) && self.has_lease {
-                    // Made for a race that somebody else has won.
+                    // Made for a race that another contender won.
                     let _ = self.store.leave(self.lease.id, self.limits()).await;
                 }
                 return Ok(outcome);
             }
-            // What is left of the lost attempt, a set's other rows say.
+            // What the lost attempt left, such as other rows of a set.
             let _ = self.store.leave(self.lease.id, self.limits()).await;
             self.attempt += 1;
             self.lease.id = self.request.seed.lease(self.attempt, 0);
@@ -152,7 +145,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         self.granted().await
     }
 
-    /// Those that are not held around us.
+    /// The locks that are not held around us.
     fn open_locks(&self) -> Vec<usize> {
         let is_open = |lock: &usize| !self.covered.iter().any(|(covered, _)| covered == lock);
         (0..self.request.locks.len()).filter(is_open).collect()
@@ -163,7 +156,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         (self.tell)(News::Holders { holders });
     }
 
-    /// Enters rows for these locks. `None`: the condition is not true.
+    /// Enters rows for these locks. `None`: the condition is false.
     async fn enter(
         &mut self,
         locks: &[usize],
@@ -203,7 +196,6 @@ impl<'a, S: RowStore> Contest<'a, S> {
         Ok(Some(looks))
     }
 
-    /// All rows are there and granted.
     async fn granted(&mut self) -> Result<Option<Outcome>, Trouble> {
         self.rows.sort_by_key(|(lock, _)| *lock);
         let mut tenure = Tenure {
@@ -230,7 +222,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         Ok(Some(Outcome::Granted { grants: all.into_iter().map(grant).collect(), tenure }))
     }
 
-    /// One request, again and again once we are in the queue.
+    /// One request, repeated once we are in the queue.
     async fn ask<T>(
         &mut self,
         mut request: impl AsyncFnMut(&mut S, Limits) -> Result<T, Trouble>,
@@ -282,7 +274,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
     }
 }
 
-/// A number for jitter.
+/// For jitter.
 pub fn random() -> u32 {
     let mut bytes = [0; 4];
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());

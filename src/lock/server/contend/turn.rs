@@ -1,5 +1,4 @@
-//! Waiting for one lock: asleep until it may be our turn, with the lease renewed
-//! meanwhile.
+//! Waiting for one lock, with the lease renewed meanwhile.
 
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use crate::lock::server::store::{Condition, Event, Granted, Kept, Look, RowStore
 use crate::lock::server::summon::{described, removal_at, summon};
 use crate::sys::{sleep_until, suspend_aware_now};
 
-/// Why the sleep of a wait ended.
 enum Woken {
     LookAgain,
     Lost,
@@ -20,7 +18,6 @@ enum Woken {
 }
 
 impl<S: RowStore> Contest<'_, S> {
-    /// Waits for one lock.
     pub(super) async fn take_turn(&mut self, lock: usize) -> Result<Turn, Trouble> {
         let request = self.request;
         let (name, mode) = (&request.locks[lock], request.mode());
@@ -76,8 +73,7 @@ impl<S: RowStore> Contest<'_, S> {
         self.rows.extend(row.map(|row| (lock, row)));
     }
 
-    /// Sleeps until something happens that may make it our turn, and renews the
-    /// lease meanwhile.
+    /// Sleeps until it may be our turn.
     async fn sleep(&mut self, name: &LockName, look: &Look, on: &[(Id, Until)]) -> Result<Woken, Trouble> {
         self.has_waited = true;
         let waits = waits_of(name, look, on);
@@ -126,7 +122,7 @@ impl<S: RowStore> Contest<'_, S> {
         }
     }
 
-    /// No watch could be made: the server is away, or about to be.
+    /// No watch could begin: the server is away, or about to be.
     async fn keep_now(&mut self, waits: &[Watched]) -> Result<Woken, Trouble> {
         tokio::time::sleep(PAUSE).await;
         match self.keep(waits).await {
@@ -150,7 +146,7 @@ impl<S: RowStore> Contest<'_, S> {
         Ok(kept)
     }
 
-    /// One read more, for people, and only for those who look on.
+    /// One more read, only for messages.
     async fn tell_who_is_waited_for(&mut self, name: &LockName) {
         let limits = self.limits();
         if let Ok(look) = self.store.look(name, limits).await {
@@ -158,7 +154,7 @@ impl<S: RowStore> Contest<'_, S> {
         }
     }
 
-    /// Calls everybody before us who holds the lock or waits with --replace.
+    /// Calls all before us that hold the lock or wait with --replace.
     async fn summon(&mut self, name: &LockName, me: Id) -> Result<(), Trouble> {
         let look = self.ask(async |store, limits| store.look(name, limits).await).await?;
         let all = contenders(&look.rows);
@@ -176,7 +172,7 @@ impl<S: RowStore> Contest<'_, S> {
         Ok(())
     }
 
-    /// Removes the rows of those that were called in vain.
+    /// Removes the rows of contenders that were called in vain.
     async fn dismiss(&mut self, name: &LockName) {
         let now = suspend_aware_now();
         let (due, later) = std::mem::take(&mut self.summonses).into_iter().partition(|summons| summons.at <= now);

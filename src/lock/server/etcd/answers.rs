@@ -1,5 +1,5 @@
-//! etcd's answers. Numbers of 64 bits are strings in this JSON, and what is zero
-//! or empty is left out.
+//! etcd's answers. In this JSON numbers of 64 bits are strings, and zero or empty
+//! values are left out.
 
 use std::str::FromStr;
 
@@ -8,9 +8,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// An answer with etcd's header.
 pub trait Headed: DeserializeOwned {
-    /// The header.
     fn header(&self) -> &Header;
 }
 
@@ -18,7 +16,6 @@ pub trait Headed: DeserializeOwned {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Header {
-    /// Which cluster.
     #[serde(deserialize_with = "number")]
     pub cluster_id: u64,
     /// Of the whole store.
@@ -29,20 +26,17 @@ pub struct Header {
     pub raft_term: u64,
 }
 
-/// A key.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct KeyValue {
-    /// Its name.
     #[serde(deserialize_with = "base64")]
     pub key: Vec<u8>,
-    /// What it holds.
     #[serde(deserialize_with = "base64")]
     pub value: Vec<u8>,
-    /// When it was made.
+    /// Revision.
     #[serde(deserialize_with = "number")]
     pub create_revision: i64,
-    /// When it was last written.
+    /// Revision.
     #[serde(deserialize_with = "number")]
     pub mod_revision: i64,
     /// 0: none.
@@ -55,12 +49,11 @@ pub struct KeyValue {
 #[serde(default)]
 pub struct Range {
     header: Header,
-    /// What was found, in the order that was asked for.
+    /// In the order of the request.
     pub kvs: Vec<KeyValue>,
-    /// How many there are, whatever the limit.
+    /// Regardless of the limit.
     #[serde(deserialize_with = "number")]
     pub count: i64,
-    /// Whether the limit left some out.
     pub more: bool,
 }
 
@@ -69,7 +62,7 @@ pub struct Range {
 #[serde(default)]
 pub struct Txn {
     header: Header,
-    /// Whether all that was compared was so.
+    /// Whether all conditions held.
     pub succeeded: bool,
     /// One for each operation.
     responses: Vec<Response>,
@@ -82,24 +75,21 @@ struct Response {
 }
 
 impl Range {
-    /// The store's.
     pub fn revision(&self) -> i64 {
         self.header.revision
     }
 }
 
 impl Txn {
-    /// The store's.
     pub fn revision(&self) -> i64 {
         self.header.revision
     }
 
-    /// In which it was answered.
     pub fn term(&self) -> u64 {
         self.header.raft_term
     }
 
-    /// What its reads found, in order.
+    /// One for each read.
     pub fn ranges(self) -> impl Iterator<Item = Range> {
         self.responses.into_iter().filter_map(|response| response.response_range)
     }
@@ -110,7 +100,7 @@ impl Txn {
 #[serde(default)]
 pub struct Granted {
     header: Header,
-    /// In seconds; may be more than was asked for.
+    /// Seconds; may be more than requested.
     #[serde(rename = "TTL", deserialize_with = "number")]
     pub ttl: u64,
 }
@@ -123,18 +113,17 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// In seconds from now on; 0: there is no such lease.
+    /// Seconds from now; 0: no such lease.
     pub fn ttl(&self) -> u64 {
         self.result.ttl
     }
 
-    /// In which it was answered.
     pub fn term(&self) -> u64 {
         self.result.header.raft_term
     }
 }
 
-/// To `lease/revoke` and others of which only the header counts.
+/// To `lease/revoke`, and wherever only the header counts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Plain {
@@ -163,7 +152,6 @@ pub struct Status {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Watched {
-    /// What happened.
     pub result: Option<Happened>,
     /// The watch has ended.
     error: Option<Value>,
@@ -177,7 +165,6 @@ impl Watched {
     }
 }
 
-/// What happened to the keys that are watched.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Happened {
@@ -185,9 +172,7 @@ pub struct Happened {
     pub created: bool,
     /// It has ended: compacted, or not permitted.
     pub canceled: bool,
-    /// Why, for people.
     pub cancel_reason: String,
-    /// In order.
     pub events: Vec<Event>,
 }
 
@@ -197,12 +182,11 @@ pub struct Happened {
 pub struct Event {
     #[serde(rename = "type")]
     kind: String,
-    /// Of a removed key only the name is here.
+    /// Only the name if the key was removed.
     pub kv: KeyValue,
 }
 
 impl Event {
-    /// Whether the key has gone.
     pub fn is_removal(&self) -> bool {
         self.kind == "DELETE"
     }
@@ -220,7 +204,7 @@ macro_rules! headed {
 
 headed! { Range: header; Txn: header; Granted: header; Plain: header; Status: header; Login: header; Renewal: result.header; }
 
-/// An error, in one of the two forms that the gateway has.
+/// An error, in either form that the gateway has.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Problem {
@@ -229,12 +213,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// gRPC's.
+    /// gRPC's code.
     pub fn code(&self) -> i64 {
         self.error["grpc_code"].as_i64().unwrap_or(self.code)
     }
 
-    /// For people.
+    /// For messages.
     pub fn text(&self) -> &str {
         let text = self.error["message"].as_str().or(self.error.as_str()).unwrap_or_default();
         text.trim_start_matches("etcdserver: ")

@@ -1,7 +1,8 @@
-//! The requests that a queue of rows needs, each of which may be sent again if
-//! its answer was lost.
+//! The requests that a queue of rows needs. Each may be repeated if its answer was
+//! lost; every error means that there was no usable answer, and a write may have been
+//! done.
 //!
-//! Keys here are etcd's; what they mean is the business of the module above.
+//! Keys here are etcd's; the module above gives them their meaning.
 
 use std::time::Duration;
 
@@ -14,20 +15,20 @@ use crate::lock::server::store::Trouble;
 use crate::net::{Limits, Unreachable};
 use crate::sys::suspend_aware_now;
 
-/// A lease's number, chosen by us: a grant that is sent twice makes one lease.
+/// Chosen by us, so that a repeated grant makes one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseId(pub i64);
 
-/// etcd's count of changes. A key's place in the queue is the revision in which
-/// it was made.
+/// etcd's count of changes. A key's place in the queue is the revision in which it was
+/// made.
 pub type Revision = i64;
 
-/// Keys from one to before another.
+/// A range of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The first key.
     pub from: String,
-    /// The first key behind; `None`: only the first.
+    /// The first key after the range; `None`: only `from`.
     pub to: Option<String>,
 }
 
@@ -49,7 +50,7 @@ impl Span {
     }
 }
 
-/// What to read, in a transaction or alone.
+/// What to read.
 #[derive(Clone, Debug)]
 pub struct Read {
     span: Span,
@@ -67,7 +68,7 @@ impl Read {
         Self { span, options: json!({"maxCreateRevision": revision.to_string()}) }
     }
 
-    /// The last few that were made before a revision, the last one first.
+    /// The `count` newest keys that were made before a revision, newest first.
     pub fn last(span: Span, count: u32, before: Option<Revision>) -> Self {
         let mut options = json!({"limit": count.to_string(), "sortOrder": "DESCEND", "sortTarget": "CREATE"});
         if let Some(before) = before {
@@ -76,17 +77,17 @@ impl Read {
         Self { span, options }
     }
 
-    /// How many there are, and nothing else.
+    /// Only their number.
     pub fn count(span: Span) -> Self {
         Self { span, options: json!({"countOnly": true}) }
     }
 
-    /// The keys without what they hold.
+    /// The keys without their values.
     fn keys(span: Span) -> Self {
         Self { span, options: json!({"keysOnly": true}) }
     }
 
-    /// At most so many, by key.
+    /// At most `limit`, by key.
     pub fn page(span: Span, limit: u32) -> Self {
         Self { span, options: json!({"limit": limit.to_string()}) }
     }
@@ -100,29 +101,28 @@ impl Read {
     }
 }
 
-/// What has to be so for a transaction to write.
+/// Without it a transaction does not write.
 #[derive(Clone, Debug)]
 pub struct Condition(Value);
 
 impl Condition {
-    /// Every key there is was made in this revision; 0: there is none.
+    /// All keys in the span were made in this revision; 0: there are none.
     pub fn made_in(span: &Span, revision: Revision) -> Self {
         Self(span.with(json!({"target": "CREATE", "result": "EQUAL", "createRevision": revision.to_string()})))
     }
 
-    /// There is none.
+    /// There are no keys.
     pub fn empty(span: &Span) -> Self {
         Self::made_in(span, 0)
     }
 
-    /// None was made or written after this revision. Those that have gone do not
-    /// count.
+    /// No key was made or written after this revision. Removed keys do not count.
     pub fn unchanged_since(span: &Span, revision: Revision) -> Self {
         let bound = (revision + 1).to_string();
         Self(span.with(json!({"target": "MOD", "result": "LESS", "modRevision": bound})))
     }
 
-    /// It was last written in this revision.
+    /// The key was last written in this revision.
     pub fn written_in(key: &str, revision: Revision) -> Self {
         let condition = json!({"target": "MOD", "result": "EQUAL", "modRevision": revision.to_string()});
         Self(Span::one(key).with(condition))
@@ -140,13 +140,13 @@ impl Write {
         Self(json!({"requestPut": put}))
     }
 
-    /// What a key holds; it keeps its lease.
+    /// A key's value; it keeps its lease.
     pub fn change(key: &str, value: &[u8]) -> Self {
         let put = json!({"key": base64(key), "value": BASE64.encode(value), "ignoreLease": true});
         Self(json!({"requestPut": put}))
     }
 
-    /// A key's lease; it keeps what it holds.
+    /// A key's lease; it keeps its value.
     pub fn keep_on(key: &str, lease: LeaseId) -> Self {
         let put = json!({"key": base64(key), "lease": lease.0.to_string(), "ignoreValue": true});
         Self(json!({"requestPut": put}))
@@ -158,29 +158,29 @@ impl Write {
     }
 }
 
-/// What came of a transaction that writes under conditions.
+/// The result of a conditional write.
 pub struct Written {
     /// Whether the conditions held.
     pub done: bool,
     /// The store's revision then.
     pub revision: Revision,
-    /// What its reads found, in order.
+    /// One for each read.
     pub found: Vec<Range>,
 }
 
-/// What came of renewing a lease.
+/// The result of renewing a lease.
 #[derive(Debug)]
 pub enum Renewed {
-    /// It counts.
+    /// The lease lives.
     Until {
-        /// The lease lasts until then, by [`suspend_aware_now`].
+        /// At least until then, by [`suspend_aware_now`].
         until: Duration,
-        /// The keys on it, without what they hold.
+        /// The keys on it, without values.
         own: Vec<KeyValue>,
         /// The keys in each of the other spans.
         also: Vec<Range>,
     },
-    /// The lease has ended, or one of the keys is not there any more.
+    /// The lease has ended, or one of the keys is gone.
     Gone,
 }
 
@@ -191,26 +191,19 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Makes a lease of at least this many seconds. Returns until when it lasts if
-    /// it is not renewed.
-    ///
-    /// # Errors
-    /// No usable answer.
+    /// Makes a lease of at least this many seconds. Returns until when it lives.
     pub async fn grant(&mut self, lease: LeaseId, seconds: u64, limits: Limits) -> Result<Duration, Trouble> {
         let first_sent = suspend_aware_now();
         let body = json!({"TTL": seconds.to_string(), "ID": lease.0.to_string()});
         let (reply, sent) = self.gateway.ask::<Granted>("lease/grant", &body, Identity::Hidden, limits).await?;
         Ok(match reply {
             Reply::Done(granted) => sent + Duration::from_secs(granted.ttl),
-            // An earlier try made it, the first one perhaps.
+            // An earlier try made it, perhaps the first.
             Reply::LeaseExists | Reply::NoSuchLease => first_sent + Duration::from_secs(seconds),
         })
     }
 
-    /// Ends a lease and removes its keys. `false`: it was not there.
-    ///
-    /// # Errors
-    /// No usable answer.
+    /// Ends a lease and removes its keys. `false`: there was none.
     pub async fn revoke(&mut self, lease: LeaseId, limits: Limits) -> Result<bool, Trouble> {
         let body = json!({"ID": lease.0.to_string()});
         let (reply, _) = self.gateway.ask::<Plain>("lease/revoke", &body, Identity::Shown, limits).await?;
@@ -220,16 +213,13 @@ impl Calls {
     /// Renews a lease, and proves that this counts.
     ///
     /// A leader that has been deposed goes on renewing for as long as an election
-    /// takes, while the leases of its successor run from the start of that one's
-    /// term. So after the answer the keys are read with a quorum, from the same
-    /// server. In the same term, no later leader can have existed when the lease
-    /// was renewed. In another one the lease is renewed again.
+    /// takes, while the leases of its successor run from the start of the new term. So
+    /// the keys are then read with a quorum, from the same server. In the same term, no
+    /// later leader can have existed at the renewal. In another term the lease is
+    /// renewed again.
     ///
-    /// An answer that there is no such lease is not believed as long as the keys
-    /// are there: a new leader may not have read its own log to the end.
-    ///
-    /// # Errors
-    /// No usable answer; the lease may have been renewed or not.
+    /// "No such lease" is not believed while the keys are there: a new leader may not
+    /// have read its own log to the end.
     pub async fn keep(
         &mut self,
         lease: LeaseId,
@@ -277,9 +267,6 @@ impl Calls {
     }
 
     /// Reads one span.
-    ///
-    /// # Errors
-    /// No usable answer.
     pub async fn read(&mut self, read: &Read, limits: Limits) -> Result<(Range, Revision), Trouble> {
         let (reply, _) = self.gateway.ask::<Range>("kv/range", &read.json(), Identity::Shown, limits).await?;
         Ok(match reply {
@@ -292,9 +279,6 @@ impl Calls {
     }
 
     /// Reads several spans at one revision.
-    ///
-    /// # Errors
-    /// No usable answer.
     pub async fn read_together(&mut self, reads: &[Read], limits: Limits) -> Result<ReadTogether, Trouble> {
         let body = json!({"success": operations(reads)});
         let (reply, _) = self.gateway.ask::<Txn>("kv/txn", &body, Identity::Shown, limits).await?;
@@ -307,11 +291,8 @@ impl Calls {
         Ok(ReadTogether { ranges, revision, term })
     }
 
-    /// Writes if all conditions hold, and reads in the same step. `None`: the
-    /// lease has ended.
-    ///
-    /// # Errors
-    /// No usable answer: it may have been done.
+    /// Writes if all conditions hold, and reads in the same step. `None`: the lease has
+    /// ended.
     pub async fn write(
         &mut self,
         conditions: &[Condition],
@@ -335,9 +316,6 @@ impl Calls {
     }
 
     /// The version of the server that answers.
-    ///
-    /// # Errors
-    /// No usable answer.
     pub async fn version(&mut self, limits: Limits) -> Result<String, Trouble> {
         let (reply, _) = self.gateway.ask::<Status>("maintenance/status", &json!({}), Identity::Shown, limits).await?;
         Ok(match reply {
@@ -349,7 +327,7 @@ impl Calls {
 
 /// Several reads at one revision.
 pub struct ReadTogether {
-    /// One for each.
+    /// One for each read.
     pub ranges: Vec<Range>,
     /// The store's.
     pub revision: Revision,
@@ -372,7 +350,7 @@ fn merged(mut one: Value, other: Value) -> Value {
     one
 }
 
-/// The keys' own name in what etcd sends.
+/// The name of a key.
 pub fn key_of(found: &KeyValue) -> String {
     String::from_utf8_lossy(&found.key).into_owned()
 }

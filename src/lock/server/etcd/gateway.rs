@@ -1,8 +1,5 @@
-//! etcd's HTTP/JSON gateway: one request, tried at every address until there is
-//! an answer of the right cluster.
-//!
-//! Every request is idempotent, so that one whose answer was lost can be sent
-//! again.
+//! etcd's HTTP/JSON gateway: one request, tried at every address until the right
+//! cluster answers. Every request must be idempotent, because an answer may be lost.
 
 use std::time::Duration;
 
@@ -20,13 +17,13 @@ use crate::lock::server::url::Account;
 use crate::net::http::{Answer, Client, Lines, Post};
 use crate::net::{Address, Fault, FaultKind, Limits, Tries, TryTime};
 
-/// What the cluster said.
+/// What the cluster answered.
 pub enum Reply<T> {
     /// It has done what was asked.
     Done(T),
     /// The lease in the request does not exist.
     NoSuchLease,
-    /// There is a lease with this number already: an earlier try made it.
+    /// An earlier try made the lease.
     LeaseExists,
 }
 
@@ -34,57 +31,56 @@ pub enum Reply<T> {
 pub struct Gateway {
     client: Client,
     account: Option<Account>,
-    /// For the account; until etcd takes it no more.
+    /// For the account, until etcd rejects it.
     token: Option<HeaderValue>,
-    /// Whether the cluster knows no users, though we have one.
+    /// Whether the cluster has no users, though we have an account.
     is_open: bool,
     /// The first cluster that answered, or the one that has to.
     cluster: Option<u64>,
-    /// The number of the connection on which that cluster is known to be.
+    /// The number of the connection that is known to lead to it.
     confirmed: Option<u64>,
     /// Counts how often we left a server.
     turns: watch::Sender<u64>,
 }
 
-/// Whether a request has to say who sends it.
+/// Whether a request is sent as a user.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
-    /// With the token of the account, if there is one.
+    /// With the account's token, if there is one.
     Shown,
-    /// Without: leases belong to nobody, and renewing one must not depend on a
-    /// password that was changed meanwhile.
+    /// Without: leases belong to nobody, and a renewal must not depend on a password
+    /// that was changed meanwhile.
     Hidden,
 }
 
 /// Why a try brought no reply.
 enum Setback {
-    /// Here and now.
+    /// At this address, now.
     Fault(Fault),
-    /// etcd does not know who we are: the token has expired, or users were
-    /// switched on.
+    /// etcd rejects our token: it has expired, or users were switched on.
     Unknown(String),
-    /// For good.
+    /// At every address.
     Refused(String),
 }
 
-/// How often etcd may say that it does not know the token it has just given.
+/// How often etcd may reject a token that it has just given.
 const MOST_LOGINS: u32 = 3;
 
 /// A lease that never exists: ours are random and larger.
 const NO_LEASE: &str = "1";
 
 impl Gateway {
-    /// `cluster`: the only one to talk to, where it is known.
+    /// `cluster`: the only one to talk to, if it is known.
     pub fn new(client: Client, account: Option<Account>, cluster: Option<u64>) -> Self {
         Self { client, account, token: None, is_open: false, cluster, confirmed: None, turns: watch::Sender::new(0) }
     }
 
-    /// The cluster's number, after its first answer.
+    /// After the first answer.
     pub fn cluster(&self) -> Option<u64> {
         self.cluster
     }
 
-    /// As long as it stays the same, answers come over the same connection.
+    /// The number of the connection that answers come from.
     pub fn connection(&self) -> u64 {
         self.client.connections()
     }
@@ -94,10 +90,7 @@ impl Gateway {
         self.client.address()
     }
 
-    /// One request and its answer, and when the try was sent that was answered.
-    ///
-    /// # Errors
-    /// There is none that could be used.
+    /// One request: its answer, and when the try that was answered was sent.
     pub async fn ask<T: Headed>(
         &mut self,
         path: &str,
@@ -117,11 +110,8 @@ impl Gateway {
         }
     }
 
-    /// An answer of many lines, on a connection of its own. It ends with an
-    /// error where the server loses touch with its cluster.
-    ///
-    /// # Errors
-    /// No server began to answer.
+    /// An answer of many lines, on a connection of its own. It ends with an error if
+    /// the server loses its cluster.
     pub async fn stream(&mut self, path: &str, body: Bytes, limits: Limits) -> Result<Lines, Trouble> {
         let mut post = Post { path: format!("/v3/{path}"), headers: Vec::new(), body };
         let mut tries = Tries::new(limits, self.client.addresses());
@@ -135,20 +125,20 @@ impl Gateway {
         }
     }
 
-    /// etcd did not know us: the next request logs in again.
+    /// The next request logs in again.
     pub fn forget_token(&mut self) {
         self.token = None;
         self.is_open = false;
     }
 
-    /// Leaves the server: it has no contact with its cluster.
+    /// Leaves a server that has lost its cluster.
     pub fn turn_away(&mut self) {
         self.client.turn_away();
         self.turns.send_modify(|turns| *turns += 1);
     }
 
-    /// Changes when we leave the server. What was opened there may be silent for
-    /// ever, because the server is out of touch with its cluster.
+    /// Changes when we leave a server. Streams from it may stay silent for ever,
+    /// because it has lost its cluster.
     pub fn turns(&self) -> watch::Receiver<u64> {
         self.turns.subscribe()
     }
@@ -192,7 +182,7 @@ impl Gateway {
         let reply = understand::<T>(&answer)?;
         match &reply {
             Reply::Done(done) => self.confirm(done.header())?,
-            // Such an answer does not say of which cluster it is.
+            // Such an answer does not name its cluster.
             Reply::NoSuchLease | Reply::LeaseExists => self.confirm_connection(time).await?,
         }
         Ok((reply, answer.sent))
@@ -234,8 +224,7 @@ impl Gateway {
         Ok(Some(token))
     }
 
-    /// Whether an answer is of the cluster that we talk to; the first one decides
-    /// which that is.
+    /// Checks that an answer comes from our cluster, which the first answer determines.
     fn confirm(&mut self, header: &Header) -> Result<(), Setback> {
         if header.cluster_id == 0 {
             return Ok(());
@@ -269,8 +258,7 @@ impl Gateway {
     }
 }
 
-/// etcd's answer to a request. The first line is all of it, also where a stream
-/// was asked for.
+/// etcd's answer to a request: the first line, even of a stream.
 fn understand<T: DeserializeOwned>(answer: &Answer) -> Result<Reply<T>, Setback> {
     let line = answer.body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     if answer.status == 200 && !line.starts_with(b"{\"error\"") {
@@ -293,7 +281,6 @@ const RESOURCE_EXHAUSTED: i64 = 8;
 const FAILED_PRECONDITION: i64 = 9;
 const UNAUTHENTICATED: i64 = 16;
 
-/// What is wrong, from the status and the body of an answer.
 fn explain(status: u16, line: &[u8]) -> Setback {
     let Ok(problem) = serde_json::from_slice::<Problem>(line) else {
         return explain_other_server(status);
@@ -317,7 +304,7 @@ fn explain(status: u16, line: &[u8]) -> Setback {
     }
 }
 
-/// It is no etcd that answers, or something stands before it.
+/// Not etcd, or something in front of it.
 fn explain_other_server(status: u16) -> Setback {
     let fault = match status {
         404 => Fault::refused("no HTTP/JSON gateway of etcd 3.4 or newer there (HTTP 404)"),

@@ -6,11 +6,11 @@
 //! PREFIX/NAME/p<id>   a row that asks for a slot of a pool
 //! ```
 //!
-//! The value is the row's note, with the number of its slot once it has one. The
-//! order of a row is its create revision, which it keeps whatever is written
-//! later. `etcdctl lock PREFIX/NAME` and Go's concurrency.Mutex put keys below
-//! `PREFIX/NAME/` as well, named by a hexadecimal number: they count as
-//! exclusive rows, and for them any key of ours is one that came before.
+//! The value is the row's note, with its slot once it has one. The order of a row is
+//! its create revision, which later writes do not change. `etcdctl lock PREFIX/NAME`
+//! and Go's concurrency.Mutex put keys below `PREFIX/NAME/` as well, named by a
+//! hexadecimal number: they count as exclusive rows, and they wait for any older key of
+//! ours.
 
 use serde_json::Value;
 
@@ -25,10 +25,10 @@ const SHARED: char = 's';
 const AFTER_SHARED: char = 't';
 const SLOT: char = 'p';
 
-/// In a note: the slot that the row has.
+/// In a note.
 const SLOT_FIELD: &str = "slot";
 
-/// What all keys of lockrun begin with.
+/// The beginning of all keys of lockrun.
 #[derive(Clone, Debug)]
 pub struct Prefix(String);
 
@@ -38,35 +38,31 @@ impl Prefix {
         Self(format!("{prefix}/"))
     }
 
-    /// The keys of a lock.
     pub fn lock(&self, name: &LockName) -> LockKeys {
         self.lock_of_encoded(name.encoded())
     }
 
-    /// The keys of a lock whose name is encoded already.
     pub fn lock_of_encoded(&self, encoded: &str) -> LockKeys {
         LockKeys { base: format!("{}{encoded}/", self.0) }
     }
 
-    /// All keys.
     pub fn span(&self) -> Span {
         Span { from: self.0.clone(), to: Some(after(&self.0)) }
     }
 
-    /// The encoded name of the lock that a key belongs to.
+    /// The lock that a key belongs to.
     pub fn encoded_name<'a>(&self, key: &'a str) -> Option<&'a str> {
         Some(key.strip_prefix(&self.0)?.split_once('/')?.0)
     }
 }
 
-/// The keys of one lock.
 #[derive(Clone, Debug)]
 pub struct LockKeys {
     base: String,
 }
 
 impl LockKeys {
-    /// All of them, those of other programs among them.
+    /// All keys, with those of other programs.
     pub fn span(&self) -> Span {
         Span { from: self.base.clone(), to: Some(after(&self.base)) }
     }
@@ -78,7 +74,6 @@ impl LockKeys {
         [Span { from, to: Some(shared) }, Span { from: format!("{}{AFTER_SHARED}", self.base), to }]
     }
 
-    /// The key of a row of ours.
     pub fn row(&self, id: Id, mode: Mode) -> String {
         let class = match mode {
             Mode::Exclusive => EXCLUSIVE,
@@ -88,13 +83,12 @@ impl LockKeys {
         format!("{}{class}{id}", self.base)
     }
 
-    /// The rows in these keys, in their order. Where all rows before one are
-    /// among them, its state is right; otherwise it may be shown as granted too
-    /// early.
+    /// The rows in these keys, in their order. A row may be shown as granted too early
+    /// if not all rows before it are among them.
     pub fn rows(&self, found: Vec<KeyValue>) -> Vec<Row> {
         let mut rows: Vec<_> = found.into_iter().map(|key| self.read(key)).collect();
         rows.sort_by(|one, other| (one.order, &one.key).cmp(&(other.order, &other.key)));
-        // One that two reads of a transaction have found.
+        // Found by two reads of a transaction.
         rows.dedup_by(|one, other| one.key == other.key);
         grant_by_order(&mut rows);
         rows
@@ -108,7 +102,7 @@ impl LockKeys {
         });
         let (contender, note) = match own {
             Some((class, id)) => read_own(class, id, &found.value),
-            // It holds the lock once it is the first.
+            // Holds the lock once it is the first.
             None => {
                 (Contender { state: State::Waiting, ..holds_everything(Id::of_foreign(&found.key)) }, Note::default())
             }
@@ -126,14 +120,14 @@ impl LockKeys {
     }
 }
 
-/// The first key behind all that begin with this.
+/// The first key after all with this beginning.
 fn after(prefix: &str) -> String {
     // '0' follows '/'.
     format!("{}0", prefix.trim_end_matches('/'))
 }
 
-/// The class decides for whole locks, because those that look only for what is in
-/// their way ask by class.
+/// The class decides about whole locks, because a contender reads only the classes that
+/// exclude it.
 fn read_own(class: char, id: Id, value: &[u8]) -> (Contender, Note) {
     let Some((note, slot)) = parse(value) else {
         let mode = if class == SHARED { Mode::Shared } else { Mode::Exclusive };
@@ -171,7 +165,6 @@ fn grant_by_order(rows: &mut [Row]) {
     }
 }
 
-/// What a row's key holds.
 pub fn value(note: &Note, slot: Option<u32>) -> Vec<u8> {
     let mut note = note.clone();
     if let Some(slot) = slot {
@@ -180,7 +173,7 @@ pub fn value(note: &Note, slot: Option<u32>) -> Vec<u8> {
     note.to_bytes()
 }
 
-/// A note, and the slot that is written beside it.
+/// A note, and the slot beside it.
 pub fn parse(value: &[u8]) -> Option<(Note, Option<u32>)> {
     let mut note = Note::parse(value)?;
     let slot = note.unknown.remove(SLOT_FIELD);
@@ -271,7 +264,7 @@ mod tests {
         ];
         let rows = keys().rows(found);
         assert!(rows.iter().all(|row| row.contender.mode == Mode::Exclusive));
-        // The second one is another program's that waits, as far as anybody can tell.
+        // The second is another program's, which seems to wait.
         assert_eq!(rows.iter().map(|row| row.contender.state).collect::<Vec<_>>(), [HAS, WAITS, HAS, HAS]);
         assert_eq!(rows[0].key, "jobs/a%20b/694d8e1");
         assert_eq!((rows[0].order, rows[0].version, rows[0].lease), (5, 6, 7));

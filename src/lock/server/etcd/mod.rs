@@ -1,16 +1,15 @@
 //! etcd, 3.4 or newer, through its HTTP/JSON gateway.
 //!
-//! - [`keys`]: where rows are among etcd's keys
-//! - [`calls`]: the requests; [`gateway`]: how one is sent; [`answers`]: what comes back
-//! - [`watch`]: being told of changes
+//! - `keys`: where rows are among etcd's keys
+//! - [`calls`]: the requests; [`gateway`]: how one is sent; `answers`: what comes back
+//! - [`watch`]: streams of changes
 //!
-//! A lock is taken without a write of its own: exclusive and shared rows are
-//! granted by being the first, and a row's create revision is its fencing number.
-//! Only a slot is written down, because which of them it is does not follow from
-//! the order. An uncontended run is three requests: the lease, the row, and the
-//! end of the lease, which removes the row.
+//! A lock needs no write of its own: exclusive and shared rows are granted by being the
+//! first, and a row's create revision is its fencing token. Only a slot is written,
+//! because it does not follow from the order. An uncontended run is three requests: the
+//! lease, the row, and the end of the lease, which removes the row.
 
-pub mod answers;
+mod answers;
 pub mod calls;
 pub mod gateway;
 mod keys;
@@ -34,11 +33,11 @@ use super::url::Server;
 use crate::net::http::Client;
 use crate::net::{Dialer, Limits};
 
-/// How many keys `list` asks for at a time.
+/// Keys per request of `list`.
 const PAGE: u32 = 1000;
 
-/// The first versions in which a leader that was frozen for longer than a lease
-/// does not revoke leases that were renewed meanwhile (etcd issue 15247).
+/// Since these versions a leader that was frozen for longer than a lease does not
+/// revoke leases that were renewed meanwhile (etcd issue 15247).
 const FIXED: [(u32, u32, u32); 2] = [(3, 4, 31), (3, 5, 13)];
 
 /// A store of rows in etcd.
@@ -48,22 +47,20 @@ pub struct Etcd {
     version: Option<String>,
     /// Leases that we made, and until when they live at least.
     leases: HashMap<u64, Duration>,
-    /// What we know of our own rows.
     own: HashMap<Id, Own>,
 }
 
-/// What we know of a row of ours.
 #[derive(Clone, Copy)]
 struct Own {
     order: u64,
-    /// The revision in which we last wrote it.
+    /// The revision of our last write.
     written: u64,
     slot: Option<u32>,
 }
 
 impl Etcd {
-    /// The store that a URL names; not connected yet. `identity`: the only cluster
-    /// to talk to, where it is known (a token, a keeper that replaces another).
+    /// The store of a URL; not connected yet. `identity`: the only cluster to talk to,
+    /// if known (a token, a keeper that replaces another).
     pub fn new(server: &Server, identity: Option<&str>) -> Self {
         let client = Client::new(Dialer::new(server.addresses.clone(), server.tls.clone()));
         let cluster = identity.and_then(|identity| u64::from_str_radix(identity, 16).ok());
@@ -76,10 +73,7 @@ impl Etcd {
         }
     }
 
-    /// Asks the server for its version, for [`description`](RowStore::description).
-    ///
-    /// # Errors
-    /// [`Trouble`].
+    /// For [`description`](RowStore::description).
     pub async fn ask_version(&mut self, limits: Limits) -> Result<(), Trouble> {
         if self.version.is_none() {
             self.version = Some(self.calls.version(limits).await?);
@@ -102,7 +96,7 @@ impl Etcd {
         self.own.insert(id, Own { order, written, slot });
     }
 
-    /// The order of our row; asked for if we have not entered it ourselves.
+    /// Requested if we have not entered the row ourselves.
     async fn order_of(&mut self, key: &str, id: Id, limits: Limits) -> Result<Option<u64>, Trouble> {
         if let Some(own) = self.own.get(&id) {
             return Ok(Some(own.order));
@@ -111,11 +105,11 @@ impl Etcd {
         Ok(found.kvs.first().map(|key| key.create_revision.unsigned_abs()))
     }
 
-    /// Writes a note, and the slot beside it, if the row is as it was seen.
+    /// Writes a note, and the slot beside it, if the row is unchanged.
     async fn rewrite(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> Result<bool, Trouble> {
         let (_, row) = row;
         let (mut seen, mut slot) = (row.version, slot_of(row.contender.state));
-        // What we have written ourselves since then is known.
+        // Our own writes since then are known.
         if let Some(own) = self.own.get(&row.contender.id).filter(|own| own.written > seen) {
             (seen, slot) = (own.written, own.slot);
         }
@@ -136,11 +130,11 @@ impl Etcd {
         Ok(true)
     }
 
-    /// What the rows tell that are read in the step in which ours is entered.
+    /// What to read in the step in which our row is entered.
     fn entered_reads(&self, entry: &Entry<'_>) -> Vec<Read> {
         let keys = self.prefix.lock(entry.lock);
         match entry.mode {
-            // The last two: ours, and the one before it.
+            // Ours, and the one before it.
             Mode::Exclusive => vec![Read::last(keys.span(), 2, None)],
             Mode::Shared => {
                 let own = Read::all(Span::one(keys.row(entry.id, entry.mode)));
@@ -150,8 +144,7 @@ impl Etcd {
         }
     }
 
-    /// Of rows that were entered in this step, under conditions that say what is
-    /// before them.
+    /// Of rows that were entered under conditions that say what is before them.
     fn looks_of(&mut self, lease: u64, entries: &[Entry<'_>], condition: Condition<'_>, at: u64) -> Vec<Look> {
         let before = |place: usize| match condition {
             Condition::Unchanged(looks) => looks.get(place).map(|look| look.rows.clone()).unwrap_or_default(),
@@ -178,7 +171,7 @@ impl Etcd {
         looks
     }
 
-    /// Enters in any case; the answer has the rows that decide.
+    /// Enters unconditionally; the answer has the rows that decide.
     async fn append(
         &mut self,
         lease: u64,
@@ -204,7 +197,7 @@ impl Etcd {
             }
             return Ok(Some(looks));
         }
-        // An earlier try had done it.
+        // An earlier try did it.
         Ok(Some(self.turns(entries, limits).await?))
     }
 
@@ -217,7 +210,6 @@ impl Etcd {
         (conditions, entries.iter().map(write).collect())
     }
 
-    /// Enters if the condition holds.
     async fn enter_if(
         &mut self,
         lease: u64,
@@ -244,8 +236,8 @@ impl Etcd {
         if first(&written.found).is_none() {
             return Ok(Some(None));
         }
-        // An earlier try had done it, or a keeper that this one replaces had entered
-        // the same row to wait.
+        // An earlier try did it, or a keeper that this one replaces had entered the
+        // same row only to wait.
         let looks = self.turns(entries, limits).await?;
         let is_granted = |(entry, look): (&Entry<'_>, &Look)| {
             look.rows.iter().any(|row| row.contender.id == entry.id && row.fence.is_some())
@@ -285,7 +277,6 @@ fn slot_of(state: State) -> Option<u32> {
     }
 }
 
-/// The first key that was found by the reads of a transaction.
 fn first(found: &[Range]) -> Option<&KeyValue> {
     found.iter().find_map(|range| range.kvs.first())
 }
@@ -372,7 +363,7 @@ impl RowStore for Etcd {
     ) -> Result<Granted, Trouble> {
         let Some(row) = look.rows.iter().find(|row| row.contender.id == me) else { return Ok(Granted::Gone) };
         if slot.is_none() {
-            // Nothing is written: it is so or it is not.
+            // Nothing is written: the order grants.
             let now = self.turn(lock, (me, row.contender.mode), limits).await?;
             let now = now.rows.iter().find(|row| row.contender.id == me);
             return Ok(match now.map(|row| row.fence) {
@@ -381,7 +372,7 @@ impl RowStore for Etcd {
                 None => Granted::Gone,
             });
         }
-        // A call that came meanwhile must not be written over.
+        // A call that came meanwhile must not be overwritten.
         let conditions = [If::written_in(&row.key, row.version as i64)];
         let writes = [Write::change(&row.key, &keys::value(&row.note, slot))];
         let own = [Read::all(Span::one(&row.key))];
@@ -392,7 +383,7 @@ impl RowStore for Etcd {
         let at = match now {
             _ if written.done => written.revision,
             Some(now) if now.create_revision as u64 != row.order => return Ok(Granted::Gone),
-            // An earlier try had done it.
+            // An earlier try did it.
             Some(now) if keys::parse(&now.value).is_some_and(|(_, written)| written == slot) => now.mod_revision,
             Some(_) => return Ok(Granted::Stale),
             None => return Ok(Granted::Gone),

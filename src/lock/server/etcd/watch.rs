@@ -1,4 +1,4 @@
-//! Being told of changes.
+//! Streams of changes.
 
 use std::collections::VecDeque;
 
@@ -12,46 +12,43 @@ use crate::lock::server::store::Trouble;
 use crate::net::Limits;
 use crate::net::http::Lines;
 
-/// Keys to be watched.
+/// Keys to watch.
 #[derive(Clone, Debug)]
 pub struct Wish {
     /// Which.
     pub span: Span,
     /// Whether only their removal matters.
     pub only_removal: bool,
-    /// From after this revision on, so that nothing between a look and the watch is
+    /// Later changes are reported, so that nothing between a look and the watch is
     /// missed.
     pub after: Revision,
 }
 
-/// One request that stays open, with one answer that never ends.
+/// One open request with an answer that never ends.
 pub struct Watch {
     lines: Lines,
-    /// Whether requests go to another server by now.
+    /// Changes when requests go to another server.
     turns: Receiver<u64>,
-    /// What was heard and not yet asked for.
+    /// Read, and not yet returned.
     heard: VecDeque<Heard>,
 }
 
-/// What came of a watch.
+/// What a watch reports.
 #[derive(Debug)]
 pub enum Heard {
     /// A key was made or written.
     Changed(KeyValue),
-    /// A key has gone.
+    /// A key was removed.
     Removed(String),
-    /// There will be no more: the connection broke, the server lost its cluster,
-    /// or what happened in between was compacted away. Look again.
+    /// The last event: the connection broke, the server lost its cluster, or the
+    /// history was compacted. Look again.
     Ended(String),
 }
 
 impl Calls {
-    /// Watches keys.
-    ///
-    /// # Errors
-    /// No server began to answer.
+    /// Begins a watch of all these keys.
     pub async fn watch(&mut self, wishes: &[Wish], limits: Limits) -> Result<Watch, Trouble> {
-        // The gateway has no way to add a watch later: all of them in one body.
+        // The gateway cannot add a watch later: all of them go into one body.
         let body: String = wishes.iter().map(creation).collect();
         let lines = self.gateway.stream("watch", body.into(), limits).await?;
         Ok(Watch { lines, turns: self.gateway.turns(), heard: VecDeque::new() })
@@ -73,7 +70,7 @@ fn creation(wish: &Wish) -> String {
 }
 
 impl Watch {
-    /// The next event. Loses nothing if it is dropped before it is ready.
+    /// The next event. May be dropped without loss.
     pub async fn next(&mut self) -> Heard {
         loop {
             if let Some(heard) = self.heard.pop_front() {

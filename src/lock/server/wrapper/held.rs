@@ -31,7 +31,7 @@ pub struct ServerHeld {
     identity: String,
     grants: Vec<Given>,
     rows: Vec<Kept>,
-    /// Whether it is known when COMMAND is killed.
+    /// Whether it is settled when COMMAND is killed.
     is_ending: bool,
     /// Whether the store has taken a lock away.
     is_certain: bool,
@@ -73,7 +73,7 @@ impl ServerHeld {
         page.set_lease(self.keeper.page.lease());
         page.set_valid_until(self.keeper.page.valid_until());
         let task = Task::GoOn(self.rows.clone());
-        // Without one the lease ends, and the command in time before that.
+        // Without one the lease ends, and the command in time before it.
         if let Ok(keeper) = Keeper::start(&plan, task, some(&self.identity), &self.life, page) {
             self.keeper = keeper;
             if let Some(pid) = self.command {
@@ -204,7 +204,7 @@ impl Held for ServerHeld {
     }
 
     fn tend(&mut self) -> Option<Loss> {
-        // First the clock: on waking up from a suspend nothing else matters.
+        // The clock first: after a suspend nothing else matters.
         let ending = self.ending();
         let is_due = !self.rows.is_empty() && ending.term_at <= suspend_aware_now();
         let heard = self.hear();
@@ -238,7 +238,7 @@ impl Held for ServerHeld {
     fn note(&mut self, _note: &Note<'_>) {}
 
     fn release(&mut self, limit: Duration) -> Result<Released> {
-        // Lost: there is nothing to give back, or nobody who would hear of it.
+        // After a loss there is nothing to release, or no keeper that could.
         let limit = if self.is_ending { limit.min(LEAVING) } else { limit };
         self.keeper.order(&Order::Release);
         let until = Instant::now() + limit;

@@ -1,5 +1,5 @@
-//! The wrapper's side: starts the keeper, hears its news, and holds the locks as far
-//! as the command and people are concerned. No network.
+//! The wrapper's side: starts the keeper, reads its news, and holds the locks for the
+//! command and the messages. No network.
 //!
 //! - `queued`: while the keeper gets the locks
 //! - `held`: while it holds them
@@ -29,17 +29,16 @@ use super::url::Server;
 use crate::lock::Holder;
 use crate::sys::{self, Forked, Shared};
 
-/// The largest datagram that a keeper sends.
+/// Longest news of a keeper.
 const LARGEST: usize = 256 * 1024;
 
-/// How long a wrapper that gives up waits for its row to be deleted.
+/// How long a wrapper that gives up waits for the deletion of its row.
 const LEAVING: Duration = Duration::from_millis(50);
 
-/// The keepers that this process has started and not yet waited for.
+/// The keeper that this process started last.
 static KEEPERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Whether this process keeps our locks, or did. It is our child, and no part of what
-/// COMMAND has started.
+/// Whether this process keeps our locks. It is our child, but COMMAND did not start it.
 pub fn is_our_keeper(pid: i32) -> bool {
     keepers().iter().any(|keeper| keeper.as_raw_nonzero().get() == pid)
 }
@@ -48,31 +47,28 @@ fn keepers() -> MutexGuard<'static, Vec<Pid>> {
     KEEPERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says something about the locks to people.
+/// Prints a line about the locks.
 pub type Tell = Rc<dyn Fn(&str)>;
 
-/// Everything about a request that a keeper needs, and who is told what happens.
+/// What a keeper needs for a request, and where its news go.
 pub struct Plan {
-    /// Where.
     pub server: Server,
-    /// What.
     pub request: Request,
-    /// From TERM to KILL.
+    /// Between TERM and KILL.
     pub kill_after: Duration,
-    /// Says something about the locks to people.
     pub tell: Tell,
-    /// Who held the locks when the keeper looked last.
+    /// The holders at the keeper's last look.
     pub holders: Rc<RefCell<Vec<Holder>>>,
 }
 
-/// The life line: a pipe whose write end COMMAND inherits as it inherits a lock file.
+/// A pipe whose write end COMMAND inherits as it inherits a lock file.
 struct LifeLine {
     read: OwnedFd,
     write: OwnedFd,
 }
 
-/// A keeper as its wrapper sees it. Dropping it and the life line lets it go: it gives
-/// up what it has, unless a command has inherited the life line.
+/// A keeper as its wrapper sees it. If it and the life line are dropped, the keeper
+/// gives up what it has, unless a command has inherited the life line.
 struct Keeper {
     process: OwnedFd,
     line: UnixDatagram,
@@ -80,14 +76,13 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Forks one. `page`: of a keeper before it.
+    /// `page`: from the keeper before it.
     fn start(plan: &Plan, task: Task, identity: Option<&str>, life: &LifeLine, page: Shared<Page>) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let wrapper = getpid();
         page.show_alive();
-        // Where /proc does not show which of our children are COMMAND's, only wait(2) tells
-        // whether one is left.
+        // The next news; `None`: none yet. An error means that the keeper has ended.
         let pid = match sys::fork_apart()? {
             Forked::Parent(pid) => pid,
             Forked::Child => {
@@ -103,10 +98,7 @@ impl Keeper {
         Ok(Self { process, line: ours.into(), page })
     }
 
-    /// The next thing that it said; `None`: nothing yet.
-    ///
-    /// # Errors
-    /// It has ended.
+    /// The keeper hangs if it has not shown before then that it is alive.
     fn news(&self) -> io::Result<Option<News>> {
         let mut buffer = vec![0; LARGEST];
         loop {
@@ -129,12 +121,12 @@ impl Keeper {
         }
     }
 
-    /// When it has to have shown that it is alive.
+    /// So that another keeper can take over its page.
     fn hangs_at(&self, plan: &Plan) -> Duration {
         self.page.alive_at().saturating_add(hung_after(plan.request.ttl))
     }
 
-    /// Ends it for certain, so that another one can have its page.
+    /// In uninterruptible sleep it does no harm: it would renew the same row.
     fn kill(&self) {
         let _ = sys::send_by_pidfd(&self.process, libc::SIGKILL);
         // One in uninterruptible sleep does no harm: it would renew the same row.
@@ -165,7 +157,7 @@ impl Plan {
     }
 }
 
-/// `replaced by pid 4242 on db1 (deploy.sh), user root`.
+/// For messages.
 fn how(call: &Call) -> String {
     let what = match call.what {
         CallKind::Break => "broken",

@@ -21,34 +21,32 @@ pub struct ServerQueued {
     identity: String,
 }
 
-/// What a keeper has come to.
+/// What a keeper has reported.
 pub enum Progress {
-    /// The store has answered, so --timeout counts from now. What it is, for -v.
+    /// The store has answered, so --timeout counts from now. The store, for -v.
     Connected(String),
-    /// The keeper knows who holds the locks, see [`Plan::holders`].
+    /// [`Plan::holders`] has been updated.
     Holders,
-    /// Something for -v.
+    /// For -v.
     Remark(&'static str),
     /// The locks are ours.
     Granted(Grants),
-    /// They are not.
+    /// Not granted.
     Refused(Refusal),
-    /// Somebody ended the wait: how, as a clause.
+    /// Another lockrun ended the wait: how, as a clause.
     GaveUp(String),
     /// The store cannot be used.
     Failed {
-        /// Whether it cannot be reached; otherwise it does not let us in.
+        /// Otherwise it refuses us.
         is_unreachable: bool,
-        /// Why, for people.
+        /// The reason, for messages.
         text: String,
     },
 }
 
 impl ServerQueued {
-    /// Starts a keeper for this plan.
-    ///
-    /// # Errors
-    /// No memory, process or descriptor is left; or the kernel is older than 5.3.
+    /// Starts a keeper. Fails without memory, a process or a descriptor, and on kernels
+    /// before 5.3.
     pub fn start(plan: Plan) -> io::Result<Self> {
         let (read, write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
@@ -62,15 +60,13 @@ impl ServerQueued {
         Wakes { descriptor: Some(self.keeper.line.as_fd()), at: Some(self.keeper.hangs_at(&self.plan)) }
     }
 
-    /// The next progress; `None`: sleep until [`wakes`](Self::wakes) says so.
-    ///
-    /// # Errors
-    /// Another keeper is needed, and cannot be started.
+    /// The next progress; `None`: sleep until [`wakes`](Self::wakes). An error means
+    /// that another keeper is needed and cannot start.
     pub fn progress(&mut self) -> io::Result<Option<Progress>> {
         let news = match self.keeper.news() {
             Ok(Some(news)) => news,
             Ok(None) if self.keeper.hangs_at(&self.plan) > suspend_aware_now() => return Ok(None),
-            // It hangs, or somebody killed it.
+            // It hangs or was killed.
             Ok(None) | Err(_) => {
                 self.keeper.kill();
                 let page = Page::new()?;
@@ -118,8 +114,8 @@ impl ServerQueued {
         Ok(Some(progress))
     }
 
-    /// Leaves the queue. Waits a moment for the row to be deleted, so that the next
-    /// call does not find it; a slow server is not waited for.
+    /// Leaves the queue. Waits a moment for the deletion of the row, so that the next
+    /// call does not find it; not for a slow server.
     pub fn give_up(self) {
         if rustix::net::shutdown(&self.keeper.line, rustix::net::Shutdown::Write).is_err() {
             return;
