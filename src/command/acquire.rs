@@ -1,5 +1,5 @@
-//! `lockrun acquire`: take a lock, print a token, return. A process of its
-//! own holds the lock from then on.
+//! `lockrun acquire`: take a lock, print a token, return. A new process, the keeper,
+//! holds the lock from then on.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,24 +29,21 @@ use crate::record::Claim;
 use crate::sys::{self, Arrived, Shared, SignalFd};
 use crate::token::{Token, TokenGrant};
 
-/// Nobody's lock is forgotten for longer.
+/// Default `--expires` of a token without `--owner`.
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 
-/// By these variables CI systems find what a cancelled job left running:
-/// GitHub Actions' runner, Jenkins.
+/// CI systems find what a cancelled job left running by these variables: GitHub
+/// Actions' runner, Jenkins.
 const KEPT_ENVIRONMENT: [&str; 3] = ["RUNNER_TRACKING_ID", "BUILD_ID", "JENKINS_NODE_COOKIE"];
 
-/// Longer than the new process takes to look whether it has to wait.
+/// Longer than the new process needs to see whether it has to wait.
 const A_LOOK: Duration = Duration::from_millis(10);
 
-/// What may end us while the token is handed out: the holder sees that, and
-/// lets go. Not PIPE, which a failed write tells about as well.
+/// Signals that may end us while the token is handed out: the keeper notices and
+/// releases the lock. Without PIPE, because a failed write tells us the same.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// Takes the lock and prints its token.
-///
-/// # Errors
-/// The lock cannot be asked for, or the token not be printed.
 pub fn acquire(mut options: cli::Acquire) -> Result<Exit> {
     match descriptor::number(options.fd, &mut options.lock.file) {
         Some(number) => descriptor::acquire(options, number),
@@ -64,7 +61,7 @@ struct Acquisition {
     lease_by_default: bool,
 }
 
-/// Shows nothing before there is a wait: the new process looks first.
+/// Shows nothing until the new process has found that it has to wait.
 struct OnceQueued<'a, W> {
     queued: &'a AtomicBool,
     owner: Option<BorrowedFd<'a>>,
@@ -98,13 +95,13 @@ struct Handover {
     id: String,
     listener: UnixListener,
     channel: UnixStream,
-    /// Our end of the line, for the new process to close: if it kept it, it
-    /// would not see us end.
+    /// The caller's end. The new process has to close it, or it would not see the
+    /// caller end.
     callers_channel: UnixStream,
 }
 
 impl Handover {
-    /// What the caller needs of it; the rest is closed.
+    /// Closes everything else.
     fn into_callers_channel(self) -> UnixStream {
         self.callers_channel
     }
@@ -154,7 +151,7 @@ impl Acquisition {
         }
     }
 
-    /// `None`: ask anew.
+    /// `None`: ask again.
     fn attempt(&mut self, handover: Handover) -> Result<Option<Exit>> {
         let queued = Shared::<AtomicBool>::zeroed()?;
         let mut waiting = OnceQueued {
@@ -162,7 +159,7 @@ impl Acquisition {
             owner: self.owner.as_ref().map(AsFd::as_fd),
             waiting: self.request.waiting(),
         };
-        // The parent keeps the time.
+        // The parent watches the time limit.
         let patience = self.request.patience.of_watched();
         let engine = &self.request.engine;
         let wait = |handover: Handover| {
@@ -183,17 +180,16 @@ impl Acquisition {
         };
         let (waiter, handover) =
             Waiter::fork(handover, true, wait, hold).context("cannot start the process that holds the lock")?;
-        // The new process's ends stay open only there: its end is ours.
+        // Closes our copies of the new process's ends, so that we see it end.
         let channel = handover.into_callers_channel();
-        // One that does not wait is answered by the child, when it has looked.
+        // Without waiting, the child answers at once and needs no time limit.
         let patience = self.request.patience;
         let limit = if patience.waits() { patience.limit } else { Limit::Never };
         match waiter.watch(&Patience { limit, ..patience }, &mut waiting)? {
-            // We hold nothing ourselves: the process that did has ended.
+            // The process that held anything has ended.
             Err(not) => Ok(self.request.not_granted(not)),
-            // The signal will find nothing to end any more but this process;
-            // the holder sees that and lets go. A stop comes too late to give
-            // up our place.
+            // The signal ends only this process; the keeper notices and releases the
+            // lock. A stop comes too late to leave the queue.
             Ok(GrantedChild { arrived, .. }) => {
                 match (arrived.and_then(|arrived| self.end_by(arrived)), waiter.failure()) {
                     (Some(exit), _) => Ok(Some(exit)),
@@ -204,7 +200,7 @@ impl Acquisition {
         }
     }
 
-    /// In the new process: from now on the holder.
+    /// In the new process, which is the keeper from now on.
     fn become_keeper(&self, mut held: AnyHeld, handover: Handover, granted: &WaitingChild) -> Result<()> {
         let granted_at = sys::suspend_aware_now();
         held.settle(&self.claim)?;
@@ -231,8 +227,8 @@ impl Acquisition {
         drop(handover.callers_channel);
         keeper::take_over(&handover.listener)?;
         let mut channel = handover.channel;
-        // Before the parent can end: its end must not be ours from now on. If
-        // it ends too early, the line tells us.
+        // Only before the parent can end: it must not take us with it. If it ends too
+        // early, the channel shows it.
         granted.let_go_of_parent();
         channel.write_all((token.to_word() + "\n").as_bytes())?;
         let ties = handover.owner.into_iter().map(|descriptor| Tie { descriptor, end: "its owner ended" }).collect();
@@ -240,7 +236,7 @@ impl Acquisition {
         Keeper { held, token, listener, ties, lease, printed: channel }.hold(granted_at)
     }
 
-    /// How we end by a signal, if it ends us.
+    /// The exit, if what arrived ends us.
     fn end_by(&self, arrived: Arrived) -> Option<Exit> {
         match arrived {
             Arrived::LetGo { ask, sender } => Some(self.request.asked_to_let_go(ask, sender)),
@@ -249,14 +245,14 @@ impl Acquisition {
         }
     }
 
-    /// Prints the token, and only then lets the holder keep the lock.
+    /// Prints the token; only then does the keeper keep the lock.
     fn hand_out(&self, mut channel: UnixStream) -> Result<Exit> {
         let signals = SignalFd::of_all().context("cannot wait for signals")?;
         channel.set_nonblocking(true)?;
         let mut holder = BufReader::new(channel.try_clone().context("cannot hear the process that holds the lock")?);
         let mut word = String::new();
         loop {
-            // Until the holder has spoken, it may not listen to signals yet.
+            // The keeper may not listen to signals before it has spoken.
             if let Some(exit) = self.end_by(sys::next_signal(Some(Duration::ZERO))) {
                 return Ok(exit);
             }
@@ -271,7 +267,7 @@ impl Acquisition {
         if !word.ends_with('\n') {
             bail!("{ENDED_EARLY}");
         }
-        // From now on the holder listens: who asks us asks it as well.
+        // From now on a request to let go reaches the keeper too.
         sys::ignore_requests();
         self.request.patience.mask.unblock(&ENDING);
         self.request.tell_granted();
@@ -286,17 +282,17 @@ impl Acquisition {
             return self.lost(&why);
         }
         stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
-        // From now on the token is good, and nothing ends us.
+        // From now on the token is valid, and no signal ends us.
         sys::block_all();
         let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
         match let_go(&mut holder).unwrap_or_default() {
-            // The reader was faster than we are.
+            // The token's reader has already released it.
             why if why.starts_with(keeper::RELEASED) => Ok(Exit::Ok),
             why => self.lost(&why),
         }
     }
 
-    /// The holder let go before it knew that the token was printed.
+    /// The keeper let go before it knew that the token was printed.
     fn lost(&self, why: &str) -> Result<Exit> {
         if why.is_empty() {
             bail!("{ENDED_EARLY}");
@@ -307,8 +303,8 @@ impl Acquisition {
     }
 }
 
-/// Why the holder has let go already, as it says itself; empty if it was
-/// killed. `None`: it has not.
+/// Why the keeper has already let go, in its own words; empty if it was killed. `None`:
+/// it has not.
 fn let_go(holder: &mut BufReader<UnixStream>) -> Option<String> {
     let mut why = String::new();
     match holder.read_line(&mut why) {
@@ -321,8 +317,7 @@ fn above_stdio(stream: UnixStream) -> Result<UnixStream> {
     Ok(sys::above_stdio(OwnedFd::from(stream)).context("cannot make a socket")?.into())
 }
 
-/// A descriptor for the owner, which is the process itself and not a number
-/// that may be given to another one.
+/// The owner as a descriptor, because its process id can be reused.
 fn open_owner(pid: i32) -> Result<OwnedFd> {
     let refused = |why: &str| anyhow!("--owner {pid}: {why}");
     let process = process::id(pid).ok_or_else(|| refused("not a process id")).and_then(|pid| {
@@ -333,14 +328,14 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
         })
     })?;
     let process = sys::above_stdio(process)?;
-    // A zombie has ended, whoever has not yet been told.
+    // A zombie has ended, even if its parent has not waited for it yet.
     if sys::is_readable(&process, Some(Duration::ZERO))? {
         return Err(refused("has already ended"));
     }
     Ok(process)
 }
 
-/// For whom a token is held, as people know it.
+/// The caller of the token, as records and messages show it.
 fn described(pid: Option<i32>) -> Vec<u8> {
     let line = pid.and_then(process::command_line).unwrap_or_default();
     [&b"token for "[..], &line].concat()

@@ -10,17 +10,14 @@ use crate::exit::Exit;
 use crate::lock::{LockState, NOBODY_SEEN, Store, WHO_SEES};
 use crate::message;
 
-/// TERM to KILL, as for `--expires`.
+/// From TERM to KILL, as for `--expires`.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
-/// So often a lock is looked at that is held, but by nobody whom we see: its file
-/// may be another one since.
+/// How often to look at a lock that is held but shows no holder: its file may have been
+/// replaced meanwhile.
 const LOOKS: usize = 3;
 
-/// Returns when those who held it do so no more.
-///
-/// # Errors
-/// Not one lock, or it cannot be looked at.
+/// Returns once the holders have let go.
 pub fn break_lock(options: cli::Break) -> Result<Exit> {
     let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {
@@ -30,7 +27,7 @@ pub fn break_lock(options: cli::Break) -> Result<Exit> {
         let Some(seen) = locks.look()?.pop() else { break };
         let name = message::shown_name(&seen.name);
         if seen.state == LockState::Free {
-            // Later, it was let go before we could see by whom.
+            // After the first look, it was let go before we saw a holder.
             if look == 1 {
                 message::tell_about(&name, "not held, nothing to break");
             }

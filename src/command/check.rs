@@ -19,20 +19,17 @@ use super::{descriptor, stdout, tokens};
 struct Report<'a> {
     /// The lock's name.
     name: Cow<'a, str>,
-    /// Its place in a pool; null where there is none.
+    /// Its slot in a pool; null outside of one.
     slot: Option<u32>,
-    /// The grant's number; null where flock(1) took a descriptor's lock.
+    /// Fencing token; null where flock(1) locked a descriptor.
     fence: Option<u64>,
-    /// RFC 3339, or null: never.
+    /// RFC 3339; null: never.
     expires: Option<&'a str>,
-    /// Seconds until then, or null.
+    /// Seconds until then; null: never.
     remaining: Option<f64>,
 }
 
-/// Silent if it is, unless asked for details.
-///
-/// # Errors
-/// No token was given, or a descriptor that cannot be locked.
+/// Prints nothing but a loss, unless asked for details.
 pub fn check(mut options: cli::Check) -> Result<Exit> {
     if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
         return check_descriptor(number, options.json);

@@ -1,4 +1,4 @@
-//! `lockrun completions`: what a shell needs to complete our command line.
+//! `lockrun completions`: the completion script of a shell.
 
 use anyhow::Result;
 
@@ -8,9 +8,6 @@ use crate::exit::Exit;
 use super::stdout;
 
 /// Prints the script that packages install.
-///
-/// # Errors
-/// stdout is closed, or full.
 pub fn completions(options: &cli::Completions) -> Result<Exit> {
     let script = match options.shell {
         Shell::Bash => include_str!("../../completions/lockrun.bash"),

@@ -1,5 +1,5 @@
-//! `acquire --fd N`, `release --fd N`, `check --fd N`: the lock is on a
-//! descriptor of the caller's own. Nothing of ours stays.
+//! `acquire --fd N`, `release --fd N`, `check --fd N`: the lock is on the caller's own
+//! descriptor, and no process of lockrun stays.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -16,18 +16,15 @@ use crate::message;
 use crate::process;
 use crate::sys;
 
-/// The descriptor that is meant by `--fd N` or by a `--file /dev/fd/N`, which is
-/// taken out of the files.
+/// The descriptor of `--fd N`, or of a `--file /dev/fd/N`, which is removed from
+/// `files`.
 pub fn number(fd: Option<RawFd>, files: &mut Vec<PathBuf>) -> Option<RawFd> {
     let number = fd.or_else(|| files.iter().find_map(|file| engine::descriptor_in(file)))?;
     files.retain(|file| engine::descriptor_in(file) != Some(number));
     Some(number)
 }
 
-/// The same where no other file can be meant.
-///
-/// # Errors
-/// One is.
+/// As [`number`], where no other file may be given.
 pub fn number_alone(fd: Option<RawFd>, files: &mut Vec<PathBuf>) -> Result<Option<RawFd>> {
     let number = number(fd, files);
     match files.first() {
@@ -36,12 +33,9 @@ pub fn number_alone(fd: Option<RawFd>, files: &mut Vec<PathBuf>) -> Result<Optio
     }
 }
 
-/// Takes the lock and leaves it on the descriptor.
-///
-/// # Errors
-/// The lock cannot be asked for: then nothing is locked.
+/// Takes the lock and leaves it on the descriptor. On an error nothing is locked.
 pub fn acquire(options: cli::Acquire, number: RawFd) -> Result<Exit> {
-    // Before anything else is opened, which could get the number.
+    // Before anything else is opened, which might get this number.
     let descriptor = engine::descriptor(number)?;
     let refused = [
         ("--slots", options.lock.slots.is_some()),
@@ -71,11 +65,7 @@ pub fn acquire(options: cli::Acquire, number: RawFd) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Gives back what is locked on the descriptor, also by processes that have
-/// inherited it.
-///
-/// # Errors
-/// It cannot be locked, or not be unlocked.
+/// Unlocks the descriptor, also for processes that have inherited it.
 pub fn release(number: RawFd) -> Result<Exit> {
     let (descriptor, grant) = engine::descriptor_grant(engine::descriptor(number)?)?;
     engine::unlock_descriptor(number)?;
@@ -90,11 +80,7 @@ pub fn release(number: RawFd) -> Result<Exit> {
     })
 }
 
-/// What is held by the descriptor; `None` after a line that says why it is not
-/// ours any more.
-///
-/// # Errors
-/// It cannot be locked.
+/// What the descriptor holds; `None` after a line that says why the lock is lost.
 pub fn check(number: RawFd) -> Result<Option<DescriptorGrant>> {
     let (descriptor, grant) = engine::descriptor_grant(engine::descriptor(number)?)?;
     let why = match &grant {

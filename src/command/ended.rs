@@ -1,4 +1,4 @@
-//! What is said about COMMAND's end, and the exit that follows from it.
+//! Messages about COMMAND's end, and the exit that follows from it.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -14,15 +14,15 @@ use crate::message;
 /// What else is known at the end of a lock.
 #[derive(Default)]
 pub struct Known {
-    /// How it had been lost without anybody noticing.
+    /// How it was lost unnoticed.
     pub lost: Option<Lost>,
     /// Who holds it after a loss.
     pub successors: Option<Vec<Holder>>,
-    /// What `--expires` was.
+    /// The value of `--expires`.
     pub expires: Option<Duration>,
 }
 
-/// The lock `name` is given back.
+/// After the release of the lock `name`.
 pub fn exit(name: &str, outcome: &Outcome, known: &Known) -> Exit {
     let why = match &outcome.cause {
         None => match &known.lost {
@@ -66,11 +66,11 @@ fn text_of_end(ended: Ended) -> String {
     }
 }
 
-/// COMMAND could not be executed, for this `errno`.
+/// COMMAND could not be executed, with this `errno`.
 pub fn not_executed(name: &str, program: &OsStr, errno: i32) -> Exit {
     let shown = printable(program.as_bytes());
     let is_there = child::is_there(program);
-    // In PATH, a directory that is none or that we may not search has nothing.
+    // In PATH, a directory that is missing or may not be searched is passed over.
     let is_searched = !program.as_bytes().contains(&b'/');
     let (exit, text) = match errno {
         libc::ENOENT if is_there => (
@@ -87,8 +87,7 @@ pub fn not_executed(name: &str, program: &OsStr, errno: i32) -> Exit {
     exit
 }
 
-/// The supervisor in a process of its own, with a lock that is lost at a given
-/// moment.
+/// The supervisor in a process of its own, with a lock that is lost at a given moment.
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -104,17 +103,17 @@ mod tests {
     use crate::record::Claim;
     use crate::sys::{self, Forked, Timer};
 
-    /// How the lock tells the supervisor that it is lost.
+    /// How the supervisor learns of the loss.
     enum Told {
-        /// By a descriptor: a server said so.
+        /// A server said so.
         By(PipeReader, PipeWriter),
-        /// By a time: nothing was heard of the server.
+        /// The server was silent until then.
         At(Duration),
     }
 
     struct Leased {
         told: Told,
-        /// From then to KILL; `None`: as `--kill-after` says.
+        /// From the loss to KILL; `None`: as `--kill-after` says.
         kill_after: Option<Duration>,
         tended: Cell<u32>,
     }
@@ -134,7 +133,7 @@ mod tests {
 
         fn wakes(&self) -> Wakes<'_> {
             match &self.told {
-                // Once it has been read there is nothing more to say.
+                // The message has been read.
                 Told::By(..) if self.tended.get() > 0 => Wakes::default(),
                 Told::By(reader, _) => Wakes { descriptor: Some(reader.as_fd()), at: None },
                 Told::At(at) => Wakes { descriptor: None, at: Some(*at) },
@@ -157,9 +156,9 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    /// Runs `command` under a lock in a process of its own, because a supervisor
-    /// owns its process's signals and children. The lock is lost when the command
-    /// says that it is ready. Returns the exit code; 1 if it was not lost.
+    /// Runs `command` under a lock in a process of its own, because a supervisor owns
+    /// its process's signals and children. The lock is lost once the command says that
+    /// it is ready. Returns the exit code, or 1 if nothing was lost.
     fn supervised(command: &str, held: impl FnOnce() -> Leased, lose: fn(&mut Told)) -> u8 {
         let Forked::Parent(process) = sys::fork().unwrap() else {
             let mask = sys::block_all();
@@ -211,7 +210,7 @@ mod tests {
         assert_eq!(supervised("echo ready; exec sleep 600", now, |_| ()), 123);
     }
 
-    /// It ignores TERM, and `--kill-after` is ten minutes.
+    /// The command ignores TERM, and `--kill-after` is ten minutes.
     #[test]
     fn kill_comes_when_the_lease_ends_and_not_later() {
         let stubborn = "trap '' TERM; echo ready; while :; do sleep 600; done";

@@ -1,4 +1,4 @@
-//! What COMMAND finds in its environment about the locks that it runs under.
+//! What COMMAND finds in its environment about its locks.
 
 use std::ffi::CString;
 
@@ -12,16 +12,16 @@ const NAME: &str = "LOCKRUN_NAME";
 const FENCE: &str = "LOCKRUN_FENCE";
 const SLOT: &str = "LOCKRUN_SLOT";
 
-/// What the kernel takes for one variable, with its name and its zero
-/// (`MAX_ARG_STRLEN` of execve(2)).
+/// The kernel's limit for one variable, with its name and NUL (`MAX_ARG_STRLEN`,
+/// execve(2)).
 const LONGEST_VARIABLE: usize = 128 * 1024;
 
-/// What it must not inherit from a lockrun around us.
+/// Variables that COMMAND must not inherit from an outer lockrun.
 pub const OURS: [&str; 4] = [NAME, FENCE, SLOT, markers::VARIABLE];
 
-/// Tells COMMAND of these grants, and of no others. Those of a set stand in
-/// one variable, a line each. A variable that the kernel would refuse is left
-/// out: half a name would be another lock's.
+/// Sets the variables for these grants alone. Several locks share a variable, one a
+/// line. A variable that is too long for the kernel is left out: half a name would be
+/// another lock's.
 pub fn tell(exec: &mut Exec, grants: &[Grant]) -> Result<()> {
     let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
     exec.clear_variables();
@@ -41,8 +41,8 @@ pub fn tell(exec: &mut Exec, grants: &[Grant]) -> Result<()> {
     add(markers::VARIABLE, markers::for_command(&markers::around(), ours).into_bytes())
 }
 
-/// Puts the numbers of the grants in, where [`tell`] has told all else of
-/// them. `false` if they have fewer or more digits than those that it told.
+/// Replaces the numbers that [`tell`] wrote by these. `false` if the number of digits
+/// differs.
 pub fn renumber(exec: &mut Exec, fences: &[u64]) -> bool {
     let in_lines = |lines: &mut [u8]| {
         lines.split_mut(|byte| *byte == b'\n').zip(fences).all(|(line, fence)| record::put_number(line, *fence))

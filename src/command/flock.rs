@@ -1,8 +1,8 @@
-//! `lockrun flock`: flock(1)'s own command line, exit codes and texts, in the
-//! queue of lockrun.
+//! `lockrun flock`: flock(1)'s own command line, exit codes and texts, with lockrun's
+//! queue.
 //!
-//! The lock is on a descriptor, the caller's own or one of ours, and ends with
-//! its last copy, as flock(1)'s does: nothing is unlocked when COMMAND ends.
+//! As with flock(1), the lock is on a descriptor, the caller's or ours, and ends with
+//! its last copy: nothing is unlocked when COMMAND ends.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -27,7 +27,7 @@ use crate::message;
 use crate::process;
 use crate::sys::{self, Mask};
 
-/// From sysexits.h, by which flock(1) ends.
+/// From sysexits.h; flock(1) uses it.
 const EX_USAGE: Exit = Exit::Code(64);
 const EX_DATAERR: Exit = Exit::Code(65);
 const EX_NOINPUT: Exit = Exit::Code(66);
@@ -35,14 +35,11 @@ const EX_UNAVAILABLE: Exit = Exit::Code(69);
 const EX_OSERR: Exit = Exit::Code(71);
 const EX_CANTCREAT: Exit = Exit::Code(73);
 
-/// So often a file that is removed while we wait for it is opened again. A file
-/// system on which a file is never the same is locked as it is then.
+/// How often to reopen a file that is removed while we wait. On a file system where it
+/// never seems to be the same one, it is then locked as it is.
 const TRIES: usize = 100;
 
 /// Does what flock(1) would do.
-///
-/// # Errors
-/// A locks directory that was given cannot be used.
 pub fn flock(line: Result<Flock, NotFlock>) -> Result<Exit> {
     match line {
         Ok(call) => {
@@ -61,14 +58,13 @@ fn failed(what: &str, exit: Exit) -> Exit {
     exit
 }
 
-/// One call.
 struct Call {
     call: Flock,
-    /// As COMMAND finds it.
+    /// The caller's, for COMMAND.
     mask: Mask,
 }
 
-/// How we end early.
+/// Or an early exit.
 type Or<T> = Result<T, Exit>;
 
 impl Call {
@@ -90,7 +86,7 @@ impl Call {
         }
     }
 
-    /// Opens the file and locks it: the one that is at its path then.
+    /// Opens and locks the file that is at this path at the grant.
     fn lock_file(&self, path: &Path) -> Result<Or<File>> {
         for attempt in 0.. {
             let file = match engine::open_user_file(path) {
@@ -136,7 +132,7 @@ impl Call {
         }
     }
 
-    /// Says who holds it, and leaves the lock on its descriptor.
+    /// Records the holder, and leaves the lock on its descriptor.
     fn record(&self, request: &LockRequest, mut held: FileHeld) -> Result<()> {
         let words = self.words();
         let script = held.script();
@@ -157,7 +153,7 @@ impl Call {
             NotGranted::AskedToLetGo { .. } => return Exit::Signal(libc::SIGTERM),
             NotGranted::TimedOut => "timeout while waiting to get lock",
             NotGranted::Refused(Refusal::Busy) => "failed to get lock",
-            // Nothing of it is asked for.
+            // This request cannot lead to any of these.
             NotGranted::Refused(_) | NotGranted::Again | NotGranted::OwnerEnded | NotGranted::Stopped(_) => {
                 return EX_OSERR;
             }
@@ -181,7 +177,7 @@ impl Call {
         }
     }
 
-    /// `file`: that is locked, if we have opened it.
+    /// `file`: what is locked, if we opened it.
     fn run_command(&self, words: &[OsString], file: Option<File>) -> Result<Exit> {
         let mut exec = child::prepare(words, &[], self.mask, false)?;
         match (&self.call.lock, &file) {
@@ -202,14 +198,14 @@ impl Call {
             Ok(command) => command,
             Err(errno) => return Ok(not_executed(errno)),
         };
-        // What ends us does not end COMMAND, which has the lock then.
+        // A signal now ends us but not COMMAND, which has the lock.
         sys::restore(&self.mask);
         Ok(wait(command))
     }
 
     fn tell(&self, text: &str) {
         if self.call.verbose {
-            // An output that is closed or full changes nothing about the lock.
+            // A closed or full stdout does not change the lock.
             let _ = stdout::print(format!("flock: {text}\n"));
         }
     }

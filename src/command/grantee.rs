@@ -1,4 +1,4 @@
-//! COMMAND made ready, and what it is told about the grant.
+//! COMMAND, prepared to run under a lock.
 
 use anyhow::Result;
 
@@ -8,26 +8,22 @@ use crate::lock::{Grant, Held};
 use crate::record::Claim;
 use crate::sys::Exec;
 
-/// COMMAND, to be started under a lock. It owns all that it needs.
+/// COMMAND, prepared to run under a lock. It owns everything that it uses.
 pub struct Grantee {
-    /// COMMAND, ready to be executed.
     pub exec: Exec,
     claim: Claim,
-    /// Whether COMMAND has been told all of the grant but its number.
+    /// Whether the environment has the grant, except for its number.
     is_told: bool,
 }
 
 impl Grantee {
-    /// For this command, which holds the lock as `claim` says.
+    /// `claim`: what is recorded about the holder.
     pub fn new(exec: Exec, claim: Claim) -> Self {
         Self { exec, claim, is_told: false }
     }
 
-    /// COMMAND will know of the grant and inherit the lock. Returns the first
-    /// lock's number.
-    ///
-    /// # Errors
-    /// A NUL byte in what it is told.
+    /// Puts the grant into the environment and lets COMMAND inherit the lock. Returns
+    /// the first lock's number.
     pub fn tell(&mut self, held: &impl Held) -> Result<u64> {
         let grants = held.grants();
         environment::tell(&mut self.exec, &grants)?;
@@ -35,12 +31,8 @@ impl Grantee {
         Ok(first_fence(&grants))
     }
 
-    /// For a place in the queue of lock files: prepares the grant to come, its
-    /// record and the environment, if all but the number is known. There is time
-    /// now.
-    ///
-    /// # Errors
-    /// As [`tell`](Self::tell).
+    /// Prepares record and environment while there is time, in the queue of lock files,
+    /// if everything but the number is known.
     pub fn foretell(&mut self, place: &mut FileQueued) -> Result<()> {
         if let Some(grants) = place.prepare(&self.claim) {
             environment::tell(&mut self.exec, &grants)?;
@@ -49,11 +41,8 @@ impl Grantee {
         Ok(())
     }
 
-    /// The foretold grant is there: it is numbered and recorded, and as
-    /// [`tell`](Self::tell).
-    ///
-    /// # Errors
-    /// As [`FileHeld::record`] and [`tell`](Self::tell).
+    /// Completes what [`foretell`](Self::foretell) has prepared, or does all of it now;
+    /// records the grant.
     pub fn settle(&mut self, held: &mut FileHeld) -> Result<u64> {
         held.record(&self.claim)?;
         let fences = held.fences();

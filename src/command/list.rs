@@ -1,4 +1,4 @@
-//! `lockrun list`: who holds what, since when, and how many wait.
+//! `lockrun list`: who holds which lock, since when, and how many wait.
 
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
@@ -17,28 +17,28 @@ use crate::table::{Colour, Column, Look, Table};
 use super::selection::SelectedLocks;
 use super::stdout;
 
-/// What `--json` prints of a lock. Stable: fields are only ever added.
+/// One lock in `--json`. Stable: fields are only ever added.
 #[derive(Serialize)]
 struct Lock {
-    /// Its name, or the path that it was locked by.
+    /// Its name, or the path that was locked.
     name: String,
     /// The file that is locked.
     path: String,
     /// `free`, `exclusive`, `shared`, `slots`, `unknown`.
     state: &'static str,
-    /// Size of the pool, if somebody holds one.
+    /// Size of the pool, if a slot is held.
     slots: Option<u32>,
-    /// Everybody who is seen to hold it.
+    /// All visible holders.
     holders: Vec<Row>,
-    /// How many wait.
+    /// Number of waiters.
     waiting: usize,
 }
 
-/// One who holds it; null is what is not known, or not so.
+/// A holder; null: unknown, or does not apply.
 #[derive(Serialize)]
 struct Row {
     pid: Option<i32>,
-    /// On a server: the holder's host; null: this one.
+    /// The holder's host, on a server; null: this one.
     host: Option<String>,
     user: Option<String>,
     command: Option<String>,
@@ -48,20 +48,17 @@ struct Row {
     age: Option<f64>,
     /// RFC 3339; null: never.
     expires: Option<String>,
-    /// Seconds until then; negative if it is past.
+    /// Seconds until then; negative if past.
     remaining: Option<f64>,
-    /// The command has ended, and --at-least keeps the lock until then; RFC 3339.
+    /// RFC 3339: the command has ended, and --at-least keeps the lock until then.
     kept_until: Option<String>,
-    /// On the end of this process a token's lock is let go.
+    /// Process whose end releases a token's lock.
     owner: Option<i32>,
     slot: Option<u32>,
     fence: Option<u64>,
 }
 
 /// Prints a table, or JSON.
-///
-/// # Errors
-/// A lock cannot be looked at, or stdout not written to.
 pub fn list(options: cli::List) -> Result<Exit> {
     stdout::print(text(options)?)?;
     Ok(Exit::Ok)
@@ -125,12 +122,12 @@ fn slots_held(seen: &Seen) -> usize {
     seen.holders.iter().filter(|holder| holder.slot.is_some()).count()
 }
 
-/// Size of the pool; the most, if its holders do not agree.
+/// Size of the pool; the largest, if its holders disagree.
 fn pool(seen: &Seen) -> Option<u32> {
     seen.holders.iter().filter_map(|holder| holder.slots).max()
 }
 
-/// Negative if it is past.
+/// Negative if past.
 fn seconds_until(time: &str, now: SystemTime) -> Option<f64> {
     let time = humantime::parse_rfc3339(time).ok()?;
     Some(match time.duration_since(now) {
@@ -139,7 +136,7 @@ fn seconds_until(time: &str, now: SystemTime) -> Option<f64> {
     })
 }
 
-/// A line for each lock, and one more for each further holder of it.
+/// One line for each lock, and one more for each further holder.
 fn table(seen: &[Seen]) -> String {
     let now = SystemTime::now();
     let mut table = Table::new(vec![
@@ -203,7 +200,7 @@ fn state(seen: &Seen) -> (String, Colour) {
     }
 }
 
-/// When the lock is let go at the latest.
+/// The latest time of the release.
 fn until(holder: &Holder, now: SystemTime) -> String {
     let expiry = holder.expires.as_deref().and_then(|expires| seconds_until(expires, now)).map(|left| {
         if left <= 0.0 { "expired".into() } else { format!("in {}", duration::display(Duration::from_secs_f64(left))) }
@@ -212,7 +209,8 @@ fn until(holder: &Holder, now: SystemTime) -> String {
     [owner, expiry].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// As wide as the terminal, and coloured only on one, <https://no-color.org>.
+/// As wide as the terminal, with colours only on a terminal and without `NO_COLOR`
+/// (<https://no-color.org>).
 fn look() -> Look {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {

@@ -1,5 +1,7 @@
-//! What each command does, one file each; beside them what those share that
-//! take a lock.
+//! What each command does, one file each, and what the commands that take a lock share.
+//!
+//! A command returns how lockrun ends. Its error is whatever kept it from doing its
+//! job; `lib.rs` turns that into a line and an exit code.
 
 pub mod acquire;
 pub mod break_lock;

@@ -1,5 +1,4 @@
-//! `lockrun path`: the lock file of a name, for scripts that open it
-//! themselves.
+//! `lockrun path`: the lock file of a name, for scripts that open it.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -12,9 +11,6 @@ use crate::exit::Exit;
 use crate::message;
 
 /// Makes the file if it is missing and prints its absolute path.
-///
-/// # Errors
-/// Not one name, or its file cannot be made.
 pub fn path(options: cli::LockPath) -> Result<Exit> {
     let mut names = options.lock.into_iter().chain(options.name);
     let (Some(name), None) = (names.next(), names.next()) else {

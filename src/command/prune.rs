@@ -1,4 +1,4 @@
-//! `lockrun prune`: remove lock files that nobody uses.
+//! `lockrun prune`: remove unused lock files.
 
 use anyhow::Result;
 
@@ -11,11 +11,8 @@ use crate::message;
 use super::engine::{AnyStore, Location};
 use super::stdout;
 
-/// Prints the name of every lock whose file it removed.
-///
-/// # Errors
-/// The directory cannot be read, or stdout not written to. What is wrong with
-/// one file is told, and the others are removed.
+/// Prints the name of each lock whose file it removed. A file that cannot be removed
+/// gets a message, and the others are still removed.
 pub fn prune(options: cli::Prune) -> Result<Exit> {
     let store = AnyStore::choose(Location { dir: options.dir, store: options.store, has_files: false })?;
     let mut exit = Exit::Ok;

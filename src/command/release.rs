@@ -8,10 +8,7 @@ use crate::keeper::{Answer, Ask};
 
 use super::{descriptor, tokens};
 
-/// Returns when the locks are really free.
-///
-/// # Errors
-/// No token was given, or a descriptor that cannot be locked.
+/// Returns once the locks are really free.
 pub fn release(mut options: cli::Release) -> Result<Exit> {
     if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
         return descriptor::release(number);

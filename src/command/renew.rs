@@ -8,10 +8,7 @@ use crate::keeper::{Answer, Ask};
 
 use super::tokens;
 
-/// Counts from now: for as long as given, or as it was taken for.
-///
-/// # Errors
-/// No token was given.
+/// Counts from now: the given time, or as long as the lock was taken for.
 pub fn renew(options: &cli::Renew) -> Result<Exit> {
     tokens::for_each(options.token.as_slice(), |token| {
         let lease = options.expires.map(crate::duration::Limit::finite);

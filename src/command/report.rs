@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::message;
 use crate::record::timestamp;
 
-/// A run, from its first moment on.
+/// The report on one run.
 pub struct Report {
     file: File,
     path: PathBuf,
@@ -32,10 +32,10 @@ struct GrantTimes {
     fence: u64,
 }
 
-/// What is appended. Stable: fields are only ever added.
+/// The line that is appended. Stable: fields are only ever added.
 #[derive(Serialize)]
 struct ReportLine<'a> {
-    /// The lock's name; of several, one a line of this text.
+    /// The lock's name; several names are separated by newlines.
     name: &'a str,
     command: &'a str,
     /// RFC 3339.
@@ -44,22 +44,19 @@ struct ReportLine<'a> {
     granted: Option<String>,
     /// RFC 3339.
     ended: String,
-    /// Seconds until the grant, or until there was none.
+    /// Seconds until the grant, or until giving up.
     waited: f64,
     /// Seconds under the lock; null if it was not granted.
     held: Option<f64>,
     /// lockrun's exit code.
     code: u8,
-    /// The grant's number; of several locks, that of the first.
+    /// Fencing token of the first lock.
     fence: Option<u64>,
 }
 
 impl Report {
-    /// Opens the file, or makes it: a report that cannot be written is told
-    /// before anything is done.
-    ///
-    /// # Errors
-    /// It cannot be opened for appending.
+    /// Opens or makes the file, before anything else is done: an unwritable report is
+    /// an error while nothing has happened yet.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::options().append(true).create(true).open(path);
         Ok(Self {
@@ -73,20 +70,20 @@ impl Report {
         })
     }
 
-    /// What it is about.
+    /// Sets the name and the command.
     pub fn about(self, name: &[u8], command: &[u8]) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self { name: text(name), command: text(command), ..self }
     }
 
-    /// The lock was held for so long, until now.
+    /// The lock was held for this long, until now.
     pub fn held(&self, held: Duration, fence: u64) {
         let waited = self.started.elapsed().saturating_sub(held);
         let at = SystemTime::now().checked_sub(held).unwrap_or(SystemTime::UNIX_EPOCH);
         let _ = self.granted.set(GrantTimes { at, waited, held, fence });
     }
 
-    /// Appends the line, in one write: nobody else's comes between.
+    /// Appends the line in one write, so that lines of several runs do not mix.
     pub fn finish(mut self, exit: Exit) {
         let granted = self.granted.get();
         let line = ReportLine {

@@ -1,5 +1,5 @@
-//! The lock options, understood: which lock, how long to wait, what to say
-//! and how to end when it cannot be had.
+//! The lock options, understood: which lock, how long to wait, what to say and how to
+//! end without it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -23,15 +23,15 @@ use crate::waiting::{Verbosity, Waiting};
 
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
-/// A lock that is asked for.
+/// A request for one or more locks.
 pub struct LockRequest {
-    /// Where to ask.
+    /// The engine to ask.
     pub engine: AnyEngine,
-    /// The locks' names, as they were given.
+    /// The locks' names, as given.
     pub names: Vec<Vec<u8>>,
-    /// The same, as messages show them.
+    /// The names, as messages show them.
     pub name: String,
-    /// How long.
+    /// How long to wait.
     pub patience: Patience,
     /// How much to say.
     pub verbosity: Verbosity,
@@ -41,11 +41,8 @@ pub struct LockRequest {
 }
 
 impl LockRequest {
-    /// Understands the options; `default_name` is what the lock is called
-    /// that was given neither name nor file.
-    ///
-    /// # Errors
-    /// Words that mean nothing, or a locks directory that cannot be used.
+    /// Understands the options; `default_name` names a lock that was given neither name
+    /// nor file.
     pub fn new(options: cli::Lock, default_name: impl FnOnce() -> Vec<u8>, mask: Mask) -> Result<Self> {
         let manner = Manner::of(&options, mask)?;
         let names_like_paths: Vec<_> = options.name.iter().filter(|name| looks_like_a_path(name)).cloned().collect();
@@ -58,12 +55,9 @@ impl LockRequest {
         Ok(request)
     }
 
-    /// The same for a descriptor of our caller's. A name or path that is given as
-    /// well has to be that of its file. Without a default locks directory that
-    /// can be used, the lock has no queue but the kernel's.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new); or the name or path is that of another lock.
+    /// A request for the caller's descriptor. A name or path that is given as well has
+    /// to be that of its file. Without a usable default directory the lock has only the
+    /// kernel's queue.
     pub fn on_descriptor(options: cli::Lock, descriptor: Descriptor, mask: Mask) -> Result<Self> {
         let mut manner = Manner::of(&options, mask)?;
         manner.terms.waits_forever &= descriptor.rules == Rules::Ours;
@@ -82,10 +76,8 @@ impl LockRequest {
         Ok(request)
     }
 
-    /// The same, in flock(1)'s way: what waits for itself is its caller's.
-    ///
-    /// # Errors
-    /// As [`on_descriptor`](Self::on_descriptor).
+    /// As [`on_descriptor`](Self::on_descriptor), in flock(1)'s way: a deadlock is the
+    /// caller's business.
     pub fn as_flock(call: &cli::Flock, descriptor: Descriptor, mask: Mask) -> Result<Self> {
         let options = cli::Lock {
             shared: call.operation == cli::Operation::Shared,
@@ -110,7 +102,7 @@ impl LockRequest {
         }
     }
 
-    /// For `-v`: which files are locked, after how long.
+    /// With `-v`: the locked files and the time waited.
     pub fn tell_granted(&self) {
         self.tell_verbose(|| {
             let locations: Vec<_> = self.engine.locations().iter().map(|location| printable(location)).collect();
@@ -118,14 +110,14 @@ impl LockRequest {
         });
     }
 
-    /// Says something that only `-v` wants to know.
+    /// Prints a message with `-v` only.
     pub fn tell_verbose(&self, text: impl FnOnce() -> String) {
         if self.verbosity == Verbosity::Verbose {
             message::tell_about(&self.name, &text());
         }
     }
 
-    /// What becomes of us without the lock. `None`: ask anew.
+    /// Says why the lock was not granted; returns the exit. `None`: ask again.
     pub fn not_granted(&self, not: NotGranted) -> Option<Exit> {
         match not {
             NotGranted::Again => None,
@@ -144,7 +136,7 @@ impl LockRequest {
         }
     }
 
-    /// It is not waited for.
+    /// Says why the engine refused to let us wait.
     pub(super) fn refused(&self, refusal: Refusal) -> Exit {
         match refusal {
             Refusal::Busy => self.not_got(Exit::Busy, "busy, did not wait"),
@@ -165,7 +157,8 @@ impl LockRequest {
                 message::tell_about(&self.name, &text);
                 Exit::Failed
             }
-            // Never because of how things stand: it is told, always.
+            // A deadlock is a fault of the caller: -q does not hide it, nor does -E
+            // change its code.
             Refusal::Deadlock { reentrant_helps } => {
                 message::tell_deadlock(&self.name, &self.engine.holders(), reentrant_helps);
                 Exit::Deadlock
@@ -173,8 +166,8 @@ impl LockRequest {
         }
     }
 
-    /// Another lockrun ended the wait: one that came with `--replace` after us,
-    /// or one that broke what we had of a set already.
+    /// Another lockrun ended the wait: a newer one with `--replace`, or `lockrun break`
+    /// on the part of a set that we had already.
     pub fn asked_to_let_go(&self, ask: LetGo, sender: i32) -> Exit {
         let what = match ask {
             LetGo::Replace => "replaced",
@@ -185,7 +178,6 @@ impl LockRequest {
         Exit::Lost
     }
 
-    /// The time is over.
     pub(super) fn timed_out(&self) -> Exit {
         let limit = self.patience.limit.finite().unwrap_or_default();
         self.not_got(Exit::TimedOut, &format!("timed out after {}", duration::display(limit)))
@@ -204,13 +196,13 @@ impl LockRequest {
         self.waiting_since(self.patience)
     }
 
-    /// The same for a wait that began at another time.
+    /// As [`waiting`](Self::waiting), for a wait that began at another time.
     pub fn waiting_since(&self, patience: Patience) -> Waiting<impl Fn() -> Vec<Holder>> {
         let holders = || self.engine.holders();
         Waiting::new(self.name.clone(), self.verbosity, patience, holders)
     }
 
-    /// Who we are, for the lock's text.
+    /// What the record says about us.
     pub fn claim(&self, command: Vec<u8>, expires: Option<Duration>) -> Claim {
         let uid = rustix::process::geteuid().as_raw();
         Claim {
@@ -225,7 +217,7 @@ impl LockRequest {
     }
 }
 
-/// How a lock is asked for, whichever it is.
+/// The options that do not depend on which lock is asked for.
 struct Manner {
     verbosity: Verbosity,
     patience: Patience,
@@ -272,11 +264,8 @@ impl Manner {
     }
 }
 
-/// A timeout for every call, where none is given.
-///
-/// # Errors
-/// It is set, but to something that is no time: better no lock than one that
-/// waits as long as nobody asked for.
+/// LOCKRUN_TIMEOUT. An invalid value is an error: no lock is better than an endless
+/// wait that nobody asked for.
 fn limit_of_environment() -> Result<Option<Limit>> {
     let Some(value) = std::env::var_os(TIMEOUT) else { return Ok(None) };
     match value.to_str().map(duration::parse_limit) {

@@ -1,5 +1,5 @@
-//! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a
-//! child meet; [`Job::run`] is the life of a call.
+//! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a child
+//! meet; [`Job::run`] is the life of a call.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -25,27 +25,24 @@ use crate::name;
 use crate::record::Claim;
 use crate::sys::{self, Mask, Timer};
 
-/// TERM to KILL: time enough to clean up, and no more.
+/// From TERM to KILL, unless `--kill-after` says otherwise.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
-/// COMMAND has ended, and our caller waits for us: a lock that cannot be given
+/// COMMAND has ended and the caller waits for us: a lock that a server does not take
 /// back in time is left to its lease.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A lost lock's new holder is for people, and nobody waits longer for it.
+/// Limit for asking who holds a lost lock now, which is only for the message.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(1);
 
-/// Runs the command under its lock and says how lockrun has to end.
-///
-/// # Errors
-/// The lock cannot be asked for, or the command not be started or watched.
+/// Runs the command under its lock and returns how lockrun has to end.
 pub fn run(options: cli::Run) -> Result<Exit> {
     let mut job = Job::new(options)?;
     let exit = job.run();
     if let Some(report) = job.report.take() {
         report.finish(*exit.as_ref().unwrap_or(&Exit::Failed));
     }
-    // The process ends now, and the kernel takes all of it back at once.
+    // The kernel frees all of it at the exit.
     std::mem::forget(job);
     exit
 }
@@ -54,29 +51,29 @@ pub fn run(options: cli::Run) -> Result<Exit> {
 pub struct Job {
     pub(super) request: LockRequest,
     words: Vec<OsString>,
-    /// What COMMAND finds as it was before us.
+    /// The caller's signal mask, for COMMAND.
     mask: Mask,
     ignore_child_death: bool,
     claim: Claim,
     /// `--exec`.
     pub(super) become_command: bool,
     pub(super) expires: Option<Duration>,
-    /// Made before anything is started that it has to end.
+    /// For `--expires` or a lease; made before anything is started that it has to end.
     timer: Option<Timer>,
     kill_after: Duration,
     hold_tree: bool,
     report: Option<Report>,
 }
 
-/// A lock is held and COMMAND is running.
+/// A held lock and the running COMMAND.
 pub struct Running<'a> {
     /// The lock.
     pub held: AnyHeld,
     /// COMMAND.
     pub supervision: Supervision<'a>,
-    /// Since boot.
+    /// Time since boot.
     pub granted_at: Duration,
-    /// The first lock's number.
+    /// Fencing token of the first lock.
     pub fence: u64,
 }
 
@@ -134,7 +131,7 @@ impl Job {
         }
     }
 
-    /// The lock was free: COMMAND is started as a child.
+    /// With the lock held: COMMAND is started as a child.
     fn run_at_once(&mut self, mut held: AnyHeld) -> Result<Exit> {
         let mut grantee = self.grantee()?;
         let tree = Tree::of_what_follows(engine::is_token_keeper);
@@ -147,7 +144,7 @@ impl Job {
         self.request.tell_granted();
         let pending = sys::pending();
         let started = sys::spawn(&grantee.exec).context("cannot start a process")?;
-        // Nobody needs it any more, and the end of the process frees it as well.
+        // The kernel frees it at the exit.
         std::mem::forget(grantee);
         match started {
             Ok(command) => {
@@ -163,7 +160,7 @@ impl Job {
         }
     }
 
-    /// `--exec`, and the lock is ours.
+    /// `--exec`, with the lock held.
     pub(super) fn become_command(&self, mut grantee: Grantee, mut held: AnyHeld) -> Result<Exit> {
         held.settle(&self.claim)?;
         grantee.tell(&held)?;
@@ -179,7 +176,7 @@ impl Job {
         Ok(Grantee::new(exec, self.claim.clone()))
     }
 
-    /// How COMMAND, which was started as this process, is looked after.
+    /// How to supervise COMMAND, which runs as this process.
     pub(super) fn supervision(
         &self,
         command: rustix::process::Pid,
@@ -203,13 +200,13 @@ impl Job {
     pub(super) fn finish(&self, mut running: Running) -> Result<Exit> {
         let held = &mut running.held;
         let outcome = child::supervise(running.supervision, held).context("cannot supervise the command")?;
-        // Who wanted the lock gets it now, and has taken nothing from COMMAND.
+        // A lock that is only wanted by somebody was not lost: COMMAND has ended first.
         let loss = held.tend().filter(|loss| loss.lost.kind == LossKind::Gone);
         let lost = loss.map(|loss| loss.lost);
         let successors = held.successors(SUCCESSOR_LIMIT);
         self.release(held)?;
-        // The next one goes first, should it be on our processor. Then there is
-        // time for the dead, but not for closing what ends with us.
+        // Lets the next holder run first, if it waits for our processor. Then reaps
+        // what has ended, but closes nothing: the exit does.
         std::thread::yield_now();
         std::mem::forget(running.held);
         child::reap();
@@ -218,8 +215,8 @@ impl Job {
         Ok(ended::exit(&self.request.name, &outcome, &Known { lost, successors, expires: self.expires }))
     }
 
-    /// Gives the lock back. A lease that has to end by itself is worth a line,
-    /// and no failure of COMMAND.
+    /// Gives the lock back. If its lease has to end it, there is a message, but COMMAND
+    /// has not failed.
     fn release(&self, held: &mut AnyHeld) -> Result<()> {
         if let Released::Later(why) = held.release(RELEASE_LIMIT)? {
             message::tell_about(&self.request.name, &format!("could not be given back, its lease ends it: {why}"));
@@ -227,7 +224,7 @@ impl Job {
         Ok(())
     }
 
-    /// The lock was held until now. Returns for how long.
+    /// Reports how long the lock was held until now, and returns it.
     fn report_held(&self, granted_at: Duration, fence: u64) -> Duration {
         let held_for = sys::suspend_aware_now().saturating_sub(granted_at);
         if let Some(report) = &self.report {
@@ -236,13 +233,11 @@ impl Job {
         held_for
     }
 
-    /// COMMAND could not be executed.
     pub(super) fn not_executed(&self, errno: i32) -> Exit {
         ended::not_executed(&self.request.name, &self.words[0], errno)
     }
 }
 
-/// COMMAND's words.
 fn words(shell: Option<OsString>, command: Vec<OsString>) -> Result<Vec<OsString>> {
     if let Some(line) = shell {
         return Ok(vec!["/bin/sh".into(), "-c".into(), line]);

@@ -13,15 +13,12 @@ use super::engine::{AnyStore, Location};
 pub struct SelectedLocks {
     /// Where they are.
     pub store: AnyStore,
-    /// Those that were named; none: all.
+    /// The locks that were named; none: all.
     pub targets: Vec<Target>,
 }
 
 impl SelectedLocks {
-    /// Understands the words.
-    ///
-    /// # Errors
-    /// A name or path that is empty, or a directory that cannot be used.
+    /// Understands the arguments.
     pub fn new(which: cli::Selection) -> Result<Self> {
         if which.lock.iter().any(|name| name.is_empty()) {
             bail!("the lock's name is empty");
@@ -35,18 +32,12 @@ impl SelectedLocks {
         Ok(Self { store: AnyStore::choose(location)?, targets })
     }
 
-    /// Looks at the ones that were named, in this order, or at all, by name.
-    ///
-    /// # Errors
-    /// One of them is no lock, or cannot be looked at.
+    /// Looks at the named locks in this order, or at all, sorted by name.
     pub fn look(&self) -> Result<Vec<Seen>> {
         self.store.look(&self.targets)
     }
 
-    /// As [`look`](Self::look), for those who decide by it.
-    ///
-    /// # Errors
-    /// As [`look`](Self::look); or whether it is held cannot be seen.
+    /// As [`look`](Self::look), but fails if it cannot see whether a lock is held.
     pub fn look_closely(&self) -> Result<Vec<Seen>> {
         let seen = self.look()?;
         match seen.iter().find(|seen| seen.state == LockState::Unknown) {
@@ -55,10 +46,7 @@ impl SelectedLocks {
         }
     }
 
-    /// Whether the locks could be taken at all.
-    ///
-    /// # Errors
-    /// See [`Store::require_usable`].
+    /// Fails if the locks could not be taken at all: see [`Store::require_usable`].
     pub fn require_usable(&self) -> Result<()> {
         self.store.require_usable(&self.targets)
     }

@@ -7,10 +7,7 @@ use crate::exit::Exit;
 
 use super::selection::SelectedLocks;
 
-/// Silent, unless it cannot be known.
-///
-/// # Errors
-/// Not one lock, or nobody could take it, or it cannot be seen from here.
+/// The exit code is the answer.
 pub fn status(options: cli::Status) -> Result<Exit> {
     let locks = SelectedLocks::new(options.which)?;
     if locks.targets.len() != 1 {

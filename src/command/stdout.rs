@@ -3,10 +3,8 @@
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-/// Prints all of it. Not by std, which takes a closed stdout for success.
-///
-/// # Errors
-/// stdout is closed, or full.
+/// Prints all of `data`. Fails if stdout is closed or full; std would ignore a closed
+/// one.
 pub fn print(data: impl AsRef<[u8]>) -> Result<()> {
     let mut rest = data.as_ref();
     while !rest.is_empty() {

@@ -1,7 +1,7 @@
-//! Taking a lock in this very process, which sleeps until it is granted.
+//! Taking a lock in this process, which sleeps until the grant.
 //!
-//! For locks that stay when we end, or that we hold ourselves: no child waits,
-//! so nothing can be granted to us after our end.
+//! For locks that outlive us or that we hold ourselves: no child waits, so nothing can
+//! be granted after our end.
 
 use std::os::fd::AsFd;
 
@@ -14,10 +14,8 @@ use crate::exit::Exit;
 use crate::lock::{Admission, Engine, NotGranted, Waited};
 use crate::sys::{self, Arrived};
 
-/// Takes the lock, or says why not, and how we end.
-///
-/// # Errors
-/// Anything that keeps us from knowing that it is ours: then it is not.
+/// Takes the lock, or says why not and returns the exit. On an error the lock is not
+/// ours.
 pub fn take(request: &LockRequest) -> Result<Result<FileHeld, Exit>> {
     loop {
         match wait_for(request)?.map_err(|not| request.not_granted(not)) {
@@ -28,10 +26,7 @@ pub fn take(request: &LockRequest) -> Result<Result<FileHeld, Exit>> {
     }
 }
 
-/// Waits for the lock, however often it has to be asked for anew.
-///
-/// # Errors
-/// As [`take`].
+/// Waits for the lock, and asks again as often as that is needed.
 pub fn wait_for(request: &LockRequest) -> Result<Waited<FileHeld>> {
     let engine = request.engine.files()?;
     loop {
@@ -59,17 +54,17 @@ fn wait(request: &LockRequest, engine: &FileEngine, mut place: FileQueued) -> Re
     drop(interrupter);
     drop(lookout);
     let waited = waited?;
-    // What was granted before a signal that ends us goes back with our place.
+    // After a signal that ends us, dropping the place gives back what was granted.
     Ok(match sys::take_caught() {
         Some(Arrived::LetGo { ask, sender }) => Err(NotGranted::AskedToLetGo { ask, sender }),
         Some(Arrived::Signal { number, .. }) if !sys::STOPPING.contains(&number) => Err(NotGranted::Ended(number)),
         Some(Arrived::Signal { number, .. }) if waited.is_err() => Err(NotGranted::Stopped(number)),
-        // A stop came too late: there is nothing left that holds anybody up.
+        // A stop that came after the grant: we hold up nobody in the queue.
         _ => waited.map(|()| place.into_held()),
     })
 }
 
-/// By faults of the program itself, or not at all.
+/// Faults of the program itself, and what cannot be caught.
 fn is_never_caught(signal: i32) -> bool {
     [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS]
         .contains(&signal)

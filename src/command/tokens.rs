@@ -1,5 +1,5 @@
-//! Where the token commands get their tokens from, and what they say about
-//! one that holds nothing any more.
+//! Where the token commands get their tokens from, and what they say about a token that
+//! holds nothing any more.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -21,15 +21,11 @@ use super::engine;
 
 const VARIABLE: &str = "LOCKRUN_TOKEN";
 
-/// A process that was killed does not take longer to end, unless it hangs in
-/// the kernel.
+/// A killed process ends sooner, unless it hangs in the kernel.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// The words that were given: as arguments, on stdin for `-`, or else in the
-/// environment. An empty word is one too, and no token.
-///
-/// # Errors
-/// None was given.
+/// The tokens as text: the arguments, stdin for `-`, or else the environment. Fails if
+/// there is none; an empty one is kept, to be reported as invalid.
 pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
     if given.is_empty() {
         let word = std::env::var_os(VARIABLE)
@@ -50,18 +46,15 @@ pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
         let before = words.len();
         words.extend(on_stdin.map(<[u8]>::to_vec));
         if words.len() == before {
-            // No token; the others are tried nevertheless.
+            // `-` without a token on stdin is an error, but the other tokens are tried.
             words.push(Vec::new());
         }
     }
     Ok(words)
 }
 
-/// Does something with every token; the worst outcome counts. What is wrong
-/// with one is told, and the others are tried.
-///
-/// # Errors
-/// See [`words`].
+/// Calls `act` with every token; the worst outcome counts. After a message about one
+/// the others are still tried.
 pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Result<Exit> {
     let words = words(given)?;
     let outcomes = words.iter().map(|word| match Token::parse(word) {
@@ -70,7 +63,7 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Res
             Exit::Failed
         }),
         None => {
-            // Not the word itself: it may be a right one with a slip.
+            // Without the text itself: it may be a valid token with a typo.
             message::tell(if word.is_empty() { "the token is empty" } else { "that word is no token" });
             Exit::Failed
         }
@@ -78,10 +71,7 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Res
     Ok(outcomes.max_by_key(|exit| exit.code()).unwrap_or(Exit::Failed))
 }
 
-/// Asks the holder; with one that is gone, says since when, and that is 123.
-///
-/// # Errors
-/// See [`keeper::ask`].
+/// Asks the keeper. If it is gone, says since when; the exit is then 123.
 pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
     match keeper::ask(token, question)? {
         Answer::Gone => {
@@ -101,8 +91,8 @@ pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
     }
 }
 
-/// Whether the holder with this pid goes on, though its socket is not there
-/// for us. One that was killed is waited for: its lock goes after its socket.
+/// Whether this keeper is alive although we cannot reach its socket. A killed one is
+/// waited for: its lock goes after its socket.
 fn is_out_of_reach(pid: i32) -> bool {
     if !engine::is_token_keeper(pid) {
         return false;
@@ -114,7 +104,7 @@ fn is_out_of_reach(pid: i32) -> bool {
     !is_ending
 }
 
-/// What was lost was lost while somebody relied on it.
+/// Says that a lock was lost while a command relied on it.
 pub fn tell_lost(token: &Token, how: &str) {
     let name = message::shown_name(token.name.as_bytes());
     let how = printable(how.as_bytes());

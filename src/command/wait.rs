@@ -1,9 +1,8 @@
 //! `lockrun wait`: return once locks are free, taking nothing.
 //!
-//! It sleeps on the ends of the processes that hold them, and looks again
-//! when one has ended, and once a second: a process can let go without
-//! ending, and some cannot be seen. So it has no place in any queue, and
-//! nobody waits for it.
+//! It sleeps until a holder's process ends, and looks again then and once a second: a
+//! process can let go without ending, and some holders cannot be seen. It has no place
+//! in any queue, so nobody waits for it.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -23,17 +22,12 @@ use super::selection::SelectedLocks;
 
 /// The longest sleep between two looks.
 const SECOND: Duration = Duration::from_secs(1);
-/// The first sleep after a process has ended: whoever watches it lets go in
-/// the next moment.
+/// The first sleep after a process has ended: its supervisor is about to release.
 const MOMENT: Duration = Duration::from_millis(1);
-/// So many processes are watched; the end of one of more is noticed within a
-/// second.
+/// Number of processes that are watched. The end of others is noticed within a second.
 const WATCHED: usize = 64;
 
-/// Returns when all of them are free at the same time.
-///
-/// # Errors
-/// No lock, or one that cannot be looked at.
+/// Returns when all locks are free at the same time.
 pub fn wait(options: cli::Wait) -> Result<Exit> {
     let limit = options.timeout.and_then(Limit::finite);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -77,8 +71,8 @@ pub fn wait(options: cli::Wait) -> Result<Exit> {
     }
 }
 
-/// One that is held for a command that we are a part of. What we may not open
-/// is another user's.
+/// A lock that is held by a command of which we are a part. One that we may not open is
+/// another user's.
 fn held_around<'a>(locks: &SelectedLocks, seen: &'a [Seen], waits_forever: bool) -> Option<&'a Seen> {
     let is_ours = |target: &Target| locks.store.would_wait_for_itself(target, waits_forever).unwrap_or(false);
     let pairs = locks.targets.iter().zip(seen);
@@ -89,7 +83,7 @@ fn holders(seen: &[Seen]) -> Vec<i32> {
     seen.iter().flat_map(|seen| &seen.holders).filter_map(|holder| holder.pid).take(WATCHED).collect()
 }
 
-/// Those that can still end.
+/// Descriptors of the processes that have not ended.
 fn open(pids: &[i32]) -> Vec<OwnedFd> {
     pids.iter().filter_map(|pid| process::open(*pid).ok().flatten()).collect()
 }

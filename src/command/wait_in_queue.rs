@@ -13,7 +13,7 @@ use crate::message;
 use crate::sys::{self, Arrived, Cohabitant};
 use crate::waiting::Verbosity;
 
-/// What ends a wait, beside TERM.
+/// What ends or stops a wait of PID 1, besides TERM.
 const CAUGHT_AS_INIT: [i32; 10] = [
     libc::SIGTSTP,
     libc::SIGTTIN,
@@ -28,8 +28,8 @@ const CAUGHT_AS_INIT: [i32; 10] = [
 ];
 
 impl Job {
-    /// Waits, and runs COMMAND once the lock is granted. Nothing of the lock is
-    /// kept if it is not.
+    /// Waits, and runs COMMAND once the lock is granted. Otherwise nothing of the lock
+    /// is kept.
     pub(super) fn wait_in_queue(&mut self, place: FileQueued) -> Result<Waited<Exit>> {
         if self.become_command { self.wait_and_become(place) } else { self.wait_in_child(place) }
     }
@@ -39,10 +39,10 @@ impl Job {
         let tree = Tree::of_what_follows(engine::is_token_keeper);
         let mut waiting = self.request.waiting();
         let notify = self.expires.is_some() || waiting.is_living() || self.request.verbosity == Verbosity::Verbose;
-        // Nothing interrupts the child, and we keep the time for it.
+        // The parent watches the time limit.
         let patience = self.request.patience.of_watched();
-        // Not where they might wait for each other: we have to be told, or it
-        // may wait for a door when it has the lock.
+        // They must not wait for each other: if the child has to wake us, or with
+        // several locks may wait for a door after a grant, it is forked.
         let is_beside = !notify && place.is_for_one_lock_alone() && Cohabitant::may_start();
         let beside = if is_beside { self.wait_beside(&place, patience)? } else { None };
         let (waiter, mut place) = match beside {
@@ -64,13 +64,12 @@ impl Job {
             return Err(failure);
         }
         let exit = waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno));
-        // Its memory ends with us.
+        // The kernel frees its memory at the exit.
         std::mem::forget(waiter);
         Ok(Ok(exit))
     }
 
-    /// Starts the child in our memory. `None`: the kernel refuses that, as some
-    /// sandboxes do.
+    /// Starts the child in our memory. `None`: a sandbox refuses that.
     fn wait_beside(&self, place: &FileQueued, patience: Patience) -> Result<Option<Waiter>> {
         let grantee = self.grantee()?;
         let room = grantee.exec.room();
@@ -79,11 +78,11 @@ impl Job {
         Ok(Waiter::cohabit(room, move || wait(theirs), become_command).ok())
     }
 
-    /// `--exec`: this process itself sleeps, with the caller's signals, which
-    /// may simply end it.
+    /// `--exec`: this process sleeps with the caller's signals, which may simply end
+    /// it.
     fn wait_and_become(&mut self, mut place: FileQueued) -> Result<Waited<Exit>> {
         self.request.tell_verbose(|| message::held_by(&self.request.engine.holders()));
-        // The kernel keeps those from PID 1 that it does not catch.
+        // For PID 1 the kernel drops signals that are not caught.
         let catch: &[i32] = if rustix::process::getpid().is_init() { &CAUGHT_AS_INIT } else { &sys::STOPPING };
         let interrupter = sys::Interrupter::new(self.request.patience.left(), catch, &self.request.patience.mask)
             .context("cannot make a timer")?;
@@ -93,8 +92,8 @@ impl Job {
         drop(interrupter);
         match (turn, sys::take_caught()) {
             (Ok(()), Some(Arrived::Signal { number, .. })) if sys::STOPPING.contains(&number) => {
-                // Too late to give up our place. It is blocked now, and stops
-                // us where we become COMMAND.
+                // Too late to leave the queue. The signal is blocked now, and stops us
+                // when we become COMMAND.
                 let _ = sys::send(rustix::process::getpid(), number);
                 self.become_command(grantee, AnyHeld::Files(place.into_held())).map(Ok)
             }
@@ -109,7 +108,7 @@ impl Job {
     }
 }
 
-/// What the child does: waits, with all prepared that can be.
+/// What the child does: prepares everything and waits.
 fn wait_for(
     mut grantee: Grantee,
     patience: Patience,
@@ -120,7 +119,7 @@ fn wait_for(
     }
 }
 
-/// And when the lock is granted.
+/// What the child does after the grant.
 fn become_command((mut grantee, mut held): (Grantee, FileHeld), granted: &WaitingChild) {
     match grantee.settle(&mut held) {
         Ok(fence) => granted.set_fence(fence),

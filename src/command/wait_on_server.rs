@@ -1,5 +1,5 @@
-//! While a keeper gets the locks on a server: signals, the clock, and what people
-//! see. Nothing of the network is in this process.
+//! What happens here while a keeper waits for locks on a server: signals, the clock,
+//! and messages. This process does not touch the network.
 
 use std::time::{Duration, Instant};
 
@@ -14,21 +14,18 @@ use crate::lock::{NotGranted, Wakes};
 use crate::message;
 use crate::sys::{self, Arrived, SignalFd, suspend_aware_now};
 
-/// What became of a wait.
+/// How a wait ended.
 pub enum OnServer {
-    /// The locks are ours.
+    /// With the locks.
     Granted(ServerHeld),
-    /// They are not.
+    /// Without them.
     Not(NotGranted),
-    /// They are not, and all has been said about it.
+    /// Without them, and the message has been printed.
     Over(Exit),
 }
 
-/// Watches the keeper until the wait is over, one way or another. A keeper that is
-/// left behind deletes its row by itself: nobody waits for the network.
-///
-/// # Errors
-/// No descriptor is left, or no process for another keeper.
+/// Watches the keeper until the wait is over. An abandoned keeper deletes its row by
+/// itself, so nobody waits for the network.
 pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result<OnServer> {
     let signals = SignalFd::of_all().context("cannot watch signals")?;
     if let Some(remark) = request.engine.remark() {
@@ -107,7 +104,8 @@ fn store_failed(request: &LockRequest, is_unreachable: bool, text: &str) -> Exit
     Exit::Failed
 }
 
-/// Until a signal or the keeper has something to say. Returns the signal.
+/// Sleeps until a signal arrives, which is returned, or the keeper has something to
+/// say.
 fn sleep(wakes: Wakes<'_>, signals: &SignalFd, limit: Option<Duration>) -> Result<Arrived> {
     let until = wakes.at.map(|at| at.saturating_sub(suspend_aware_now()));
     let limit = [until, limit].into_iter().flatten().min();

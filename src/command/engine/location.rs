@@ -10,42 +10,42 @@ use anyhow::{Result, bail};
 #[cfg(feature = "etcd")]
 use crate::lock::server::url::{self, Server};
 
-/// Names the locks directory where `--dir` does not.
+/// The locks directory where `--dir` is not given.
 const DIR: &str = "LOCKRUN_DIR";
 
-/// Names a server where no option names a place.
+/// The server where neither `--store` nor another option says where the locks are.
 const STORE: &str = "LOCKRUN_STORE";
 
-/// The directory of `--dir` or of the environment; `None`: the user's own.
+/// The directory of `--dir` or of the environment; `None`: the user's default.
 pub fn given(dir: Option<PathBuf>) -> Option<PathBuf> {
     dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from))
 }
 
-/// Where the locks are, as it was typed.
+/// The options that say where the locks are.
 #[derive(Default)]
 pub struct Location {
     /// `--dir`.
     pub dir: Option<PathBuf>,
     /// `--store`.
     pub store: Option<OsString>,
-    /// Whether a lock was named by `--file`.
+    /// Whether `--file` was given.
     pub has_files: bool,
 }
 
-/// Where that is.
+/// Where the locks are.
 pub enum Place {
-    /// Lock files in this directory; `None`: the user's own.
+    /// Lock files in this directory; `None`: the user's default.
     Files(Option<PathBuf>),
-    /// This server.
+    /// A server.
     #[cfg(feature = "etcd")]
     Server(Server),
 }
 
 impl Location {
-    /// Which of them it is.
+    /// Decides between the options and the environment.
     ///
     /// # Errors
-    /// It contradicts itself, or is no URL.
+    /// They contradict each other, or the URL is invalid.
     pub fn place(self) -> Result<Place> {
         let is_here = self.dir.is_some() || self.has_files;
         if let Some(url) = self.store {

@@ -1,8 +1,8 @@
-//! The engine that grants the locks, chosen once. Nothing else outside of the
-//! engines names one; dispatch is static.
+//! The choice of the engine that grants the locks. Nothing else outside of the engines
+//! names one; dispatch is static.
 //!
-//! A new engine is one more arm in each `match` here, and the options that
-//! choose it in [`AnyEngine::choose`] and [`AnyStore::choose`].
+//! A new engine is one more arm in each `match` here, and the options that select it in
+//! [`AnyEngine::choose`] and [`AnyStore::choose`].
 
 mod held;
 mod location;
@@ -32,8 +32,8 @@ use crate::record::{Claim, Record};
 use crate::token::Token;
 
 pub use self::location::Location;
-/// Lock files have a child that waits in the queue and becomes COMMAND: see
-/// `command/wait_in_queue.rs`.
+/// Only lock files have a child that waits and becomes COMMAND
+/// (`command/wait_in_queue.rs`).
 pub use crate::lock::file::standing::DescriptorGrant;
 pub use crate::lock::file::{FileEngine, FileHeld, FileQueued};
 
@@ -53,26 +53,26 @@ pub enum AnyEngine {
     Server(ServerEngine),
 }
 
-/// A place in the queue of an engine.
+/// A place in the queue.
 #[allow(clippy::large_enum_variant, reason = "a process has one value of it")]
 pub enum AnyQueued {
-    /// See [`AnyEngine::Files`].
+    /// In the queue of lock files.
     Files(FileQueued),
-    /// A keeper works on it, see `command/wait_on_server.rs`.
+    /// With a keeper that works on it (`command/wait_on_server.rs`).
     #[cfg(feature = "etcd")]
     Server(ServerQueued),
 }
 
-/// A lock that an engine granted.
+/// A granted lock.
 pub enum AnyHeld {
-    /// See [`AnyEngine::Files`].
+    /// On lock files.
     Files(FileHeld),
-    /// A keeper holds it.
+    /// Held by a keeper.
     #[cfg(feature = "etcd")]
     Server(ServerHeld),
 }
 
-/// Where locks are looked at that are not taken.
+/// Locks to inspect, break or clean up, not to take.
 pub enum AnyStore {
     /// Lock files on this machine.
     Files(FileStore),
@@ -82,11 +82,10 @@ pub enum AnyStore {
 }
 
 impl AnyEngine {
-    /// A request for all of `targets`, in `--dir` or wherever locks are. A lock that
-    /// was given no name has `default_name`.
+    /// A request for all of `targets`, or for `default_name` if there are none.
     ///
     /// # Errors
-    /// That place cannot be used, or needs a name.
+    /// The directory or server cannot be used, or a server was given no name.
     pub fn choose(
         location: Location,
         mut targets: Vec<Target>,
@@ -111,7 +110,7 @@ impl AnyEngine {
     /// Adds what only a server has to know before it is asked.
     ///
     /// # Errors
-    /// `--at-least`, or `--exec`, where it has no meaning.
+    /// `--at-least` on files, or `--exec` on a server.
     pub fn set_details(
         &mut self,
         name: &str,
@@ -140,7 +139,7 @@ impl AnyEngine {
         Ok(())
     }
 
-    /// Something that only `-v` wants to know.
+    /// Something to say with `-v`.
     #[cfg(feature = "etcd")]
     pub fn remark(&self) -> Option<&'static str> {
         match self {
@@ -150,12 +149,12 @@ impl AnyEngine {
         }
     }
 
-    /// A request for a descriptor of our caller's, which has to be that of every
-    /// lock of `beside`. Without a default locks directory that can be used, the
-    /// lock has no queue but the kernel's, and the error says why.
+    /// A request for the caller's descriptor; every lock of `beside` has to be on the
+    /// same file. Without a usable default directory the lock has only the kernel's
+    /// queue, and the returned error says why.
     ///
     /// # Errors
-    /// Another lock was named, or a directory that cannot be used.
+    /// Another lock was named, or a given directory cannot be used.
     pub fn on_descriptor(
         dir: Option<PathBuf>,
         descriptor: Descriptor,
@@ -180,10 +179,7 @@ impl AnyEngine {
         Ok((Self::Files(FileEngine::new(dir, vec![Target::Descriptor(descriptor)], terms)), why_not))
     }
 
-    /// Lock files, for what only they have.
-    ///
-    /// # Errors
-    /// It is a server.
+    /// The engine of lock files; an error on a server.
     pub fn files(&self) -> Result<&FileEngine> {
         match self {
             Self::Files(files) => Ok(files),
@@ -201,10 +197,7 @@ impl AnyEngine {
         }
     }
 
-    /// Where the locks are, absolute, for a token.
-    ///
-    /// # Errors
-    /// Our working directory has been removed.
+    /// The locks directory, absolute, for a token.
     pub fn location(&self) -> Result<PathBuf> {
         match self {
             Self::Files(files) => {
@@ -270,48 +263,39 @@ impl Queued for AnyQueued {
     }
 }
 
-/// Looks at a descriptor of our caller's. To be called before any other file is
-/// opened: a number that is closed would be the next one's.
+/// Looks at the caller's descriptor. Call this before any other file is opened, which
+/// would get the number if it is closed.
 ///
 /// # Errors
-/// It is closed, or cannot be a lock.
+/// It is closed, or no file that can be locked.
 pub fn descriptor(number: RawFd) -> Result<Descriptor> {
     descriptor::look_at(number)
 }
 
-/// The same for whatever flock(1) locks.
-///
-/// # Errors
-/// It is closed.
+/// As [`descriptor`], for anything that flock(1) can lock.
 pub fn descriptor_of_any_kind(number: RawFd) -> Result<Descriptor> {
     descriptor::look_at_any(number)
 }
 
-/// Opens a file or directory as flock(1) does, and makes it if it is missing.
-///
-/// # Errors
-/// No permission, a missing directory, no space.
+/// Opens a file or directory as flock(1) does; makes a missing file.
 pub fn open_user_file(path: &Path) -> Result<File, Errno> {
     descriptor::open_file(path)
 }
 
-/// Whether an open file is still what is at its path.
+/// Whether an open file is still the one at its path.
 pub fn is_at(file: &File, path: &Path) -> bool {
     let now = rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
     rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)) == now
 }
 
-/// The descriptor that a `--file /dev/fd/N` means.
+/// N, if the path is `/dev/fd/N`.
 pub fn descriptor_in(path: &Path) -> Option<RawFd> {
     descriptor::number_in(path)
 }
 
-/// What is locked on a descriptor of our caller's; `None`: nothing.
-///
-/// # Errors
-/// It is closed.
+/// What the caller's descriptor holds; `None`: nothing.
 pub fn descriptor_grant(descriptor: Descriptor) -> Result<(Descriptor, Option<DescriptorGrant>)> {
-    // Without a directory, nothing is known of it but what the kernel shows.
+    // Without a directory, only the kernel says something about it.
     let dir = match given(None) {
         Some(path) => Dir::given_to_look(&path).ok(),
         None => Dir::default_of_user_if_any().unwrap_or_default(),
@@ -321,32 +305,27 @@ pub fn descriptor_grant(descriptor: Descriptor) -> Result<(Descriptor, Option<De
     Ok((descriptor, grant))
 }
 
-/// Unlocks a descriptor of our caller's.
-///
-/// # Errors
-/// It is closed, or `ENOLCK`.
+/// Unlocks the caller's descriptor.
 pub fn unlock_descriptor(number: RawFd) -> Result<()> {
     standing::release(number)
 }
 
 /// Makes the lock file of a name if it is missing. Returns its absolute path, and
-/// what to tell about the directory.
-///
-/// # Errors
-/// It cannot be made, or something else is there.
+/// warnings about the directory.
 pub fn make_lock_file(dir: Option<PathBuf>, name: &[u8]) -> Result<(PathBuf, Vec<String>)> {
     let dir = locks_directory(given(dir))?;
     Ok((file::make_lock_file(&dir, name)?, dir.warnings()))
 }
 
-/// What is written about a token's grant, or about a later one of its lock.
+/// The record of a token's grant, or of a later one of the same lock.
 pub fn record_of_grant(token: &Token) -> Option<Record> {
     let file = &token.grants.first()?.file;
     file::record_of_grant(token.dir(), file, token.fence(), token.slot)
 }
 
-/// Whether a process keeps our locks on a server, or is behind a token and holds its lock: it belongs to whoever
-/// has the token, wherever that was acquired.
+/// Whether a process is the keeper of a server's locks for us, or of a token. A token's
+/// lock belongs to whoever has the token, so its keeper is never part of a command's
+/// tree.
 pub fn is_token_keeper(pid: i32) -> bool {
     #[cfg(feature = "etcd")]
     if server::is_our_keeper(pid) {

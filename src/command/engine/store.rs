@@ -11,10 +11,7 @@ use super::{AnyStore, FileStore};
 use crate::lock::{Seen, Store, Target};
 
 impl AnyStore {
-    /// The locks in `--dir`, or wherever they are.
-    ///
-    /// # Errors
-    /// That place cannot be used.
+    /// The locks of a directory or server.
     pub fn choose(location: Location) -> Result<Self> {
         Ok(match location.place()? {
             Place::Files(dir) => Self::Files(FileStore::open(dir)?),
