@@ -1,9 +1,9 @@
 //! A process that shows a wait while this one sleeps in the kernel.
 //!
-//! A wait on our caller's own description must end with us: what is killed gets
-//! no lock afterwards. So no child waits for it; we do, and any interruption
-//! would cost us our place in the kernel's queue. A child has the clock and the
-//! terminal instead, and nothing else.
+//! A wait on the caller's own open file must end with us, because a killed process must
+//! not get the lock afterwards. So we wait ourselves instead of a child, and an
+//! interruption would cost us our place in the kernel's queue. The child has only the
+//! clock and the terminal.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,21 +14,14 @@ use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 use super::Watch;
 use crate::sys::{self, Arrived, Forked};
 
-/// The process. It ends when this is dropped, and what it showed has vanished
-/// then.
+/// The process. Dropping this ends it and clears what it showed.
 pub struct Lookout {
     child: Pid,
 }
 
 impl Lookout {
-    /// Starts a process that calls `watch`, with stderr and the descriptors
-    /// `keep` alone: whatever else is open here can be closed here.
-    ///
-    /// # Errors
-    /// `EAGAIN` (process limit), `ENOMEM`.
-    ///
-    /// # Crash
-    /// If we are killed, so is the process.
+    /// Starts a process that calls `watch`, with stderr and `keep` as its only
+    /// descriptors, so that it keeps nothing open that is closed here. It dies with us.
     pub fn start(keep: &[BorrowedFd<'_>], mut watch: impl Watch) -> io::Result<Self> {
         let parent = getpid();
         if let Forked::Parent(child) = sys::fork()? {

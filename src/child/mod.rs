@@ -1,4 +1,4 @@
-//! COMMAND: running it, passing signals on, and saying how it ended.
+//! COMMAND: running it, passing signals on, and how it ended.
 
 mod lookout;
 mod outcome;
@@ -25,27 +25,24 @@ use crate::sys::{Exec, Mask};
 /// How COMMAND ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With this exit code.
+    /// An exit code.
     Code(u8),
-    /// By this signal.
+    /// A signal.
     Signal(i32),
 }
 
-/// Makes COMMAND ready to run with our environment, less some variables.
-///
-/// # Errors
-/// A word with a NUL byte in it.
+/// Prepares COMMAND with our environment, without the variables `unset`. Fails if a
+/// word contains a NUL byte.
 pub fn prepare(words: &[OsString], unset: &[&str], mask: Mask, ignore_child_death: bool) -> Result<Exec> {
     let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| anyhow!("a NUL byte in the command's words"));
     let argv = words.iter().map(|word| text(word.as_bytes().to_vec())).collect::<Result<_>>()?;
     Ok(Exec::new(argv, unset, mask, ignore_child_death))
 }
 
-/// Where execvp(3) looks without a PATH.
+/// Where execvp(3) searches without a PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// Whether there is a file that execvp(3) would try for this word: at the
-/// path, or in a directory of PATH.
+/// Whether execvp(3) would find a file for this word: at the path, or in PATH.
 pub fn is_there(program: &OsStr) -> bool {
     if program.as_bytes().contains(&b'/') {
         return Path::new(program).exists();

@@ -1,4 +1,4 @@
-//! What a child that waits tells its parent, in memory that both see.
+//! What a waiting child tells its parent, in shared memory.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use crate::lock::Refusal;
 use crate::message;
 use crate::sys::{self, Shared};
 
-/// States of the word. A mapping is born zero.
+/// States of the word. A new mapping is zero.
 pub const WAITING: u32 = 0;
 pub const CANCELLED: u32 = 1;
 pub const GRANTED: u32 = 2;
 pub const AGAIN: u32 = 3;
 pub const FAILED: u32 = 4;
-/// After [`GRANTED`], which the parent can still cancel: COMMAND is executed.
+/// Follows [`GRANTED`], which the parent can still cancel: COMMAND is executed.
 pub const STARTING: u32 = 5;
-/// And above: refused, see [`Refusal`].
+/// This and the states above: refused, see [`Refusal`].
 pub const REFUSED: u32 = 6;
 pub const REFUSALS: [Refusal; 4] = [
     Refusal::Busy,
@@ -27,7 +27,7 @@ pub const REFUSALS: [Refusal; 4] = [
     Refusal::Deadlock { reentrant_helps: true },
 ];
 
-/// States of the line that people look at.
+/// States of the line on the terminal.
 pub const NOTHING_SHOWN: u32 = 0;
 pub const SHOWN: u32 = 1;
 pub const CLEARED: u32 = 2;
@@ -39,10 +39,10 @@ pub struct SharedOutcome {
     pub exec_errno: AtomicI32,
     /// When the lock was granted, nanoseconds since boot.
     pub granted_at: AtomicU64,
-    /// The first lock's number, for the parent's own reports.
+    /// Fencing token of the first lock.
     pub fence: AtomicU64,
-    /// Whether the parent shows a line that has to vanish before COMMAND
-    /// writes, see [`NOTHING_SHOWN`].
+    /// Whether the parent shows a line that has to vanish before COMMAND writes, see
+    /// [`NOTHING_SHOWN`].
     pub line: AtomicU32,
     text_length: AtomicU32,
     text: [AtomicU8; 2048],
@@ -63,13 +63,13 @@ impl Default for SharedOutcome {
 }
 
 impl SharedOutcome {
-    /// The child ends without the lock.
+    /// Ends the child, without the lock.
     pub fn end(&self, state: u32) -> ! {
         self.change(WAITING, state);
         sys::exit_now(0)
     }
 
-    /// The child ends with an error, which it leaves in the text.
+    /// Ends the child, and leaves the error as text.
     pub fn fail(&self, error: &anyhow::Error) -> ! {
         let text = message::describe(error);
         let text = &text.as_bytes()[..text.len().min(self.text.len())];
@@ -88,7 +88,7 @@ impl SharedOutcome {
         anyhow!("{}", String::from_utf8_lossy(&text))
     }
 
-    /// Decides; `false` if it was decided otherwise.
+    /// Changes the state; `false` if it was no longer `from`.
     pub fn change(&self, from: u32, to: u32) -> bool {
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
@@ -96,9 +96,9 @@ impl SharedOutcome {
 
 /// Where the outcome is.
 pub enum OutcomeMemory {
-    /// In memory that a forked child shares with us.
+    /// Shared with a forked child.
     Mapped(Shared<SharedOutcome>),
-    /// In the memory that we are in both.
+    /// Ordinary memory, which the child shares anyway.
     Ours(Arc<SharedOutcome>),
 }
 

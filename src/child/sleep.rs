@@ -1,4 +1,4 @@
-//! Where the supervisor sleeps: on signals, and on what the lock asks for.
+//! Where the supervisor sleeps: on signals, and on what the lock waits for.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,16 +11,13 @@ use crate::sys::{self, Arrived, SignalFd, Timer};
 /// Where the supervisor sleeps.
 #[derive(Default)]
 pub struct Sleep {
-    /// Only where there is something beside signals to sleep on.
+    /// Only made if there is more than signals to wait for.
     signals: Option<SignalFd>,
     armed_for: Option<Duration>,
 }
 
 impl Sleep {
-    /// Sets the timer to `next`, which is since boot.
-    ///
-    /// # Errors
-    /// The timer cannot be set.
+    /// Sets the timer to `next`, a time since boot.
     pub fn arm(&mut self, timer: Option<&Timer>, next: Option<Duration>) -> io::Result<()> {
         if let (Some(timer), Some(at)) = (timer, next.filter(|_| next != self.armed_for)) {
             timer.fire_at(at)?;
@@ -29,11 +26,8 @@ impl Sleep {
         Ok(())
     }
 
-    /// Until a signal comes or the descriptor is readable, at most `limit`:
-    /// which signal, and whether it is.
-    ///
-    /// # Errors
-    /// No descriptor, no memory.
+    /// Sleeps until a signal comes or the descriptor is readable, at most `limit`.
+    /// Returns the signal, and whether the descriptor is readable.
     pub fn until(
         &mut self,
         descriptor: Option<BorrowedFd<'_>>,

@@ -17,31 +17,31 @@ use crate::sys::{self, Arrived, LetGo, Mask, Timer};
 pub struct Supervision<'a> {
     /// COMMAND's process.
     pub command: Pid,
-    /// Everything that it starts.
+    /// Everything that COMMAND starts.
     pub tree: Tree,
-    /// When it has to end, on the clock of [`sys::suspend_aware_now`].
+    /// When COMMAND has to end, on the clock of [`sys::suspend_aware_now`].
     pub expires: Option<Duration>,
-    /// What wakes us for that, and for the lock, also after a suspend. Made
-    /// before COMMAND is started.
+    /// Wakes us for `expires` and for the lock, even after a suspend. Made before
+    /// COMMAND is started.
     pub timer: Option<&'a Timer>,
     /// From TERM to KILL.
     pub kill_after: Duration,
-    /// Whether to wait for everything that it started, too.
+    /// Whether to wait for everything that COMMAND started, too.
     pub hold_tree: bool,
     /// The lock's name, for messages.
     pub name: &'a str,
-    /// What has come already.
+    /// Signals that came before the supervision.
     pub early: EarlySignals,
 }
 
 /// Signals from before the supervision.
 #[derive(Clone, Copy)]
 pub enum EarlySignals {
-    /// COMMAND was started a moment ago. What was pending just before came,
-    /// also from the terminal, when there was no COMMAND to get it.
+    /// COMMAND was started after these became pending, so it did not get even those
+    /// that the terminal sent to the whole group.
     Pending(Mask),
-    /// COMMAND's process is older than any signal that we have not read.
-    /// This is the one that was read last.
+    /// COMMAND's process is older than any unread signal. This is the last one that was
+    /// read.
     Read(Option<Arrived>),
 }
 
@@ -51,39 +51,36 @@ impl EarlySignals {
     }
 }
 
-/// How it ended.
+/// How the supervision ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// COMMAND's own end.
     pub ended: Ended,
-    /// Why we ended it, if we did.
+    /// Why we ended COMMAND, if we did.
     pub cause: Option<Cause>,
 }
 
-/// Why COMMAND is ended before it wants to end.
+/// Why COMMAND was ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Its time was over.
+    /// `--expires` was over.
     Expired,
-    /// This process takes its place.
+    /// This process asked for the lock with `--replace`.
     Replaced(i32),
-    /// This process said so.
+    /// This process is a `lockrun break`.
     Broken(i32),
-    /// The lock is not ours any more, or soon will not be.
+    /// The lock is lost, or soon will be.
     Lost(Lost),
 }
 
-/// After KILL, a process that forks all the time may have left a child; so
-/// look again until nobody is there.
+/// Pause between two rounds of KILL: a process that forks all the time may have left a
+/// child.
 const KILL_ROUND: Duration = Duration::from_millis(20);
-/// How often to look again for those that we may not kill.
+/// The same if some may not be killed by us.
 const REFUSED_ROUND: Duration = Duration::from_secs(1);
 
-/// Supervises COMMAND until it has ended (or its whole tree), and tends the lock
-/// meanwhile. Every signal must be blocked.
-///
-/// # Errors
-/// The timer cannot be set.
+/// Supervises COMMAND until it (or its whole tree) has ended, and tends the lock. Every
+/// signal must be blocked. Fails if the timer cannot be set.
 pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outcome> {
     if let Some(signal) = sys::take_missed_stop() {
         let _ = sys::send(plan.command, signal);
@@ -106,7 +103,7 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
             sys::stop_by(libc::SIGSTOP);
         }
         let Wakes { descriptor, at } = held.wakes();
-        // Once the time of KILL is known, only worse news matters.
+        // Once the time of KILL is known, only an earlier one matters.
         let at = at.filter(|_| supervisor.kill_by.is_none());
         sleep.arm(plan.timer, supervisor.next_time(&plan, at))?;
         let until_at = at.map(|at| at.saturating_sub(sys::suspend_aware_now()));
@@ -121,34 +118,33 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
     }
 }
 
-/// Reads the status of every child that has ended, so that none stays a
-/// zombie as long as we go on.
+/// Reaps all children that have ended, so that none stays a zombie while we go on.
 pub fn reap() {
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// As long as it likes.
+    /// No end asked for.
     Running,
-    /// Asked to end, KILL follows then.
+    /// TERM was sent; KILL follows at `kill_at`.
     Terminated { kill_at: Instant },
-    /// Killed; the next look is then.
+    /// KILL was sent.
     Killed { again_at: Instant },
 }
 
 struct Supervisor {
     ended: Option<Ended>,
     stopped: bool,
-    /// The terminal stopped COMMAND, and we have not yet stopped with it.
+    /// The terminal stopped COMMAND; we have not yet stopped with it.
     has_to_stop: bool,
-    /// COMMAND went on, and we have not yet read a CONT of our own for it.
+    /// COMMAND was continued; our own CONT for it is still unread.
     continued_with_us: bool,
     phase: Phase,
     cause: Option<Cause>,
-    /// The end of the lease, since boot: KILL not later.
+    /// Latest time of KILL, since boot: the lease ends then.
     kill_by: Option<Duration>,
-    /// Early signals that have been passed on.
+    /// Early signals that were passed on.
     early_taken: Vec<i32>,
     told_refused: bool,
 }
@@ -168,8 +164,7 @@ impl Supervisor {
         }
     }
 
-    /// Deals with what arrived. Returns how COMMAND ended, if that is all there
-    /// is to wait for.
+    /// Handles what arrived. Returns the outcome if there is nothing more to wait for.
     fn take(&mut self, plan: &mut Supervision, arrived: Arrived) -> Option<Outcome> {
         match arrived {
             Arrived::Timer => self.on_timer(plan),
@@ -177,7 +172,7 @@ impl Supervisor {
             Arrived::LetGo { ask: LetGo::Break, sender } => self.end_tree(plan, Cause::Broken(sender)),
             Arrived::Nothing => self.kill_if_due(plan),
             Arrived::Child { ended } => {
-                // Without asking wait(2) first: somebody waits for the lock.
+                // wait(2) is called later, because the next holder waits for the lock.
                 if let Some((pid, ended)) = ended
                     && pid == plan.command.as_raw_nonzero().get()
                 {
@@ -186,7 +181,7 @@ impl Supervisor {
                 return self.outcome(plan).filter(|_| !plan.hold_tree && self.cause.is_none());
             }
             Arrived::Signal { number, from_kernel, sender } => {
-                // Whether COMMAND goes on already decides about a CONT.
+                // Before a CONT is passed on: COMMAND may have been continued already.
                 self.reap(plan);
                 self.pass_on(plan, number, from_kernel, sender);
             }
@@ -194,8 +189,7 @@ impl Supervisor {
         None
     }
 
-    /// Reads what the kernel says about our children, before every sleep, so
-    /// that no news is slept over.
+    /// Reads the state of our children before every sleep, so that no change is missed.
     fn reap(&mut self, plan: &mut Supervision) {
         let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
         while let Ok(Some((pid, status))) = wait(options) {
@@ -215,8 +209,8 @@ impl Supervisor {
         } else if let Some(signal) = status.stopping_signal() {
             self.stopped = true;
             self.continued_with_us = false;
-            // What the terminal stops, it stops as a job, and we are part of
-            // the job; by SIGSTOP somebody means COMMAND alone.
+            // The terminal stops the whole job, of which we are a part; SIGSTOP is
+            // meant for COMMAND alone.
             self.has_to_stop = sys::STOPPING.contains(&signal);
         } else if status.continued() {
             self.continued_with_us = self.stopped;
@@ -230,7 +224,7 @@ impl Supervisor {
         (!waits_for_tree || plan.tree.is_empty()).then_some(Outcome { ended, cause: self.cause.clone() })
     }
 
-    /// How long to sleep at most.
+    /// The longest sleep.
     fn pause(&self) -> Option<Duration> {
         let until = match self.phase {
             Phase::Running => return None,
@@ -257,8 +251,8 @@ impl Supervisor {
         }
     }
 
-    /// COMMAND ends before others are granted the lock, whatever it is that ends
-    /// it already.
+    /// Ends COMMAND before the lock is granted to others, even if it is being ended for
+    /// another reason.
     fn lose(&mut self, plan: &mut Supervision, loss: Loss) {
         if self.cause.is_none() {
             self.end_tree(plan, Cause::Lost(loss.lost));
@@ -338,16 +332,15 @@ impl Supervisor {
     fn pass_on(&mut self, plan: &Supervision, signal: i32, from_kernel: bool, sender: i32) {
         let us = getpid().as_raw_nonzero().get();
         let command = plan.command.as_raw_nonzero().get();
-        // Came before COMMAND, so it has not got it from the kernel.
+        // COMMAND did not exist yet, so the kernel sent it nothing.
         let from_kernel = from_kernel && !self.take_early(plan, signal);
         match signal {
-            // Our own doing (SIGPIPE), or COMMAND signalling its whole group.
+            // Our own doing (SIGPIPE), or COMMAND signalled its whole group.
             _ if sender == us || sender == command => {}
-            // COMMAND would have stopped the job; those whom it left do not.
+            // COMMAND, which would have stopped the job, has ended.
             _ if from_kernel && self.ended.is_some() && sys::STOPPING.contains(&signal) => sys::stop_by(signal),
-            // The kernel tells the whole foreground group, COMMAND included;
-            // but on a hang-up, and with the CONT that follows it, the
-            // session's leader alone, if that is us.
+            // The kernel signals the whole foreground group, so COMMAND has it already.
+            // Only a hang-up, and the CONT after it, go to the session leader alone.
             libc::SIGHUP | libc::SIGCONT if from_kernel && !is_session_leader() => {}
             libc::SIGINT | libc::SIGQUIT | libc::SIGWINCH if from_kernel => {}
             _ if from_kernel && sys::STOPPING.contains(&signal) => {}
@@ -372,7 +365,7 @@ impl Supervisor {
 
     fn send(&self, plan: &Supervision, signal: i32) {
         if self.ended.is_some() {
-            // --hold tree: those who are left.
+            // --hold tree: the rest of the tree.
             self.signal_tree(plan, signal);
             return;
         }

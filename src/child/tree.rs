@@ -1,14 +1,13 @@
-//! Everything that COMMAND started: our descendants, also those that
-//! double-forked or called setsid(2).
+//! Everything that COMMAND started: our descendants, including those that double-forked
+//! or called setsid(2).
 //!
-//! As a subreaper (prctl(2)) we become the parent of every descendant whose
-//! own parent ends, so none can leave the tree. Children that we had before,
-//! from whoever executed us, are not COMMAND's and are spared.
+//! As a subreaper (prctl(2)) we become the parent of every descendant whose parent
+//! ends, so none can leave the tree. Children that we already had before exec are
+//! spared.
 //!
-//! A process is signalled through a descriptor (pidfd_open(2), Linux 5.3), or
-//! another one could have got its id meanwhile. Where there is none, our own
-//! children are signalled by their ids, which they keep until we have waited for
-//! them; all others have become our children when their parents have ended.
+//! A process is signalled through a pidfd (Linux 5.3), because its id may have been
+//! reused. Where there is none, only our own children are signalled, whose ids stay
+//! theirs until we reap them; the others become our children when their parents end.
 
 use rustix::io::Errno;
 use rustix::process::{
@@ -18,63 +17,61 @@ use rustix::process::{
 use crate::process;
 use crate::sys;
 
-/// The processes that descend from us.
+/// Our descendants.
 pub struct Tree {
     root: i32,
     spared: Vec<i32>,
-    /// What has got TERM already, and whether there is more that is to have it
-    /// when it is our child.
+    /// These have got TERM; and whether others are to get it once they are our
+    /// children.
     asked: Vec<i32>,
     has_more_to_ask: bool,
-    /// Whether a process is behind a token: it belongs to whoever has the token,
-    /// wherever it was acquired.
+    /// Whether a process is the keeper of a token, which is not part of the tree: its
+    /// lock belongs to whoever has the token.
     is_token_keeper: fn(i32) -> bool,
 }
 
-/// What became of a signal to the tree.
+/// The result of signalling the tree.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Signalled {
-    /// These processes got it.
+    /// These got it.
     pub reached: Vec<i32>,
-    /// These may not be signalled by us: another user's.
+    /// Another user's, which we may not signal.
     pub refused: Vec<i32>,
-    /// There are others, which can be signalled once they are our children.
+    /// Others can be signalled once they are our children.
     pub is_partial: bool,
 }
 
 impl Tree {
-    /// The tree of what will be started from now on, without the processes of
-    /// which `is_token_keeper` is true.
+    /// The tree of everything started from now on, without the processes for which
+    /// `is_token_keeper` is true.
     pub fn of_what_follows(is_token_keeper: fn(i32) -> bool) -> Self {
-        // Without it, only those that stay in the tree by themselves are
-        // reached; it does not fail on any Linux that has it.
+        // Should it fail, only what stays in the tree by itself is reached.
         let _ = set_child_subreaper(Some(getpid()));
         let root = getpid().as_raw_nonzero().get();
         let spared = if has_children() { below(root, |_| true).map(|(pid, _)| pid).collect() } else { Vec::new() };
         Self { root, spared, asked: Vec::new(), has_more_to_ask: false, is_token_keeper }
     }
 
-    /// A child of ours was reaped: its id may soon be somebody else's.
+    /// Forgets a child that was reaped, because its id may be reused.
     pub fn forget(&mut self, pid: Pid) {
         let pid = pid.as_raw_nonzero().get();
         self.spared.retain(|spared| *spared != pid);
         self.asked.retain(|asked| *asked != pid);
     }
 
-    /// Whether nobody is left.
+    /// Whether all processes have ended.
     pub fn is_empty(&self) -> bool {
         if process::proc_is_ours() { self.members().is_empty() } else { !has_children() }
     }
 
-    /// Signals every process of the tree, until no new one is found: what was
-    /// forked meanwhile gets it as well. `command` is among them, also where
-    /// /proc does not show it, until it has been reaped.
+    /// Signals every process of the tree, including those forked meanwhile. `command`
+    /// is one of them until it has been reaped, even if /proc does not show it.
     pub fn signal(&self, signal: i32, command: Option<Pid>) -> Signalled {
         self.signal_but(&[], signal, command)
     }
 
-    /// TERM, and CONT, because what is stopped cannot end, for every process of the
-    /// tree that has not had it.
+    /// Sends TERM, and CONT because a stopped process cannot end, to every process that
+    /// has not had it.
     pub fn ask_to_end(&mut self, command: Option<Pid>) -> Signalled {
         let signalled = self.signal_but(&self.asked, libc::SIGTERM, command);
         self.signal_but(&self.asked, libc::SIGCONT, command);
@@ -92,7 +89,7 @@ impl Tree {
         let mut result = Signalled::default();
         let mut seen = except.to_vec();
         if let Some(command) = command.filter(|pid| !except.contains(&pid.as_raw_nonzero().get())) {
-            // Our own child, not yet waited for: nobody else has its id.
+            // Our own child, not yet reaped: the id is still its own.
             result.count(command.as_raw_nonzero().get(), sys::send(command, signal));
             seen.push(command.as_raw_nonzero().get());
         }
@@ -114,22 +111,22 @@ impl Tree {
 
     fn signal_one(&self, pid: i32, parent: i32, signal: i32) -> rustix::io::Result<()> {
         let id = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        // What else it fails with, EPERM of a sandbox as well, is not about the process.
+        // Any other error, such as a sandbox's EPERM, is not about the process.
         let process = pidfd_open(id, PidfdFlags::empty())
             .map_err(|error| if error == Errno::SRCH { error } else { Errno::NOSYS });
-        // Another look: the id may have gone to a stranger since we read it.
-        // Orphaned meanwhile, it is our own child.
+        // Checks the parent again: the id may have been reused since. An orphan has
+        // become our child.
         let now = process::parent(pid).filter(|now| *now == parent || *now == self.root).ok_or(Errno::SRCH)?;
         match process.and_then(|process| sys::send_by_pidfd(&process, signal)) {
-            // A child that nobody else can wait for.
+            // Only we can reap this child.
             Err(error) if error != Errno::SRCH && now == self.root => sys::send(id, signal),
-            // Not another user's: a sandbox does not let us.
+            // Not another user's; a sandbox refuses it.
             Err(Errno::PERM) if test_kill_process(id).is_ok() => Err(Errno::NOSYS),
             sent => sent,
         }
     }
 
-    /// Every process of the tree with its parent.
+    /// Every process of the tree, with its parent.
     fn members(&self) -> Vec<(i32, i32)> {
         if !process::proc_is_ours() {
             return Vec::new();
@@ -156,8 +153,8 @@ fn has_children() -> bool {
     !matches!(waitid(WaitId::All, look), Err(Errno::CHILD))
 }
 
-/// Everybody below a process, with the parent; those of whom `goes_on` is
-/// false are left out with all below them.
+/// All descendants of a process, each with its parent. Where `goes_on` is false, the
+/// process and everything below it is left out.
 fn below(root: i32, goes_on: impl Fn(i32) -> bool) -> impl Iterator<Item = (i32, i32)> {
     let mut found = Vec::new();
     let mut parents = vec![root];

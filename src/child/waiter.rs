@@ -1,20 +1,20 @@
-//! Waiting for a lock in a process of its own.
+//! Waiting for a lock in a child process.
 //!
-//! A child sleeps in the kernel until the lock is granted, and then becomes
-//! COMMAND, so that nothing has to be started at the hand-over. The parent watches
-//! signals and the clock. An atomic word that both share decides between the grant
-//! and the parent's cancelling, and once more between the start of COMMAND and a
-//! parent that has to end while the child still records the grant.
+//! The child sleeps in the kernel until the lock is granted, and then becomes COMMAND,
+//! so that the hand-over starts no process. The parent watches signals and the clock.
+//! An atomic word that both share decides between the grant and the parent's
+//! cancelling, and again between the start of COMMAND and a parent that has to end
+//! while the child records the grant.
 //!
-//! The parent never waits for the child without a limit: a child that is stopped
-//! or hangs in slow storage is killed, and left behind if it does not end.
+//! A child that is stopped or hangs in slow storage is killed, and left behind if it
+//! does not end, so the parent's wait is always limited.
 //!
-//! Usually the child lives in our memory, see [`Cohabitant`]. Where one may wait for
-//! the other, it is forked.
+//! Usually the child lives in our memory, see [`Cohabitant`]; it is forked where the
+//! two might wait for each other.
 //!
-//! The two share an event (eventfd(2)) that closes on exec. By it the child wakes
-//! the parent without a signal, which might reach COMMAND, and other processes see
-//! which parent watches a child.
+//! They share an eventfd(2) that closes on exec. The child wakes the parent by it,
+//! because a signal might reach COMMAND, and other processes see by it which parent
+//! watches a child.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -37,70 +37,66 @@ use crate::lock::{NotGranted, Patience, Waited};
 use crate::process;
 use crate::sys::{self, Arrived, Cohabitant, Forked, Shared, SignalFd};
 
-/// The child's helpers die with it (`PR_SET_PDEATHSIG`).
+/// The child's helpers die with it (`PR_SET_PDEATHSIG`); this limits the wait.
 const HELPERS_END: Duration = Duration::from_secs(5);
 
-/// Numbering and recording a grant takes less, unless the disk is slow or the
-/// child was stopped.
+/// Numbering and recording a grant takes less, unless the disk is slow or the child was
+/// stopped.
 const SETTLED: Duration = Duration::from_millis(30);
 
-/// What happens while we wait, for people who look on.
+/// What people see while we wait.
 pub trait Watch {
-    /// Shows what there is to show now. Returns when it wants to be called
-    /// again; `None`: never.
+    /// Shows the current state. Returns when it wants to be called again; `None`:
+    /// never.
     fn look(&mut self) -> Option<Instant>;
 
     /// Whether what is shown has to vanish before COMMAND writes.
     fn is_living(&self) -> bool;
 
-    /// The wait is over or interrupted: what was shown has to vanish.
+    /// Clears what is shown: the wait is over or interrupted.
     fn hide(&mut self);
 
-    /// The process for which the lock is asked: its end is the end of the wait.
+    /// The process of `--owner`, whose end ends the wait.
     fn owner(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// The child holds the lock and is becoming COMMAND.
+/// The child has the lock and becomes COMMAND.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantedChild {
     /// Its process.
     pub child: Pid,
-    /// What arrived and let us see it, not yet dealt with.
+    /// What woke us, not yet handled.
     pub arrived: Option<Arrived>,
 }
 
-/// The parent's side of a child that waits.
+/// The parent's side of a waiting child.
 pub struct Waiter {
     outcome: OutcomeMemory,
     child: Pid,
     event: OwnedFd,
     signals: SignalFd,
-    /// Where the child lives in our memory.
+    /// If the child lives in our memory.
     cohabitant: Option<Cohabitant>,
 }
 
-/// How the wait ended while the child had the floor.
+/// How the wait ended while the child had the baton.
 struct GivenUp(NotGranted);
 
-/// So many signals can be pending, but for real-time ones.
+/// At most this many signals are pending, without real-time ones.
 const SIGNALS: usize = 64;
 
-/// For all that a child does before it is COMMAND.
+/// Enough for what the child does before it is COMMAND.
 const STACK: usize = 512 * 1024;
 
 impl Waiter {
-    /// Forks a child that takes `place`, calls `wait`, and after the grant `then`.
-    /// The parent has `place` back. With `notify` the grant wakes it, which costs
+    /// Forks a child that takes `place`, calls `wait`, and after the grant `then`. Also
+    /// returns the parent's `place`. `notify`: the grant wakes the parent, which costs
     /// the hand-over some microseconds.
     ///
-    /// # Errors
-    /// No memory, or the limit on processes is reached.
-    ///
     /// # Crash
-    /// If the parent is killed, so is the waiting child. If the child is
-    /// killed, the parent sees its end.
+    /// A waiting child dies with its parent; the parent sees the child's end.
     pub fn fork<P, H>(
         place: P,
         notify: bool,
@@ -120,19 +116,16 @@ impl Waiter {
         live(WaitingChild { outcome: &outcome, event, notify, lives_with_parent: false }, || wait(place), then)
     }
 
-    /// The same in a process that lives in our memory, which makes the
-    /// hand-over faster: `wait` and `then` own what they use, and sleep by
-    /// [`sys::asleep`]; after the grant nobody waits for anybody but the
-    /// kernel. `room` is what they need of a stack beyond the usual. Only where
-    /// [`Cohabitant::may_start`].
-    ///
-    /// Errors and crashes are those of [`fork`](Self::fork).
+    /// As [`fork`](Self::fork), with a child in our memory, which makes the hand-over
+    /// faster. `wait` and `then` own what they use, and sleep by [`sys::asleep`]; after
+    /// the grant they wait for nothing but the kernel. `room`: their stack beyond the
+    /// usual. Needs [`Cohabitant::may_start`].
     pub fn cohabit<H>(
         room: usize,
         wait: impl FnOnce() -> Result<Waited<H>> + 'static,
         then: impl FnOnce(H, &WaitingChild) + 'static,
     ) -> Result<Self> {
-        // Not dropped here, also where it cannot be started: see Cohabitant::start.
+        // Never dropped here, even if the start fails: see Cohabitant::start.
         let acts = ManuallyDrop::new((wait, then));
         let outcome = Arc::new(SharedOutcome::default());
         let (event, signals) = (new_event()?, SignalFd::of_all()?);
@@ -146,13 +139,13 @@ impl Waiter {
         Ok(Self { outcome, child: child.pid(), event, signals, cohabitant: Some(child) })
     }
 
-    /// Watches the child until the wait is over, one way or another.
+    /// Watches the child until the wait is over.
     ///
     /// # Errors
-    /// What the child could not do, or that somebody killed it.
+    /// The child failed, or was killed.
     pub fn watch(&self, patience: &Patience, watch: &mut impl Watch) -> Result<Waited<GrantedChild>> {
         let waited = self.watch_until_over(patience, watch);
-        // If the child was already reaped, its id may have been reused.
+        // A child that was reaped already may have lost its id to another process.
         if waited.is_err() {
             self.end_child();
         }
@@ -167,8 +160,8 @@ impl Waiter {
         // Came while the grant was recorded, and is for COMMAND.
         let mut early = None;
         loop {
-            // Announced before it is shown: a child that is granted the lock after
-            // that waits until the line has vanished.
+            // Announced before it is shown: a child that is granted the lock later
+            // waits until the line has vanished.
             self.outcome.line.store(if watch.is_living() { SHOWN } else { NOTHING_SHOWN }, Ordering::SeqCst);
             if self.is_granted() {
                 return Ok(self.granted(early));
@@ -190,7 +183,7 @@ impl Waiter {
                 },
                 Arrived::Signal { number, .. } if is_stopping(number) => NotGranted::Stopped(number),
                 Arrived::Nothing if patience.left().is_some_and(|left| left.is_zero()) => NotGranted::TimedOut,
-                // Nothing to us, but perhaps something to COMMAND.
+                // We ignore it, but COMMAND may not.
                 Arrived::Signal { .. } if self.is_granted() => return Ok(self.granted(Some(arrived))),
                 _ => match ending(arrived) {
                     Some(why) => why,
@@ -216,21 +209,20 @@ impl Waiter {
             None => sleep(),
             Some(child) => {
                 if !child.let_live(sleep) {
-                    self.wait_for_floor(child, patience)?;
+                    self.wait_for_baton(child, patience)?;
                 }
             }
         }
         Ok(sys::next_signal(Some(Duration::ZERO)))
     }
 
-    /// The child is awake in our memory for longer than it takes it: it was
-    /// stopped, or its disk is slow. That does not keep us from giving up, also
-    /// when the lock was granted: it has not executed COMMAND yet.
+    /// The child has the baton for longer than it needs: it was stopped, or its disk is
+    /// slow. We can still give up, even after the grant, because it has not executed
+    /// COMMAND.
     ///
-    /// Before the floor is ours, nothing here allocates, or changes anything but
-    /// atomics.
-    fn wait_for_floor(&self, child: &Cohabitant, patience: &Patience) -> Result<(), GivenUp> {
-        while !child.take_the_floor() {
+    /// Without the baton, nothing here may allocate or change anything but atomics.
+    fn wait_for_baton(&self, child: &Cohabitant, patience: &Patience) -> Result<(), GivenUp> {
+        while !child.take_the_baton() {
             if sys::pending().iter().any(is_deadly) {
                 self.outcome.change(WAITING, CANCELLED);
             } else if !(patience.is_over() && self.outcome.change(WAITING, CANCELLED)) {
@@ -244,7 +236,7 @@ impl Waiter {
         Ok(())
     }
 
-    /// Whether the child is becoming COMMAND. In our own memory, it is by now, or
+    /// Whether the child is becoming COMMAND. One in our memory already is COMMAND, or
     /// has failed.
     fn is_granted(&self) -> bool {
         self.outcome.state.load(Ordering::SeqCst) == STARTING
@@ -259,7 +251,7 @@ impl Waiter {
         Ok(GrantedChild { child: self.child, arrived })
     }
 
-    /// The child has nothing more to say.
+    /// Returns `result`, after the child's last word.
     fn over<T>(&self, result: T) -> T {
         self.end_child();
         result
@@ -269,8 +261,8 @@ impl Waiter {
         let _ = waitpid(Some(self.child), WaitOptions::NOHANG);
     }
 
-    /// Ends the wait for this reason, unless the child was faster: granted, or
-    /// at its own end. `None`: it is granted and soon starts COMMAND.
+    /// Ends the wait for this reason, unless the child was granted the lock or ended
+    /// first. `None`: it was granted and soon starts COMMAND.
     fn give_up(&self, why: NotGranted, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
         let is_end = !matches!(why, NotGranted::TimedOut | NotGranted::Stopped(_));
         if self.outcome.change(WAITING, CANCELLED) || is_end && self.cancel_grant() {
@@ -286,7 +278,7 @@ impl Waiter {
         }))
     }
 
-    /// The lock is granted, and COMMAND not started, because the child is slow.
+    /// Cancels a grant whose slow child has not started COMMAND.
     fn cancel_grant(&self) -> bool {
         let asked = Instant::now();
         while self.is_settling() && asked.elapsed() < SETTLED {
@@ -295,8 +287,8 @@ impl Waiter {
         self.outcome.change(GRANTED, CANCELLED)
     }
 
-    /// Ends the child and its helpers: when we return, none of them has anything
-    /// of the lock any more, unless the kernel does not let it end.
+    /// Ends the child and its helpers. On return none of them has any part of the lock,
+    /// unless the kernel does not let it end.
     fn end_child(&self) {
         if sys::has_ended(self.child) {
             self.reap();
@@ -318,7 +310,7 @@ impl Waiter {
 
     fn child_changed(&self, arrived: Option<Arrived>) -> Result<Option<Waited<GrantedChild>>> {
         match self.outcome.state.load(Ordering::SeqCst) {
-            // Its end, if it is that, is for the supervisor to see.
+            // If it has ended, the supervisor handles that.
             STARTING => return Ok(Some(self.granted(arrived))),
             GRANTED => return Ok(sys::has_ended(self.child).then(|| self.granted(arrived))),
             AGAIN => return Ok(Some(self.over(Err(NotGranted::Again)))),
@@ -332,8 +324,8 @@ impl Waiter {
                 }
             }
         }
-        // A look first: between our look at the word and now it may have been
-        // granted, executed, and already ended.
+        // Checked first: since we read the word it may have been granted, executed
+        // COMMAND, and ended.
         if !sys::has_ended(self.child) {
             return Ok(None);
         }
@@ -353,17 +345,17 @@ impl Waiter {
         Duration::from_nanos(self.outcome.granted_at.load(Ordering::SeqCst))
     }
 
-    /// The grant's number.
+    /// Fencing token of the first lock.
     pub fn fence(&self) -> u64 {
         self.outcome.fence.load(Ordering::SeqCst)
     }
 
-    /// Why the child could not become COMMAND: `errno`.
+    /// The `errno` of a failed exec of COMMAND.
     pub fn exec_errno(&self) -> Option<i32> {
         Some(self.outcome.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
     }
 
-    /// What went wrong in the child after the grant, if anything did.
+    /// What else failed in the child after the grant.
     pub fn failure(&self) -> Option<anyhow::Error> {
         (self.outcome.state.load(Ordering::SeqCst) == FAILED).then(|| self.outcome.failure())
     }
@@ -377,13 +369,13 @@ fn new_event() -> rustix::io::Result<OwnedFd> {
     sys::above_stdio(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-/// Whether a signal would end this process if it were not blocked.
+/// Whether a signal ends this process when it is not blocked.
 pub fn is_deadly(signal: i32) -> bool {
     let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
     !harmless.contains(&signal) && !is_stopping(signal) && !sys::is_ignored(signal)
 }
 
-/// How a wait is ended by what arrived.
+/// How what arrived ends a wait.
 fn ending(arrived: Arrived) -> Option<NotGranted> {
     match arrived {
         Arrived::LetGo { ask, sender } => Some(NotGranted::AskedToLetGo { ask, sender }),

@@ -12,29 +12,28 @@ use super::outcome::{AGAIN, GRANTED, REFUSALS, REFUSED, SHOWN, STARTING, SharedO
 use crate::lock::{NotGranted, Waited};
 use crate::sys::{self, Exec};
 
-/// A parent that was stopped does not clear its line; COMMAND does not wait
-/// longer for that.
+/// COMMAND waits no longer than this for a parent to clear its line: it may have been
+/// stopped.
 const CLEARED_AT_LAST: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// The child's view, once the lock is granted.
+/// The child's side, once the lock is granted.
 pub struct WaitingChild<'a> {
     pub(super) outcome: &'a SharedOutcome,
-    /// Until we let go of the parent. In its memory there is none: the parent is
-    /// not woken, and the kernel closes our copy.
+    /// Present until we let go of the parent; never in the parent's memory, where it is
+    /// not woken and the kernel closes our copy.
     pub(super) event: Cell<Option<OwnedFd>>,
     pub(super) notify: bool,
     pub(super) lives_with_parent: bool,
 }
 
 impl WaitingChild<'_> {
-    /// Remembers the grant's number for the parent.
+    /// Stores the fencing token for the parent.
     pub fn set_fence(&self, fence: u64) {
         self.outcome.fence.store(fence, Ordering::Relaxed);
     }
 
-    /// To be called last before this process becomes something else: from
-    /// now on it lives on when the parent is killed. Does not return if the
-    /// parent has given up.
+    /// The last step before this process becomes something else: from now on it
+    /// survives its parent. Does not return if the parent has given up.
     pub fn let_go_of_parent(&self) {
         if !self.outcome.change(GRANTED, STARTING) {
             sys::exit_now(0);
@@ -50,24 +49,24 @@ impl WaitingChild<'_> {
         let _ = set_parent_process_death_signal(None);
     }
 
-    /// Becomes COMMAND. Returns only if that failed, with `errno`.
+    /// Becomes COMMAND. Returns only on failure, with `errno`.
     pub fn exec(&self, exec: &Exec) -> i32 {
         if self.lives_with_parent { exec.exec_without_a_stop() } else { exec.exec() }
     }
 
-    /// COMMAND could not be executed.
+    /// Ends, because COMMAND could not be executed.
     pub fn exec_failed(&self, errno: i32) -> ! {
         self.outcome.exec_errno.store(errno, Ordering::SeqCst);
         sys::exit_now(127)
     }
 
-    /// Something else went wrong.
+    /// Ends with any other error.
     pub fn failed(&self, error: &anyhow::Error) -> ! {
         self.outcome.fail(error)
     }
 }
 
-/// What the child does.
+/// The life of the child.
 pub(super) fn live<H>(
     granted: WaitingChild,
     wait: impl FnOnce() -> Result<Waited<H>>,
@@ -75,7 +74,7 @@ pub(super) fn live<H>(
 ) -> ! {
     let outcome = granted.outcome;
     sys::become_waiter();
-    // So that its page is there before somebody waits for us.
+    // Touches the page now, not during the hand-over.
     outcome.granted_at.store(0, Ordering::Relaxed);
     let held = match wait() {
         Ok(Ok(held)) => held,
@@ -86,7 +85,7 @@ pub(super) fn live<H>(
         Err(error) => outcome.fail(&error),
     };
     outcome.granted_at.store(sys::suspend_aware_now().as_nanos() as u64, Ordering::Relaxed);
-    sys::keep_the_floor();
+    sys::keep_the_baton();
     if !outcome.change(WAITING, GRANTED) {
         sys::exit_now(0);
     }

@@ -1,5 +1,5 @@
-//! Sleeping on the clock that runs through suspend. tokio's own stops then, and a
-//! lease would be renewed too late.
+//! Sleeping on the clock that runs through suspend. tokio's stops then, and a lease
+//! would be renewed too late.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::suspend_aware_now;
 
-/// Sleeps until this time of [`suspend_aware_now`]; not at all if it is past.
+/// Sleeps until this time of [`suspend_aware_now`].
 pub async fn sleep_until(at: Duration) {
     // Longer than any machine stays up.
     if at > Duration::from_secs(1 << 32) {
@@ -22,7 +22,7 @@ pub async fn sleep_until(at: Duration) {
     while suspend_aware_now() < at {
         match timer(at) {
             Ok(timer) => drop(timer.ready(Interest::READABLE).await),
-            // Without a descriptor left, one second at a time.
+            // Without a free descriptor, one second at a time.
             Err(_) => tokio::time::sleep((at.saturating_sub(suspend_aware_now())).min(Duration::from_secs(1))).await,
         }
     }
@@ -34,7 +34,7 @@ fn timer(at: Duration) -> io::Result<AsyncFd<OwnedFd>> {
     let at = Timespec { tv_sec: at.as_secs() as i64, tv_nsec: at.subsec_nanos().into() };
     let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
     timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &once)?;
-    // SAFETY: an OwnedFd is open as long as it lives, and nobody takes it out.
+    // SAFETY: an OwnedFd stays open as long as it lives, and nobody takes it out.
     unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }.map_err(io::Error::from)
 }
 

@@ -1,9 +1,8 @@
 //! Open-file-description locks on byte ranges (`F_OFD_SETLK`, fcntl(2)).
 //!
-//! Like flock(2) locks they belong to the open file description and vanish with
-//! it, so no crash leaves one behind. Unlike those, they can be queried without
-//! being taken (`F_OFD_GETLK`). The two kinds conflict only on network file
-//! systems.
+//! Like flock(2) locks they belong to the open file description and vanish with it, so
+//! no crash leaves one behind. Unlike those, they can be queried without being taken.
+//! The two kinds conflict only on network file systems.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -47,11 +46,8 @@ impl<'fd> ByteLock<'fd> {
         Self { fd }
     }
 
-    /// Locks `len` bytes from `start`; `false` if another description has a
-    /// conflicting lock.
-    ///
-    /// # Errors
-    /// `EBADF` (not open for writing), `ENOLCK`.
+    /// Locks `len` bytes from `start`; `false` if another description has a conflicting
+    /// lock. `EBADF`: not open for writing.
     pub fn try_lock(self, kind: Kind, start: i64, len: i64) -> io::Result<bool> {
         match self.call(libc::F_OFD_SETLK, kind.raw(), start, len) {
             Ok(_) => Ok(true),
@@ -60,46 +56,38 @@ impl<'fd> ByteLock<'fd> {
         }
     }
 
-    /// Locks `len` bytes from `start`, asleep in the kernel until it can.
-    ///
-    /// # Errors
-    /// `EINTR` when a signal handler ran, `ENOLCK`, `EBADF`.
+    /// Locks `len` bytes from `start`, asleep in the kernel until it can. `EINTR` if a
+    /// signal handler ran.
     pub fn lock(self, kind: Kind, start: i64, len: i64) -> io::Result<()> {
         asleep(|| self.call(libc::F_OFD_SETLKW, kind.raw(), start, len)).map(drop)
     }
 
-    /// Unlocks `len` bytes from `start`. No effect where none is locked.
-    ///
-    /// # Errors
-    /// `ENOLCK`, when a range has to be split and there is no memory.
+    /// Unlocks `len` bytes from `start`, whether locked or not. `ENOLCK` if a range has
+    /// to be split and there is no memory.
     pub fn unlock(self, start: i64, len: i64) -> io::Result<()> {
         self.call(libc::F_OFD_SETLK, libc::F_UNLCK, start, len).map(drop)
     }
 
-    /// A lock of another description that a lock of this kind would conflict with.
-    ///
-    /// # Errors
-    /// `EBADF`, `EINVAL`.
+    /// A lock of another description that conflicts with this kind.
     pub fn conflict(self, kind: Kind, start: i64, len: i64) -> io::Result<Option<Found>> {
         let found = self.call(libc::F_OFD_GETLK, kind.raw(), start, len)?;
-        // A lock of another program may have no end.
+        // Other programs' locks may have no end.
         let len = if found.l_len == 0 { i64::MAX - found.l_start } else { found.l_len };
         Ok((i32::from(found.l_type) != libc::F_UNLCK).then_some(Found { start: found.l_start, len }))
     }
 
     fn call(self, command: libc::c_int, kind: libc::c_int, start: i64, len: i64) -> io::Result<libc::flock> {
-        // fcntl(2) takes a length of zero for everything from `start` on, and a
-        // negative one for the bytes before it. Here both mean nothing.
+        // To fcntl(2) zero means everything from `start`, and a negative length the
+        // bytes before it. Here both mean nothing.
         if len <= 0 {
             let nothing = libc::F_UNLCK as _;
             return Ok(libc::flock { l_type: nothing, l_whence: 0, l_start: start, l_len: 0, l_pid: 0 });
         }
-        // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2 and fit whatever type
-        // the platform's l_type has.
+        // 0, 1 and 2 on Linux, whatever the type of l_type.
         let mut range =
             libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: start, l_len: len, l_pid: 0 };
-        // SAFETY: the descriptor is borrowed, hence open; `range` outlives
-        // the call and is of the type that these commands read and write.
+        // SAFETY: the descriptor is open, because it is borrowed; `range` outlives the
+        // call and has the type that these commands read and write.
         let result = unsafe { libc::fcntl(self.fd.as_raw_fd(), command, &raw mut range) };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(range) }
     }

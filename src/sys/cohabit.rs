@@ -1,33 +1,29 @@
 //! A child process that lives in our memory.
 //!
-//! A forked child has a copy of our memory. Making it costs, and so does taking
-//! it apart again, which the kernel does when the child executes COMMAND, while
-//! somebody waits for that. This child has our memory itself (clone(2) with
-//! `CLONE_VM`, without `CLONE_VFORK`); all else is its own: its descriptors, its
-//! signals, its end. It makes a hand-over 10 to 18 % faster than a fork
+//! Making a copy of our memory for a forked child costs time, and so does taking it
+//! apart when the child executes COMMAND, during the hand-over. This child shares our
+//! memory (clone(2) with `CLONE_VM`, without `CLONE_VFORK`), but has its own
+//! descriptors, signals and end. It makes a hand-over 10 to 18 % faster than a fork
 //! (November 2026).
 //!
-//! The program has one thread, and the C library is not made for two that are
-//! awake at once (they would share errno). So one of the two has the floor, and
-//! the other one sleeps or waits for it. The child gives it away only around a
-//! sleep ([`asleep`]) and, once it is to leave, not at all
-//! ([`keep_the_floor`]). When the child has executed something else, or has
-//! ended, by whatever hand, the kernel gives the floor back
-//! (set_tid_address(2)).
+//! Only one of the two may run at a time, because the program has one thread and the C
+//! library would share errno between them. The one that runs has the baton. The child
+//! passes it only around a sleep ([`asleep`]), and keeps it once it is about to leave
+//! ([`keep_the_baton`]). When it executes something else or ends, however that happens,
+//! the kernel passes the baton back (set_tid_address(2)).
 //!
-//! A child that is stopped, or hangs in slow storage, while it has the floor
-//! keeps it. The parent waits for the floor only for a moment at a time
-//! ([`Cohabitant::take_the_floor`]), and meanwhile does nothing but raw system
-//! calls and atomic operations, so that signals and deadlines are noticed. Then
-//! it can end the child and go on ([`Cohabitant::end`]). That is sound because:
+//! A child that is stopped or hangs in slow storage keeps the baton. The parent waits
+//! for it only a moment at a time ([`Cohabitant::take_the_baton`]), and meanwhile uses
+//! nothing but raw system calls and atomics, to notice signals and deadlines. Then it
+//! can end the child and go on ([`Cohabitant::end`]). That is sound because:
 //!
-//! - A child that was killed runs no more once it has ended, or sleeps in the
-//!   kernel (state D) with a deadly signal pending.
-//! - It was killed at any point, but leaves nothing half changed that is ours: it
-//!   owns what it uses, or shares atomics with us; and it neither allocates from
-//!   the parent's heap nor frees anything ([`heap`](super::heap)).
-//! - In state D, the kernel may still write to its memory. So that is never
-//!   unmapped or used again, and there is no other child after it.
+//! - A killed child runs no more once it has ended, or sleeps in the kernel (state D)
+//!   with a deadly signal pending.
+//! - Wherever it was killed, it leaves nothing of ours half changed: it owns what it
+//!   uses or shares atomics with us, and neither allocates from the parent's heap nor
+//!   frees anything ([`heap`](super::heap)).
+//! - In state D the kernel may still write to the child's memory. So that is never
+//!   unmapped or reused, and no other child is started.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -45,94 +41,86 @@ use rustix::thread::futex;
 use super::heap;
 use super::process::{end_child, end_with, exit_now, has_ended, nap};
 
-/// Who is awake in our memory. The kernel writes [`FREE`] and wakes one who
-/// waits when the child leaves.
-static FLOOR: AtomicU32 = AtomicU32::new(TAKEN);
+/// Whether somebody runs in our memory. When the child leaves, the kernel writes
+/// [`FREE`] and wakes a waiter.
+static BATON: AtomicU32 = AtomicU32::new(TAKEN);
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
-/// Taken, and the other one waits for it.
+/// Taken, and the other one waits.
 const WANTED: u32 = 2;
 
-/// Whether the child gives the floor away no more.
+/// Whether the child keeps the baton until it is gone.
 static IS_LEAVING: AtomicBool = AtomicBool::new(false);
 
-/// A killed child has not ended: no other one may be started.
+/// Whether a killed child has not ended; no other may be started then.
 static IS_ABANDONED: AtomicBool = AtomicBool::new(false);
 
-/// A wake-up that does not come, because futex(2) fails, is made up for after
-/// this time.
+/// futex(2) may fail, so both sides look again after this time.
 const A_NAP: Duration = Duration::from_millis(10);
 const A_NAP_OF_FUTEX: futex::Timespec = futex::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
-/// Returns whether the floor could be taken within `limit`. Allocates nothing
-/// and leaves errno alone.
-fn take_the_floor(limit: Option<Duration>) -> bool {
-    if FLOOR.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+/// Whether the baton could be taken within `limit`. Allocates nothing and leaves errno
+/// alone.
+fn take_the_baton(limit: Option<Duration>) -> bool {
+    if BATON.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok() {
         return true;
     }
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    while FLOOR.swap(WANTED, Ordering::Acquire) != FREE {
+    while BATON.swap(WANTED, Ordering::Acquire) != FREE {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return false;
         }
-        match futex::wait(&FLOOR, futex::Flags::empty(), WANTED, Some(&A_NAP_OF_FUTEX)) {
+        match futex::wait(&BATON, futex::Flags::empty(), WANTED, Some(&A_NAP_OF_FUTEX)) {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
-            // Not possible here: some sandboxes refuse it.
+            // Some sandboxes refuse futex(2).
             Err(_) => nap(A_NAP),
         }
     }
     true
 }
 
-fn give_the_floor() {
-    if FLOOR.swap(FREE, Ordering::Release) == WANTED {
-        let _ = futex::wake(&FLOOR, futex::Flags::empty(), 1);
+fn pass_the_baton() {
+    if BATON.swap(FREE, Ordering::Release) == WANTED {
+        let _ = futex::wake(&BATON, futex::Flags::empty(), 1);
     }
 }
 
-/// Calls `sleep`, which may be held up for long. In a child that lives in its
-/// parent's memory, the parent may be awake meanwhile: `sleep` touches nothing
-/// but what is its own, and nothing of the C library but errno where it fails:
-/// that may be the parent's then.
+/// Calls `sleep`, which may block for long. In a child that lives in its parent's
+/// memory, the parent may run meanwhile, so `sleep` touches only what it owns, and
+/// nothing of the C library but errno, whose value may be the parent's.
 pub fn asleep<T>(sleep: impl FnOnce() -> T) -> T {
     if !heap::is_childs() || IS_LEAVING.load(Ordering::Relaxed) {
         return sleep();
     }
     heap::use_childs(false);
-    give_the_floor();
+    pass_the_baton();
     let result = sleep();
-    take_the_floor(None);
+    take_the_baton(None);
     heap::use_childs(true);
     result
 }
 
-/// In the child: from now on the parent is not awake before we are gone, or it
-/// has ended us.
-pub fn keep_the_floor() {
+/// In the child: from now on the parent does not run before the child is gone or was
+/// ended.
+pub fn keep_the_baton() {
     IS_LEAVING.store(true, Ordering::Relaxed);
 }
 
-/// A child in our memory. When this is dropped, the child is gone from it: if
-/// it has not executed anything else by then, it is killed. It stays ours to
-/// wait for.
+/// A child in our memory. Dropping this kills it unless it has executed something else.
+/// It has to be reaped by the caller.
 pub struct Cohabitant {
     pid: Pid,
     stack: ManuallyDrop<Stack>,
 }
 
-/// The parent does not wait longer than this for the floor without looking at
-/// its signals and its deadline.
+/// How long the parent waits for the baton between two looks at signals and deadlines.
 const A_MOMENT: Duration = Duration::from_millis(30);
 
 impl Cohabitant {
-    /// Starts a child that calls `act`, and ends where that returns. It has a
-    /// stack of `stack` bytes, and is awake for the first time in
-    /// [`let_live`](Self::let_live). All signals must be blocked, and there is
-    /// one at a time. If we are killed, so is the child, unless it has asked not
-    /// to be (prctl(2)).
-    ///
-    /// # Errors
-    /// `EAGAIN` (process limit), `ENOMEM`.
+    /// Starts a child that calls `act` on a stack of `stack` bytes and then ends. It
+    /// first runs in [`let_live`](Self::let_live). All signals must be blocked, and
+    /// there may be one child at a time. It dies with us, unless it cancels that
+    /// (prctl(2)).
     pub fn start<F: FnOnce() + 'static>(stack: usize, act: F) -> io::Result<Self> {
         struct Plan<F> {
             act: ManuallyDrop<F>,
@@ -140,35 +128,35 @@ impl Cohabitant {
         }
         extern "C" fn live<F: FnOnce()>(plan: *mut c_void) -> libc::c_int {
             let plan = plan.cast::<Plan<F>>();
-            // SAFETY: the kernel will write to FLOOR, an aligned word that lives as
-            // long as the program. Clone(2) could ask for the same, but not musl's.
-            if unsafe { libc::syscall(libc::SYS_set_tid_address, FLOOR.as_ptr()) } == -1 {
+            // SAFETY: the kernel will write to BATON, an aligned word that lives as
+            // long as the program. Not by a flag of clone(2), which musl's clone
+            // refuses.
+            if unsafe { libc::syscall(libc::SYS_set_tid_address, BATON.as_ptr()) } == -1 {
                 exit_now(125);
             }
             // SAFETY: nobody changes the plan after the clone.
             end_with(unsafe { (*plan).parent });
-            take_the_floor(None);
+            take_the_baton(None);
             heap::use_childs(true);
             // SAFETY: made by `Box::into_raw` for this call alone.
             let plan = unsafe { Box::from_raw(plan) };
             ManuallyDrop::into_inner(plan.act)();
             exit_now(0)
         }
-        // What it owns is never dropped here: its descriptors are to be the
-        // child's, and in this process they are somebody else's.
+        // Never dropped here: it owns descriptors of the child, whose numbers belong to
+        // others in this process.
         let act = ManuallyDrop::new(act);
         if !Self::may_start() {
             return Err(Errno::BUSY.into());
         }
         let stack = ManuallyDrop::new(Stack::new(stack)?);
         let plan = Box::into_raw(Box::new(Plan { act, parent: getpid() })).cast::<c_void>();
-        FLOOR.store(TAKEN, Ordering::Relaxed);
+        BATON.store(TAKEN, Ordering::Relaxed);
         IS_LEAVING.store(false, Ordering::Relaxed);
-        // SAFETY: the child runs on a stack of its own, which lives until it is
-        // gone; what it uses beside that it owns (`'static`), or shares with us
-        // as one thread does with itself, by the floor. No handler runs in it,
-        // because all signals are blocked, but one that stores an atomic right
-        // before an exec.
+        // SAFETY: the child runs on its own stack, which lives until it is gone. It
+        // owns everything else that it uses (`'static`), or shares it by the baton, as
+        // a thread does with itself. All signals are blocked; the only handlers, right
+        // before an exec, store an atomic.
         let pid = unsafe { libc::clone(live::<F>, stack.top(), libc::CLONE_VM | libc::SIGCHLD, plan) };
         let error = io::Error::last_os_error();
         match Pid::from_raw(pid.max(0)) {
@@ -180,7 +168,7 @@ impl Cohabitant {
         }
     }
 
-    /// Whether there is no other one in our memory, in state D.
+    /// `false` while an earlier child hangs in state D.
     pub fn may_start() -> bool {
         !IS_ABANDONED.load(Ordering::Relaxed)
     }
@@ -190,32 +178,31 @@ impl Cohabitant {
         self.pid
     }
 
-    /// Calls `sleep` while the child may be awake: raw system calls, nothing else.
-    /// Returns whether the floor is ours again;
-    /// if not, see [`take_the_floor`](Self::take_the_floor).
+    /// Calls `sleep`, which makes only raw system calls, while the child may run.
+    /// Returns whether we have the baton again; if not, see
+    /// [`take_the_baton`](Self::take_the_baton).
     #[must_use]
     pub fn let_live(&self, sleep: impl FnOnce()) -> bool {
-        give_the_floor();
+        pass_the_baton();
         sleep();
-        self.take_the_floor()
+        self.take_the_baton()
     }
 
-    /// Waits a moment for the floor. If this returns `false`, the child still has
-    /// it, and the caller may touch nothing but atomics and raw system calls
-    /// before another try succeeds, or [`end`](Self::end) returns.
+    /// Waits a moment for the baton. After `false`, the caller may use nothing but
+    /// atomics and raw system calls until a retry succeeds or [`end`](Self::end)
+    /// returns.
     #[must_use]
-    pub fn take_the_floor(&self) -> bool {
-        // Where set_tid_address(2) only seemed to work, its end is as good.
-        let is_ours = take_the_floor(Some(A_MOMENT)) || has_ended(self.pid);
+    pub fn take_the_baton(&self) -> bool {
+        // Some sandboxes ignore set_tid_address(2); the child's end counts as well.
+        let is_ours = take_the_baton(Some(A_MOMENT)) || has_ended(self.pid);
         if is_ours {
             heap::use_childs(false);
         }
         is_ours
     }
 
-    /// Kills the child, whoever has the floor, if it has not ended. Afterwards
-    /// the floor is ours. Returns whether it has ended; `false`: it will when the
-    /// kernel lets it.
+    /// Kills the child, whoever has the baton, if it has not ended, and takes the
+    /// baton. Returns whether it has ended; `false`: it will when the kernel lets it.
     pub fn end(&self) -> bool {
         let has_ended = end_child(self.pid);
         heap::use_childs(false);
@@ -226,38 +213,37 @@ impl Cohabitant {
 
 impl Drop for Cohabitant {
     fn drop(&mut self) {
-        // We are awake, so it is gone, or asleep, or was ended.
+        // We run, so it is gone, asleep, or was ended.
         let is_gone = IS_LEAVING.load(Ordering::Relaxed) || self.end();
         if is_gone && Self::may_start() {
-            // SAFETY: dropped once, and nobody lives on it.
+            // SAFETY: dropped once, and nobody runs on it.
             unsafe { ManuallyDrop::drop(&mut self.stack) };
         }
     }
 }
 
-/// The descriptor that a cohabitant has of a file that is open now, when it is
-/// started, for what it is to own: to be used and closed by the cohabitant
-/// alone. The number is the same, in a table of its own.
+/// A file of the cohabitant, which only the cohabitant may use or close: the number of
+/// `file`, which must be open when it is started, in the child's own table.
 pub fn descriptor_of_cohabitant(file: &File) -> File {
-    // SAFETY: in the child's table nobody else owns the number: the child never
-    // uses or drops what it was cloned from.
+    // SAFETY: in the child's table nobody else owns the number: the child never uses or
+    // drops what it was cloned from.
     unsafe { File::from_raw_fd(file.as_raw_fd()) }
 }
 
-/// Memory that grows down to a page that nobody may touch.
+/// A stack that grows down to a guard page.
 struct Stack {
     start: *mut c_void,
     size: usize,
 }
 
-/// No page is larger.
+/// At least one page on every machine.
 const GUARD: usize = 64 * 1024;
 
 impl Stack {
     fn new(size: usize) -> io::Result<Self> {
         let size = size.next_multiple_of(GUARD) + GUARD;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no
-        // memory of ours, and the guard is a part of it.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory
+        // of ours, and the guard is part of it.
         unsafe {
             let start = libc::mmap(
                 ptr::null_mut(),
@@ -285,7 +271,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, on which nobody lives any more.
+        // SAFETY: the mapping made in `new`, on which nobody runs any more.
         unsafe { libc::munmap(self.start, self.size) };
     }
 }
@@ -307,7 +293,7 @@ mod tests {
         IS_AWAKE.store(false, Ordering::SeqCst);
     }
 
-    /// In a process of its own: the test program has threads.
+    /// In a process of its own, because the test program has threads.
     fn in_a_process(act: impl FnOnce() -> bool) -> bool {
         let Forked::Parent(process) = fork().unwrap() else {
             block_all();
@@ -316,7 +302,7 @@ mod tests {
         waitpid(Some(process), WaitOptions::empty()).unwrap().unwrap().1.exit_status() == Some(0)
     }
 
-    /// Leaves it to be waited for.
+    /// Does not reap it.
     fn wait_for_end(pid: Pid) {
         let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
     }
@@ -336,7 +322,7 @@ mod tests {
                     be_awake();
                     asleep(std::thread::yield_now);
                 }
-                keep_the_floor();
+                keep_the_baton();
                 be_awake();
             });
             let child = child.unwrap();
@@ -362,20 +348,20 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_is_killed_gives_the_floor_back() {
+    fn a_child_that_is_killed_passes_the_baton_back() {
         assert!(in_a_process(|| {
             let child = Cohabitant::start(64 * 1024, spin).unwrap();
             let kill = || {
                 let _ = super::super::send(child.pid(), libc::SIGKILL);
                 wait_for_end(child.pid());
             };
-            // Awake, it has the floor for ever; or it is killed before that.
+            // It runs and keeps the baton for ever, or is killed before.
             child.let_live(kill)
         }));
     }
 
     #[test]
-    fn a_child_that_keeps_the_floor_is_ended() {
+    fn a_child_that_keeps_the_baton_is_ended() {
         assert!(in_a_process(|| {
             let child = Cohabitant::start(64 * 1024, spin).unwrap();
             while child.let_live(std::thread::yield_now) {}
@@ -397,7 +383,7 @@ mod tests {
             });
             let child = child.unwrap();
             while !child.let_live(|| wait_for_end(child.pid())) {}
-            // SAFETY: what the child was given was freed by nobody.
+            // SAFETY: nobody freed what the child was given.
             let untouched = unsafe { std::slice::from_raw_parts(start, 1000) } == [7; 1000];
             let status = waitpid(Some(child.pid()), WaitOptions::empty()).unwrap().unwrap().1;
             untouched && status.exit_status() == Some(3)

@@ -1,14 +1,13 @@
-//! Where memory is allocated: as usual, unless it is for a child that lives in
-//! its parent's memory ([`Cohabitant`](super::Cohabitant)).
+//! The allocator: the system's, except in a child that lives in its parent's memory
+//! ([`Cohabitant`](super::Cohabitant)).
 //!
-//! Such a child may be killed at any point, also in the middle of an allocation,
-//! while the parent goes on. So it never touches the parent's heap: it allocates
-//! one piece behind the other from memory that it maps for that, and frees
-//! nothing. It lives for a few allocations, and what it mapped stays mapped:
-//! anything that is made once in a process may be in there.
+//! That child may be killed in the middle of an allocation while the parent goes on. So
+//! it never touches the parent's heap: it takes its few allocations from memory that it
+//! maps itself, and frees nothing. That memory stays mapped, because anything that a
+//! process makes only once may be in it.
 //!
-//! The C library's own allocations, of which opendir(3) is one, are not seen here;
-//! the child makes none.
+//! Allocations inside of the C library, such as opendir(3)'s, bypass this; the child
+//! makes none.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
@@ -19,30 +18,29 @@ struct Heap;
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-/// Whether the child is awake, and so allocates from memory of its own.
+/// Whether the child runs, and so allocates from its own memory.
 static IS_CHILDS: AtomicBool = AtomicBool::new(false);
 
-/// What of the last piece of the child's memory is left: only one process is
-/// awake at once.
+/// The rest of the child's last piece of memory. Only one process runs at a time.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 static END: AtomicUsize = AtomicUsize::new(0);
 
-/// So much is mapped at once, if that is enough.
+/// Mapped at once, or more if one allocation needs it.
 const PIECE: usize = 64 * 1024;
 
-/// Whether the child is awake: of the two processes, we are that one.
+/// Whether we are the child: of the two, the one that runs.
 pub(super) fn is_childs() -> bool {
     IS_CHILDS.load(Ordering::Relaxed)
 }
 
-/// Who allocates from now on.
+/// Sets whether the child runs from now on.
 pub(super) fn use_childs(childs: bool) {
     IS_CHILDS.store(childs, Ordering::Relaxed);
 }
 
-// SAFETY: what `alloc_for_child` returns is nobody else's and never freed; all
-// else is the system's allocator, which never gets to free what it did not
-// allocate, because the parent frees nothing of the child's.
+// SAFETY: `alloc_for_child` returns memory that nobody else has and that is never
+// freed. All else is the system's allocator, which gets back only its own, because the
+// parent frees nothing of the child's.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
@@ -50,8 +48,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // What is newly mapped is zero.
-        // SAFETY: the caller's promise.
+        // New mappings are zero. SAFETY: the caller's promise.
         if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc_zeroed(layout) } }
     }
 
@@ -70,7 +67,7 @@ unsafe impl GlobalAlloc for Heap {
         // SAFETY: the caller promises that it is valid with this alignment.
         let new = alloc_for_child(unsafe { Layout::from_size_align_unchecked(size, layout.align()) });
         if !new.is_null() {
-            // SAFETY: two allocations that are at least so long.
+            // SAFETY: both allocations are at least this long.
             unsafe { ptr::copy_nonoverlapping(memory, new, layout.size().min(size)) };
         }
         new
@@ -88,8 +85,8 @@ fn alloc_for_child(layout: Layout) -> *mut u8 {
         }
         let Some(size) = layout.size().checked_add(layout.align()) else { return ptr::null_mut() };
         let size = size.next_multiple_of(PIECE);
-        // SAFETY: a new mapping at an address of the kernel's choice touches no
-        // memory of ours.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory
+        // of ours.
         let piece = unsafe {
             let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
             libc::mmap(ptr::null_mut(), size, access, kind, -1, 0)

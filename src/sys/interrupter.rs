@@ -12,15 +12,15 @@ use super::send::send;
 use super::signal::{Arrived, Caught, Mask, arrived, block_all, handle, is_ignored, restore, unblock, wake_signal};
 use super::timer::{SignalTimer, set_by_id};
 
-/// While it lives, a blocked system call returns `EINTR` soon after a
-/// deadline, and soon after a signal for which it was made; others do what
-/// the caller of the program wanted them to do.
+/// While it lives, a blocked system call returns `EINTR` soon after a deadline, and
+/// soon after one of its signals; other signals do what the caller of the program
+/// wants.
 ///
-/// It fires again and again then, because a signal that comes just before
-/// the call blocks would otherwise be lost, and the caller with it.
+/// It then fires repeatedly, because a signal that comes just before the call blocks
+/// would otherwise be lost.
 pub struct Interrupter {
-    // Dropped in this order: the timer leaves no signal behind, pending; and none
-    // of the caught signals does what it did before until it is blocked.
+    // Dropped in this order: the timer leaves no signal pending, and the caught signals
+    // get their former action back while they are blocked.
     timer: SignalTimer,
     _mask: RestoredMask,
     caught_signals: Vec<Caught>,
@@ -34,28 +34,25 @@ struct RestoredMask(Mask);
 impl Drop for RestoredMask {
     fn drop(&mut self) {
         restore(&self.0);
-        // Blocked, it stays pending until COMMAND has it.
+        // Blocked again, it stays pending for COMMAND.
         if TERM_OF_COMMAND.swap(false, Ordering::SeqCst) {
             let _ = send(getpid(), libc::SIGTERM);
         }
     }
 }
 
-/// The timer of the one interrupter that catches signals, for its handler; the
-/// first one of a process is null.
+/// For the handler: the timer of the one interrupter that catches signals. A valid id
+/// may be null.
 static TIMER_OF_HANDLER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
-/// Whether there is one.
+/// Whether that is set.
 static HANDLER_HAS_TIMER: AtomicBool = AtomicBool::new(false);
 
 const AGAIN: Duration = Duration::from_millis(20);
 
 impl Interrupter {
-    /// Interrupts blocking calls from `after` on (`None`: never for that), and
-    /// when one of the `signals` comes or, unless there are none, a request to
-    /// let go: see [`take_caught`]. Only what `mask` has stays blocked.
-    ///
-    /// # Errors
-    /// `EAGAIN`: no memory for a timer.
+    /// Interrupts blocking calls from `after` on (`None`: not by time), and when one of
+    /// `signals` comes or, unless that is empty, a request to let go: see
+    /// [`take_caught`]. Only the signals of `mask` stay blocked.
     pub fn new(after: Option<Duration>, signals: &[i32], mask: &Mask) -> io::Result<Self> {
         let wake = catch_wake();
         let timer = SignalTimer::new(libc::CLOCK_MONOTONIC, wake_signal())?;
@@ -73,7 +70,7 @@ impl Interrupter {
         if interrupter.for_handlers {
             interrupter.caught_signals.push(catch_requests(mask));
         }
-        // Only now: what is pending already is for the handlers, too.
+        // Last, so that pending signals reach the handlers, too.
         restore(mask);
         unblock(wake_signal());
         if interrupter.for_handlers {
@@ -91,19 +88,19 @@ impl Drop for Interrupter {
     }
 }
 
-/// For a signal handler: makes the interrupter fire at once.
+/// For a signal handler: fires at once, and repeatedly.
 fn interrupt_from_now_on() {
     if HANDLER_HAS_TIMER.load(Ordering::SeqCst) {
         let _ = set_by_id(TIMER_OF_HANDLER.load(Ordering::SeqCst), 0, Duration::ZERO, AGAIN);
     }
 }
 
-/// The signal that was caught, 0 if none was; who sent it, and what it asked.
+/// The caught signal (0: none), its sender, and what it asked.
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 static SENDER: AtomicI32 = AtomicI32::new(0);
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-/// What interrupted us since the last call, if something did.
+/// What interrupted us since the last call.
 pub fn take_caught() -> Option<Arrived> {
     let number = Some(CAUGHT.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)?;
     let sender = SENDER.load(Ordering::SeqCst);
@@ -113,7 +110,7 @@ pub fn take_caught() -> Option<Arrived> {
     })
 }
 
-/// Whether a signal has been caught that nobody has taken.
+/// Whether there is a caught signal to take.
 pub fn has_caught() -> bool {
     CAUGHT.load(Ordering::SeqCst) != 0
 }
@@ -128,21 +125,21 @@ extern "C" fn remember(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut 
     ASKED.store(asked, Ordering::SeqCst);
     SENDER.store(sender, Ordering::SeqCst);
     CAUGHT.store(signal, Ordering::SeqCst);
-    // It may have come just before the call that it should interrupt.
+    // The call that it should interrupt may not have begun yet.
     interrupt_from_now_on();
 }
 
-/// Lets a signal interrupt system calls instead of doing what it would do by
-/// default; one that is ignored stays so.
+/// Lets a signal interrupt system calls instead of its default action, unless it is
+/// ignored.
 fn catch(signal: i32) -> Option<Caught> {
     (!is_ignored(signal)).then(|| handle(signal, remember, 0))
 }
 
-/// Whether a SIGTERM came that is COMMAND's, see [`catch_requests`].
+/// Whether a SIGTERM came that is for COMMAND, see [`catch_requests`].
 static TERM_OF_COMMAND: AtomicBool = AtomicBool::new(false);
 
-/// Lets requests to let go interrupt system calls, also where SIGTERM is
-/// ignored, or blocked by `mask`: any other SIGTERM is COMMAND's then.
+/// Lets requests to let go interrupt system calls, even if SIGTERM is ignored or
+/// blocked by `mask`; any other SIGTERM is then for COMMAND.
 fn catch_requests(mask: &Mask) -> Caught {
     extern "C" fn remember_requests(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         // SAFETY: the kernel passes a valid structure.
@@ -155,8 +152,7 @@ fn catch_requests(mask: &Mask) -> Caught {
     handle(libc::SIGTERM, if ends_us { remember } else { remember_requests }, 0)
 }
 
-/// Lets [`wake_signal`] interrupt system calls, whatever the caller blocked or
-/// ignored.
+/// Lets [`wake_signal`] interrupt system calls, whatever the caller blocked or ignored.
 fn catch_wake() -> Caught {
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
     handle(wake_signal(), nothing, 0)

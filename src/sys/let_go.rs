@@ -1,15 +1,13 @@
 //! What one lockrun asks of another.
 
-/// What one lockrun asks of another by SIGTERM.
+/// What one lockrun asks of another by the value of a SIGTERM (sigqueue(3)).
 ///
-/// It travels as the value of the signal (sigqueue(3)). A waiter may execute
-/// COMMAND, or be about to, between our look at it and the signal: then what
-/// COMMAND gets is a SIGTERM like any other.
+/// If the receiver has become COMMAND meanwhile, that gets an ordinary SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetGo {
     /// For a lockrun with --replace.
     Replace,
-    /// For 'lockrun break'; asked a second time, it means KILL now.
+    /// For `lockrun break`; asked a second time, it means KILL now.
     Break,
 }
 
@@ -24,7 +22,7 @@ impl LetGo {
         u32::from_be_bytes(word) as usize
     }
 
-    /// What a signal asks, if that.
+    /// The request that a signal carries, if any.
     pub(super) fn of_signal(number: i32, code: i32, value: usize) -> Option<Self> {
         let is_queued_term = number == libc::SIGTERM && code == libc::SI_QUEUE;
         if is_queued_term { Self::of_value(value) } else { None }

@@ -1,8 +1,9 @@
-//! The only place with `unsafe`: system calls that neither std nor rustix
-//! offers safely, each wrapped in a function that cannot be misused.
+//! The only place with `unsafe`: system calls that neither std nor rustix offers
+//! safely, each wrapped in a function that cannot be misused. Errors are those of the
+//! system call, as in its manual page.
 //!
-//! lockrun is single-threaded by design, and everything here leans on that:
-//! signal masks, umask and `fork` act on the whole process.
+//! lockrun is single-threaded by design, and everything here relies on that: signal
+//! masks, umask and `fork` act on the whole process.
 
 #![allow(unsafe_code)]
 
@@ -27,7 +28,7 @@ mod timer;
 pub use async_sleep::sleep_until;
 pub use byte_lock::{ByteLock, Found, Kind};
 pub use clock::suspend_aware_now;
-pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_floor};
+pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_baton};
 pub use interrupter::{Interrupter, has_caught, take_caught};
 pub use let_go::LetGo;
 pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, nap, spawn, without_umask};

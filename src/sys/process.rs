@@ -22,14 +22,11 @@ pub enum Forked {
     Parent(Pid),
 }
 
-/// Splits the process in two. Sound because lockrun has one thread, and a
-/// process that lives in its memory sleeps while we are awake.
-///
-/// # Errors
-/// `EAGAIN` (process limit), `ENOMEM`.
+/// Splits the process in two. Sound because lockrun has one thread, and a process that
+/// lives in its memory sleeps while we run.
 pub fn fork() -> io::Result<Forked> {
-    // SAFETY: single-threaded, so the child's copy of every lock and buffer
-    // of the runtime is in a consistent state.
+    // SAFETY: with one thread, the child's copy of every lock and buffer of the runtime
+    // is consistent.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
@@ -37,18 +34,14 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
-/// As [`fork`], but wait(2) of "any child" passes over the new process, and no
-/// SIGCHLD tells of its end: it is none of those that a supervisor waits for.
-/// [`reap_apart`] waits for it. Its own children, and it itself once we have ended,
-/// are as usual.
-///
-/// # Errors
-/// `EAGAIN` (process limit), `ENOMEM`.
+/// As [`fork`], but a supervisor's wait(2) for any child passes over the new process,
+/// and its end sends no SIGCHLD; [`reap_apart`] reaps it. Its own children are
+/// ordinary ones, and so is it once we have ended.
 #[cfg(feature = "net")]
 pub fn fork_apart() -> io::Result<Forked> {
-    // SAFETY: as in `fork`. No argument but the signal at its end, which is none; every
-    // architecture takes these zeros in the same way. The C library does not learn of
-    // the new thread id, which only musl's raise(3) and abort(3) ask it for.
+    // SAFETY: as in `fork`. All arguments are zero, on every architecture; the zero
+    // flags mean no signal at its end. The C library does not learn the new thread id,
+    // which only musl's raise(3) and abort(3) need.
     match unsafe { libc::syscall(libc::SYS_clone, 0_usize, 0_usize, 0_usize, 0_usize, 0_usize) } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
@@ -60,8 +53,7 @@ pub fn fork_apart() -> io::Result<Forked> {
     }
 }
 
-/// Reads the status of a child of [`fork_apart`] if it has ended. Returns whether
-/// it is gone.
+/// Reaps a child of [`fork_apart`] if it has ended. Returns whether it is gone.
 #[cfg(feature = "net")]
 pub fn reap_apart(child: Pid) -> bool {
     // SAFETY: no memory is passed.
@@ -70,32 +62,29 @@ pub fn reap_apart(child: Pid) -> bool {
     pid != 0
 }
 
-/// In a child: ends this process when its parent does, also if it has already.
+/// In a child: dies with `parent`, even if that has ended already.
 pub fn end_with(parent: Pid) {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    // In a pid namespace of its own, it sees no parent.
+    // In a pid namespace of its own it sees no parent.
     if getppid().is_some_and(|now| now != parent) {
         exit_now(125);
     }
 }
 
-/// Whether a child of ours has ended, or was already waited for. It stays to be
-/// waited for.
+/// Whether a child of ours has ended, or was reaped before. Does not reap it.
 pub fn has_ended(child: Pid) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(waitid(WaitId::Pid(child), look), Ok(Some(_)) | Err(Errno::CHILD))
 }
 
-/// What is killed and not waiting for a processor has ended after this time, or
-/// hangs in the kernel.
+/// A killed process that does not wait for a processor has ended by then, or hangs in
+/// the kernel.
 const KILLED: Duration = Duration::from_millis(30);
 const KILLED_AT_LAST: Duration = Duration::from_secs(5);
 
-/// Kills a child of ours if it has not ended. Returns whether it has ended then;
-/// `false`: it sleeps in the kernel, for a disk or a server perhaps, ends when it
-/// wakes, and runs no more. It stays to be waited for.
-///
-/// Allocates nothing.
+/// Kills a child of ours unless it has ended. Returns whether it has ended; `false`: it
+/// sleeps in the kernel, perhaps for a disk or a server, and ends when it wakes. Does
+/// not reap it. Allocates nothing.
 pub fn end_child(child: Pid) -> bool {
     if has_ended(child) {
         return true;
@@ -114,8 +103,7 @@ pub fn end_child(child: Pid) -> bool {
     true
 }
 
-/// Whether a process runs or waits for a processor; `false` where /proc does not
-/// show it.
+/// Whether a process runs or waits for a processor; `false` if /proc does not show it.
 fn wants_to_run(pid: Pid) -> bool {
     let mut path = [0; 32];
     let mut stat = [0; 128];
@@ -127,26 +115,25 @@ fn wants_to_run(pid: Pid) -> bool {
         rustix::io::read(&file, &mut stat).ok()
     };
     let read = read().unwrap_or(0);
-    // The state is behind a name that may contain anything.
+    // The state follows a name that may contain anything.
     let state = stat[..read].iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
     state == Some(&b'R')
 }
 
-/// Sleeps, without the C library and without a panic where the kernel refuses.
+/// Sleeps without the C library, and without a panic where the kernel refuses.
 pub fn nap(time: Duration) {
     let tv_sec = time.as_secs().try_into().unwrap_or(i64::MAX);
     let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec, tv_nsec: time.subsec_nanos().into() });
 }
 
-/// Ends the process at once, without exit handlers: for a child that must not
-/// run its parent's.
+/// Ends the process without exit handlers: a child must not run its parent's.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no memory effects and does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// Runs `f` with an empty umask, so that a file gets exactly the mode asked
-/// for from the moment it exists.
+/// Runs `f` with an empty umask, so that a file has the given mode from the moment it
+/// exists.
 pub fn without_umask<T>(f: impl FnOnce() -> T) -> T {
     let before = rustix::process::umask(rustix::fs::Mode::empty());
     let result = f();
@@ -154,11 +141,10 @@ pub fn without_umask<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A command made ready, so that nothing has to be allocated between the
-/// grant and its start.
+/// A prepared command. Nothing has to be allocated between the grant and its start.
 pub struct Exec {
     _argv: Vec<CString>,
-    /// Ours, each with its zero; what is inherited stays where the kernel put it.
+    /// Our variables, each with its NUL; inherited ones stay where the kernel put them.
     added: Vec<Vec<u8>>,
     argv_raw: Vec<*const libc::c_char>,
     environment_raw: Vec<*const libc::c_char>,
@@ -167,9 +153,9 @@ pub struct Exec {
     ignore_child_death: bool,
 }
 
-/// Where inherited lock descriptors go: above the ten that a shell script can
-/// name and those that shells take for themselves, below the number at which
-/// the kernel has to make a process's table larger.
+/// Lowest numbers for inherited lock descriptors: above those that shell scripts name
+/// and shells use themselves, and below the one at which the kernel has to enlarge a
+/// process's table.
 const FIRST_INHERITED: [RawFd; 2] = [48, 10];
 
 /// Most calls take one lock; for those, nothing has to grow after the grant.
@@ -177,8 +163,8 @@ const ROOM_TO_INHERIT: usize = 4;
 
 impl Exec {
     /// `argv[0]` is searched in `PATH` as execvp(3) does. The command gets our
-    /// environment, less the variables in `unset`. `mask` and
-    /// `ignore_child_death` are what it gets back.
+    /// environment without the variables `unset`, and `mask` and `ignore_child_death`
+    /// as its signal state.
     pub fn new(argv: Vec<CString>, unset: &[&str], mask: Mask, ignore_child_death: bool) -> Self {
         let argv_raw = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
         let environment_raw = inherited_environment(unset);
@@ -193,13 +179,13 @@ impl Exec {
         }
     }
 
-    /// Lets the command inherit these descriptors (not the numbers: they
-    /// move out of the way of what scripts use).
+    /// Lets the command inherit these descriptors, under numbers that scripts do not
+    /// use.
     pub fn inherit(&mut self, descriptors: impl IntoIterator<Item = RawFd>) {
         self.inherit.extend(descriptors);
     }
 
-    /// Adds one variable to the environment, `NAME=value`.
+    /// Adds a variable, `NAME=value`.
     pub fn add_variable(&mut self, variable: CString) {
         let end = self.environment_raw.len() - 1;
         let variable = variable.into_bytes_with_nul();
@@ -207,8 +193,8 @@ impl Exec {
         self.added.push(variable);
     }
 
-    /// Changes the value of a variable that was added, where it stands.
-    /// Returns what `change` does, and `false` if there is none.
+    /// Changes the value of an added variable in place. Returns what `change` returns,
+    /// or `false` if there is no such variable.
     pub fn change_variable(&mut self, name: &str, change: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let inherited = self.environment_raw.len() - 1 - self.added.len();
         for (variable, raw) in self.added.iter_mut().zip(&mut self.environment_raw[inherited..]) {
@@ -222,31 +208,31 @@ impl Exec {
         false
     }
 
-    /// Takes what was added out of the environment again.
+    /// Removes the added variables.
     pub fn clear_variables(&mut self) {
         let inherited = self.environment_raw.len() - 1 - self.added.len();
         self.environment_raw.drain(inherited..inherited + self.added.len());
         self.added.clear();
     }
 
-    /// So many bytes of a stack [`exec`](Self::exec) may need beyond the usual:
-    /// for a script without a #! line, the C library copies the argument list.
+    /// Stack in bytes that [`exec`](Self::exec) may need beyond the usual: for a script
+    /// without a #! line the C library copies the argument list.
     pub fn room(&self) -> usize {
         self.argv_raw.len() * size_of::<u128>()
     }
 
-    /// As [`exec`](Self::exec), in a child that lives in our memory: Ctrl-Z does
-    /// not stop it before, see [`take_missed_stop`](super::take_missed_stop).
+    /// As [`exec`](Self::exec), for a child in our memory: Ctrl-Z does not stop it
+    /// before, see [`take_missed_stop`](super::take_missed_stop).
     pub fn exec_without_a_stop(&self) -> i32 {
         do_not_stop_before_exec();
         self.exec()
     }
 
-    /// Becomes the command. Returns only if that failed, with `errno`.
+    /// Becomes the command. Returns only on failure, with `errno`.
     pub fn exec(&self) -> i32 {
         for &fd in &self.inherit {
-            // SAFETY: fcntl on a number; the copy is meant to leak into the
-            // command. If no high number is free, a lower one, or the original.
+            // SAFETY: fcntl on a number; the copy is meant to leak into the command. If
+            // no high number is free, a lower one, or the original.
             unsafe {
                 let copied = FIRST_INHERITED.iter().any(|first| libc::fcntl(fd, libc::F_DUPFD, *first) != -1);
                 if !copied {
@@ -258,8 +244,8 @@ impl Exec {
             set_action(libc::SIGCHLD, libc::SIG_IGN);
         }
         restore(&self.mask);
-        // SAFETY: both arrays end in null and point to strings that `self`
-        // owns or that the kernel gave this process.
+        // SAFETY: both arrays end in null and point to strings that `self` owns or that
+        // the kernel gave this process.
         unsafe { libc::execvpe(self.argv_raw[0], self.argv_raw.as_ptr(), self.environment_raw.as_ptr()) };
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
         block_all();
@@ -267,8 +253,8 @@ impl Exec {
     }
 }
 
-/// Our environment without some variables, ending in null. Not copied: it is
-/// most of what a call would allocate.
+/// Our environment without some variables, ending in null. Not copied, because that
+/// would be most of what a call allocates.
 fn inherited_environment(unset: &[&str]) -> Vec<*const libc::c_char> {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
@@ -277,9 +263,9 @@ fn inherited_environment(unset: &[&str]) -> Vec<*const libc::c_char> {
         unset.iter().any(|name| variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
     };
     let mut kept = Vec::with_capacity(64);
-    // SAFETY: the C runtime keeps `environ` an array of strings that ends in
-    // null. Nobody changes it or them: we set no variables of our own, and
-    // only the process behind a token, which executes nothing, is retitled.
+    // SAFETY: the C runtime keeps `environ` a null-terminated array of strings. Nobody
+    // changes it or them: we set no variables, and only a keeper, which executes
+    // nothing, is retitled.
     unsafe {
         let mut next = environ;
         while !next.is_null() && !(*next).is_null() {
@@ -293,21 +279,16 @@ fn inherited_environment(unset: &[&str]) -> Vec<*const libc::c_char> {
     kept
 }
 
-/// Starts a command as our child, as posix_spawn(3) does, but without its
-/// 140 calls of sigaction(2) when all signals are blocked: our handlers are
-/// none. Returns when the command has been executed, or with the `errno` of
-/// the failed exec in the inner result.
-///
-/// # Errors
-/// `EAGAIN` (process limit), `ENOMEM`.
+/// Starts a command as our child, as posix_spawn(3) does, but without its 140 calls of
+/// sigaction(2), because all signals are blocked and we have no handlers. Returns once
+/// the command has been executed; the inner error is the `errno` of a failed exec.
 pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
     struct Plan<'a> {
         exec: &'a Exec,
         failed: AtomicI32,
     }
     extern "C" fn child(plan: *mut c_void) -> libc::c_int {
-        // SAFETY: the pointer is to the parent's `plan`, which stays alive:
-        // the parent is suspended until we exec or exit.
+        // SAFETY: `plan` is the parent's, which is suspended until we exec or exit.
         let plan = unsafe { &*plan.cast::<Plan>() };
         plan.failed.store(plan.exec.exec_without_a_stop(), Ordering::SeqCst);
         127
@@ -318,11 +299,10 @@ pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
     let pid = {
         // The stack grows down from one past the end.
         let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
-        // SAFETY: CLONE_VM | CLONE_VFORK: the child runs on its own stack, in
-        // our memory, while we are suspended, and only writes to that stack
-        // and to `plan.failed`. All signals are blocked until it is about to
-        // exec; then its handler stores an atomic and no more. Descriptors and
-        // signal actions are copies.
+        // SAFETY: CLONE_VM | CLONE_VFORK: the child runs on its own stack in our memory
+        // while we are suspended, and writes only there and to `plan.failed`. All
+        // signals are blocked until right before the exec, and then its handler only
+        // stores an atomic. Descriptors and signal actions are copies.
         unsafe {
             libc::clone(child, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut plan).cast())
         }

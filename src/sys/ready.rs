@@ -6,14 +6,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Sleeps until one of these has what it is asked for, at most `limit`
-/// (`None`: without end). Returns how many have; 0: the time was over.
+/// Sleeps until one of these has what it is asked for, at most `limit` (`None`:
+/// forever). Returns how many have; 0: the time was over.
 ///
-/// Allocates nothing and leaves errno alone, so that it may be called in
-/// [`asleep`](super::asleep).
-///
-/// # Errors
-/// `ENOMEM`, `EINVAL` (more than `RLIMIT_NOFILE`).
+/// Allocates nothing and leaves errno alone, as [`asleep`](super::asleep) needs.
 pub fn wait_until_ready(polled: &mut [PollFd<'_>], limit: Option<Duration>) -> rustix::io::Result<usize> {
     // A limit that does not fit is longer than any machine stays up.
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -27,10 +23,7 @@ pub fn wait_until_ready(polled: &mut [PollFd<'_>], limit: Option<Duration>) -> r
     }
 }
 
-/// Whether there is something to read from `fd`, or its end, within `limit`.
-///
-/// # Errors
-/// As [`wait_until_ready`].
+/// Whether `fd` becomes readable, or reaches its end, within `limit`.
 pub fn is_readable(fd: impl AsFd, limit: Option<Duration>) -> rustix::io::Result<bool> {
     wait_until_ready(&mut [PollFd::new(&fd, PollFlags::IN)], limit).map(|ready| ready > 0)
 }

@@ -8,32 +8,24 @@ use rustix::process::Pid;
 
 use super::let_go::LetGo;
 
-/// Sends any signal, named or real-time, to a process.
-///
-/// # Errors
-/// `ESRCH` (it is gone), `EPERM` (another user's).
+/// Sends a signal, named or real-time. `ESRCH`: no such process; `EPERM`: another
+/// user's.
 pub fn send(pid: Pid, signal: i32) -> rustix::io::Result<()> {
-    // SAFETY: kill has no memory effects; a `Pid` is never 0 or negative,
-    // which would mean a group.
+    // SAFETY: kill has no memory effects; a `Pid` is never 0 or negative, which would
+    // mean a group.
     errno(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) }.into())
 }
 
-/// As [`send`], through a descriptor of the process.
-///
-/// # Errors
-/// As [`send`].
+/// As [`send`], through a pidfd.
 pub fn send_by_pidfd(process: &OwnedFd, signal: i32) -> rustix::io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open; a null siginfo means that of kill(2).
     errno(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0) })
 }
 
-/// Asks a process to let go, by a SIGTERM that only a lockrun knows more of.
-///
-/// # Errors
-/// As [`send`].
+/// Asks a lockrun to let go; to any other process it is a plain SIGTERM.
 pub fn ask_to_let_go(process: &OwnedFd, ask: LetGo) -> rustix::io::Result<()> {
-    /// What siginfo_t(3type) has where a signal was queued by a process.
+    /// The part of siginfo_t(3type) for a signal that a process queued.
     #[repr(C)]
     struct Queued {
         signal_error_code: [libc::c_int; 3],

@@ -3,23 +3,19 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-/// A value in an anonymous shared mapping: a fork sees and changes the same
-/// one, not a copy. It lives until both are gone.
+/// A value in an anonymous shared mapping, which a fork shares instead of copying.
 ///
-/// `T` must be plain data that all-zero bytes make valid and that may be
-/// changed from two processes, so only types of atomics belong here.
+/// `T` must be plain data that all-zero bytes make valid and that two processes may
+/// change, so only types of atomics belong here.
 pub struct Shared<T: Sync> {
     at: NonNull<T>,
 }
 
 impl<T: Sync> Shared<T> {
-    /// Maps one value, all bytes zero.
-    ///
-    /// # Errors
-    /// `ENOMEM`.
+    /// Maps a value of zero bytes.
     pub fn zeroed() -> std::io::Result<Self> {
-        // SAFETY: an anonymous mapping at an address of the kernel's choice
-        // touches no memory of ours.
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no
+        // memory of ours.
         let at = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -41,16 +37,15 @@ impl<T: Sync> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: mapped for `T`, page-aligned, zeroed by the kernel, and
-        // unmapped only on drop; `T: Sync` makes shared access sound.
+        // SAFETY: mapped for `T`, page-aligned, zeroed by the kernel, and unmapped only
+        // on drop; `T: Sync` makes shared access sound.
         unsafe { self.at.as_ref() }
     }
 }
 
 impl<T: Sync> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `zeroed`, and no reference
-        // outlives `self`.
+        // SAFETY: the mapping made in `zeroed`; no reference outlives `self`.
         unsafe { libc::munmap(self.at.as_ptr().cast(), size_of::<T>()) };
     }
 }

@@ -1,11 +1,11 @@
-//! Signals without handlers: everything is blocked, and read one by one.
+//! Signals without handlers: all are blocked, and read one by one.
 //!
-//! No handler means no code that runs at odd moments, nothing for a child to
-//! inherit but a mask that it restores, and the same behaviour as PID 1. Where
-//! a process sleeps in the kernel itself, a handler interrupts the sleep.
+//! So no code runs at odd moments, a child inherits nothing but a mask that it
+//! restores, and PID 1 behaves like any other process. Only a process that sleeps in
+//! the kernel has handlers, to interrupt the sleep.
 //!
-//! No process is ever sent a signal that only lockrun understands: it may have
-//! executed COMMAND by the time it comes.
+//! No process is ever sent a signal that only lockrun understands, because it may have
+//! become COMMAND by then.
 
 use std::ffi::c_void;
 use std::io;
@@ -16,21 +16,21 @@ use std::time::Duration;
 use super::clock::timespec;
 use super::let_go::LetGo;
 
-/// By this signal a [`Timer`](super::Timer) reports.
+/// The signal of a [`Timer`](super::Timer).
 pub fn timer_signal() -> i32 {
     libc::SIGRTMAX() - 2
 }
 
-/// By this signal an [`Interrupter`](super::Interrupter) interrupts.
+/// The signal of an [`Interrupter`](super::Interrupter).
 pub(super) fn wake_signal() -> i32 {
     libc::SIGRTMAX() - 3
 }
 
-/// A set of blocked signals.
+/// A set of signals, usually the blocked ones.
 #[derive(Clone, Copy)]
 pub struct Mask(libc::sigset_t);
 
-/// What Ctrl-Z and a terminal send to stop a job.
+/// What a terminal sends to stop a job, as by Ctrl-Z.
 pub const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// Why [`next_signal`] returned.
@@ -38,29 +38,29 @@ pub const STOPPING: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 pub enum Arrived {
     /// The time was over, or nothing that matters came.
     Nothing,
-    /// A child ended, stopped or went on: see wait(2). One that ended is
-    /// told at once, if the kernel did not put the news of several together.
+    /// A child ended, stopped or was continued: see wait(2).
     Child {
-        /// Its process, and its exit code or signal.
+        /// Its process id, and its exit code or signal, unless the kernel merged
+        /// several.
         ended: Option<(i32, Result<u8, i32>)>,
     },
-    /// A [`Timer`](super::Timer) of ours fired.
+    /// A [`Timer`](super::Timer) fired.
     Timer,
     /// Another lockrun asks us to let go.
     LetGo {
-        /// For what.
+        /// Why.
         ask: LetGo,
-        /// Its process, 0 if that is in another pid namespace.
+        /// Its process id, 0 in another pid namespace.
         sender: i32,
     },
-    /// A signal that somebody sent.
+    /// Any other signal.
     Signal {
         /// Its number.
         number: i32,
-        /// Sent by the kernel, that is, by the terminal to its whole
-        /// foreground group, or by an alarm.
+        /// Sent by the kernel: by the terminal to its whole foreground group, or by an
+        /// alarm.
         from_kernel: bool,
-        /// Who sent it, 0 for the kernel or another pid namespace.
+        /// The sender's process id, 0 for the kernel or another pid namespace.
         sender: i32,
     },
 }
@@ -69,8 +69,8 @@ pub enum Arrived {
 pub fn block_all() -> Mask {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
-    // SAFETY: sigfillset and sigprocmask write whole sets into the two
-    // locals; with these arguments neither can fail.
+    // SAFETY: sigfillset and sigprocmask write whole sets into the two locals; with
+    // these arguments neither can fail.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
@@ -78,7 +78,7 @@ pub fn block_all() -> Mask {
     }
 }
 
-/// Sets the mask that [`block_all`] returned, and returns the present one.
+/// Sets the mask that [`block_all`] returned, and returns the current one.
 pub fn restore(mask: &Mask) -> Mask {
     let mut before = MaybeUninit::uninit();
     // SAFETY: reads a set that sigprocmask made, writes one into the local.
@@ -88,13 +88,13 @@ pub fn restore(mask: &Mask) -> Mask {
     }
 }
 
-/// Lets the pending signals do what they do that are not in `mask`.
+/// Delivers the pending signals that are not in `mask`.
 pub fn let_signals_in(mask: &Mask) {
     let before = restore(mask);
     restore(&before);
 }
 
-/// Waits for the next signal, at most `limit`; without end if `None`.
+/// Waits for the next signal, at most `limit` (`None`: forever).
 pub fn next_signal(limit: Option<Duration>) -> Arrived {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let limit = limit.map(timespec);
@@ -120,7 +120,7 @@ pub(super) fn arrived(info: &libc::siginfo_t) -> Arrived {
     let (number, code) = (info.si_signo, info.si_code);
     let is_child = number == libc::SIGCHLD && code > 0;
     let has_sender = is_child || matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
-    // SAFETY: the parts are read only where the code says that they are set.
+    // SAFETY: a part is read only where the code says that it is set.
     let (sender, status, value) = unsafe {
         let sender = if has_sender { info.si_pid() } else { 0 };
         let value = if code == libc::SI_QUEUE { info.si_value().sival_ptr.addr() } else { 0 };
@@ -137,14 +137,14 @@ pub(super) fn arrived(info: &libc::siginfo_t) -> Arrived {
                 _ => None,
             },
         },
-        // Left over from an interrupter that has done its work.
+        // Left over from an interrupter that is gone.
         n if n == wake_signal() && code == libc::SI_TIMER => Arrived::Nothing,
         n if n == timer_signal() && code == libc::SI_TIMER => Arrived::Timer,
         number => Arrived::Signal { number, from_kernel: code > 0, sender },
     }
 }
 
-/// Takes a blocked signal back that a call of ours has brought upon us.
+/// Removes a pending blocked signal that our own call has raised.
 pub fn discard(signal: i32) {
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let mut only = MaybeUninit::uninit();
@@ -156,12 +156,12 @@ pub fn discard(signal: i32) {
     }
 }
 
-/// For commands that only look at locks: should somebody take one of them for
-/// a holder, the request does not end it. Any other SIGTERM does.
+/// For commands that only inspect locks: if another lockrun takes one for a holder, its
+/// request does not end it. Any other SIGTERM does.
 pub fn ignore_requests() {
     extern "C" fn end_unless_asked(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-        // SAFETY: the kernel passes a valid structure. The two calls may be
-        // made in handlers; what is raised here comes when the handler returns.
+        // SAFETY: the kernel passes a valid structure. Handlers may make the two calls;
+        // what is raised here comes when the handler returns.
         unsafe {
             if !matches!(arrived(&*info), Arrived::LetGo { .. }) {
                 libc::signal(signal, libc::SIG_DFL);
@@ -174,7 +174,7 @@ pub fn ignore_requests() {
     }
 }
 
-/// The signals that have come and not been read.
+/// The pending signals.
 pub fn pending() -> Mask {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigpending writes a whole set into the local, and cannot fail.
@@ -185,13 +185,12 @@ pub fn pending() -> Mask {
 }
 
 impl Mask {
-    /// Lets those of `signals` through again that are not in the set: what a
-    /// caller had blocked stays so.
+    /// Unblocks `signals` but for those in this set, which a caller had blocked.
     pub fn unblock(&self, signals: &[i32]) {
         signals.iter().filter(|signal| !self.has(**signal)).for_each(|signal| unblock(*signal));
     }
 
-    /// The set with these as well.
+    /// The set with these added.
     pub fn and(mut self, signals: &[i32]) -> Self {
         for signal in signals {
             // SAFETY: changes a set that the kernel filled.
@@ -217,8 +216,8 @@ pub fn is_ignored(signal: i32) -> bool {
     action(signal) == libc::SIG_IGN
 }
 
-/// Makes ended children wait for us to read their status, also when the
-/// caller had SIGCHLD ignored. Returns whether it had: COMMAND gets it back.
+/// Makes ended children wait to be reaped, even if the caller ignored SIGCHLD. Returns
+/// whether it did, for COMMAND.
 pub fn default_on_child_death() -> bool {
     let was_ignored = is_ignored(libc::SIGCHLD);
     if was_ignored {
@@ -227,10 +226,10 @@ pub fn default_on_child_death() -> bool {
     was_ignored
 }
 
-/// Ends this process by a signal, as if it had never been blocked. Returns
-/// only if that is impossible: as PID 1, or for a signal that ends nobody.
+/// Ends this process by a signal, even a blocked one. Returns only if that is
+/// impossible: as PID 1, or for a signal that ends nobody.
 ///
-/// No core file is written: it would show lockrun where COMMAND failed.
+/// Writes no core file, which would show lockrun instead of the COMMAND that failed.
 pub fn end_by(signal: i32) {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     do_by_default(signal);
@@ -243,16 +242,16 @@ fn do_by_default(signal: i32) {
     unblock(signal);
 }
 
-/// Stops this process by a signal, as if it had never been blocked, until
-/// somebody continues it. The terminal's signals do not stop where no shell
-/// could continue us (an orphaned process group): then this returns at once.
+/// Stops this process by a signal, even a blocked one, until it is continued. Returns
+/// at once for a terminal's signal in an orphaned process group, where no shell could
+/// continue us.
 pub fn stop_by(signal: i32) {
     let before = block_all();
     do_by_default(signal);
     restore(&before);
 }
 
-/// What a signal did before it was caught; does it again when dropped.
+/// The former action of a caught signal; dropping this restores it.
 pub(super) struct Caught {
     signal: i32,
     before: libc::sigaction,
@@ -265,12 +264,11 @@ impl Drop for Caught {
     }
 }
 
-/// What would have stopped a child of ours in our memory on its way to COMMAND.
+/// A stop signal for a child in our memory on its way to COMMAND.
 static MISSED_STOP: AtomicI32 = AtomicI32::new(0);
 
-/// In a child that somebody waits for who cannot be woken meanwhile: the
-/// signals of [`STOPPING`] do not stop this process before it executes
-/// something. What is ignored stays so, and handlers end with the exec.
+/// For a child that somebody waits for uninterruptibly: the signals of [`STOPPING`] do
+/// not stop it before the exec, which resets handlers. Ignored ones stay so.
 pub(super) fn do_not_stop_before_exec() {
     extern "C" fn remember(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
         MISSED_STOP.store(signal, Ordering::SeqCst);
@@ -278,14 +276,13 @@ pub(super) fn do_not_stop_before_exec() {
     for signal in STOPPING {
         let caught = handle(signal, remember, 0);
         if caught.before.sa_sigaction != libc::SIG_IGN {
-            // COMMAND finds the default.
+            // Not restored: the exec sets the default for COMMAND.
             std::mem::forget(caught);
         }
     }
 }
 
-/// The signal that did not stop our child on its way to COMMAND, if one came:
-/// COMMAND has not got it.
+/// The signal that did not stop our child on its way to COMMAND, which has not got it.
 pub fn take_missed_stop() -> Option<i32> {
     Some(MISSED_STOP.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
 }
@@ -300,15 +297,15 @@ pub(super) fn unblock(signal: i32) {
     }
 }
 
-/// A handler, to which the kernel passes what it knows about the signal.
+/// A handler that gets what the kernel knows about the signal.
 pub(super) type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Calls `handler` when the signal comes, until what this returns is dropped.
-/// Without `SA_RESTART` among the flags, it is there to interrupt.
+/// Calls `handler` for the signal, until the result is dropped. Without `SA_RESTART` in
+/// `flags` it interrupts system calls.
 pub(super) fn handle(signal: i32, handler: Handler, flags: libc::c_int) -> Caught {
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: zeroed is an empty mask. Our handlers store atomics, set a timer
-    // and raise a signal, which handlers may do.
+    // SAFETY: zeroed is an empty mask. Our handlers store atomics, set a timer and
+    // raise a signal, which handlers may do.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
@@ -320,8 +317,8 @@ pub(super) fn handle(signal: i32, handler: Handler, flags: libc::c_int) -> Caugh
 
 fn action(signal: i32) -> libc::sighandler_t {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: with a null new action only the local is written, which was
-    // zeroed and is valid even if the signal's number is not.
+    // SAFETY: with a null new action only the local is written, which was zeroed and is
+    // valid even if the signal's number is not.
     unsafe {
         libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
         action.assume_init().sa_sigaction
@@ -329,8 +326,7 @@ fn action(signal: i32) -> libc::sighandler_t {
 }
 
 pub(super) fn set_action(signal: i32, handler: libc::sighandler_t) {
-    // SAFETY: zeroed is an empty mask and no flags; we pass SIG_DFL and
-    // SIG_IGN.
+    // SAFETY: zeroed is an empty mask and no flags; we pass SIG_DFL and SIG_IGN.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler;

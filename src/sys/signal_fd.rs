@@ -1,4 +1,4 @@
-//! Signals as something to poll(2) beside sockets.
+//! Signals as a descriptor for poll(2).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,20 +11,17 @@ use super::let_go::LetGo;
 use super::ready::wait_until_ready;
 use super::signal::{Arrived, timer_signal};
 
-/// Becomes readable when one of some blocked signals comes (signalfd(2)).
+/// Readable when one of its signals is pending (signalfd(2)). They must be blocked.
 pub struct SignalFd {
     fd: OwnedFd,
 }
 
 impl SignalFd {
-    /// For these signals, which must be blocked.
-    ///
-    /// # Errors
-    /// `EMFILE`, `ENOMEM`.
+    /// For these signals.
     pub fn new(signals: &[i32]) -> io::Result<Self> {
         let mut set = MaybeUninit::uninit();
-        // SAFETY: the set is initialised before it is read; the descriptor is
-        // new, and nobody else's.
+        // SAFETY: the set is initialised before it is read; nobody else has the new
+        // descriptor.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in signals {
@@ -35,27 +32,24 @@ impl SignalFd {
         }
     }
 
-    /// For all signals, which must be blocked.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
+    /// For all signals.
     pub fn of_all() -> io::Result<Self> {
         Self::new(&(1..=libc::SIGRTMAX()).collect::<Vec<_>>())
     }
 
-    /// Sleeps until one comes or there is something to read from one of the others,
-    /// at most `limit`. Touches nothing of the C library, not even errno.
+    /// Sleeps until a signal comes or one of the others is readable, at most `limit`.
+    /// Uses nothing of the C library, not even errno.
     pub fn wait_beside(&self, one: &impl AsFd, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) {
         let fds = [self.fd.as_fd(), one.as_fd(), other.unwrap_or(one.as_fd())];
         let _ = wait_until_ready(&mut fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)), limit);
     }
 
-    /// A signal that has come.
+    /// Reads a signal that has come.
     pub fn read(&self) -> Option<Arrived> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the kernel writes whole structures of this size or nothing,
-        // and all bytes make a valid one.
+        // SAFETY: the kernel writes whole structures of this size or nothing, and all
+        // bytes make a valid one.
         let info = unsafe {
             let read = libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size);
             (usize::try_from(read) == Ok(size)).then(|| info.assume_init())

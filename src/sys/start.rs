@@ -1,5 +1,5 @@
-//! What std's start-up would do for us if `main` were not our own, and the
-//! memory that the kernel shows to ps(1).
+//! What std would do before `main` if ours were not our own, and the memory that ps(1)
+//! shows.
 
 use std::ffi::{CStr, OsString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -9,33 +9,24 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 
-/// The same description under a number above 2.
+/// The same open file under a number above 2.
 ///
-/// A caller may start us with stdin, stdout or stderr closed. The next open
-/// would then land there, and a message meant for stderr would be written
-/// into a lock file.
-///
-/// # Errors
-/// `EMFILE` when the process has no descriptor left.
+/// A caller may start us with stdin, stdout or stderr closed. The next open would get
+/// that number, and a message for stderr would be written into a lock file.
 pub fn above_stdio(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(fd, 3) }
 }
 
-/// Closes a descriptor of our caller's for what we execute.
+/// Sets the close-on-exec flag of the caller's descriptor.
 pub fn close_on_exec(number: RawFd) {
-    // SAFETY: fcntl on a number, which need not be open; nothing in this process
-    // is changed by it.
+    // SAFETY: fcntl on a number, which need not be open, changes nothing in this
+    // process.
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// The description behind a number that our caller gave us, under a number of
-/// our own.
-///
-/// # Errors
-/// `EBADF`: the number is not open.
+/// The caller's open file of this number, under a number of our own. `EBADF`: not open.
 pub fn duplicate(number: RawFd) -> rustix::io::Result<OwnedFd> {
-    // SAFETY: fcntl on a number, which need not be open; a copy that was made is
-    // nobody else's.
+    // SAFETY: fcntl on a number, which need not be open; nobody else has the copy.
     unsafe {
         match libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) {
             -1 => Err(rustix::io::Errno::BADF),
@@ -44,18 +35,17 @@ pub fn duplicate(number: RawFd) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Calls this process `lockrun-waiter`, which ps(1) shows until it is COMMAND.
-/// For people: nothing is decided by a name.
+/// Names this process `lockrun-waiter` in ps(1) until it is COMMAND. Only for people:
+/// no decision depends on a name.
 pub fn become_waiter() {
     let _ = rustix::thread::set_name(c"lockrun-waiter");
 }
 
-/// Makes this process one that nobody who called it can be held up by: of a
-/// session of its own, in no directory, with none of the descriptors that it
-/// inherited, and called `lockrun-holder` by
-/// ps(1).
+/// Detaches this process from its caller, so that it holds nobody up: a session of its
+/// own, no directory, none of the inherited descriptors, and the name `lockrun-holder`
+/// in ps(1).
 ///
-/// Ours are told from inherited ones by their close-on-exec flag.
+/// Inherited descriptors lack the close-on-exec flag that ours have.
 pub fn detach() {
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
@@ -66,8 +56,8 @@ pub fn detach() {
         let _ = rustix::stdio::dup2_stderr(&null);
     }
     for fd in descriptors().into_iter().filter(|fd| *fd > 2) {
-        // SAFETY: fcntl and close on numbers; only what came to us through
-        // exec lacks the flag, and no object of ours owns that.
+        // SAFETY: fcntl and close on numbers; only inherited descriptors lack the flag,
+        // and no object of ours owns those.
         unsafe {
             let flags = libc::fcntl(fd, libc::F_GETFD);
             if flags != -1 && flags & libc::FD_CLOEXEC == 0 {
@@ -77,8 +67,8 @@ pub fn detach() {
     }
 }
 
-/// Closes everything but these, in a process that was forked for them alone
-/// and ends by [`exit_now`](super::exit_now).
+/// Closes all descriptors but these, in a process that was forked for them alone and
+/// ends by [`exit_now`](super::exit_now).
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
     let mut keep: Vec<u32> = keep.iter().map(|kept| kept.as_raw_fd() as u32).collect();
     keep.sort_unstable();
@@ -88,31 +78,30 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
         // SAFETY: as below.
         start >= kept || unsafe { libc::syscall(libc::SYS_close_range, start, kept - 1, 0) } == 0
     });
-    // Linux 5.9 can.
+    // Needs Linux 5.9.
     if closed {
         return;
     }
     for fd in descriptors() {
         if !keep.contains(&(fd as u32)) {
-            // SAFETY: close on a number. Objects that own it are not used any
-            // more by this process, and are not dropped before its end.
+            // SAFETY: close on a number. This process no longer uses objects that own
+            // it, and ends without dropping them.
             unsafe { libc::close(fd) };
         }
     }
 }
 
-/// Without /proc, higher descriptors than these are not looked for.
+/// Without /proc, higher descriptors are not searched for.
 const SEARCHED: i32 = 1 << 16;
 
-/// The numbers of this process's descriptors; without /proc, perhaps more.
+/// The numbers of the open descriptors; without /proc, perhaps more.
 fn descriptors() -> Vec<i32> {
     let descriptors = numbers_in("/proc/self/fd");
     if descriptors.is_empty() { (0..SEARCHED).collect() } else { descriptors }
 }
 
-/// The entries of a directory that are numbers; none where it cannot be read.
-///
-/// Not by std, which panics where closedir(3) fails.
+/// The entries of a directory that are numbers; none if it cannot be read. Not by std,
+/// which panics where closedir(3) fails.
 pub fn numbers_in(directory: &str) -> Vec<i32> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(entries) = rustix::fs::open(directory, flags, Mode::empty()).and_then(Dir::new) else { return Vec::new() };
@@ -122,39 +111,36 @@ pub fn numbers_in(directory: &str) -> Vec<i32> {
 static ARGUMENTS: AtomicPtr<*mut c_char> = AtomicPtr::new(std::ptr::null_mut());
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// To be called first in `main`, with its arguments, and with nothing else.
+/// Must be called first in `main`, with its arguments.
 pub fn remember_arguments(count: i32, arguments: *mut *mut c_char) {
     ARGUMENTS.store(arguments, Ordering::Relaxed);
     COUNT.store(count.try_into().unwrap_or(0), Ordering::Relaxed);
 }
 
-/// The words of the command line, the program's own first.
+/// The command line, beginning with the program.
 pub fn arguments() -> Vec<OsString> {
     let arguments = ARGUMENTS.load(Ordering::Relaxed);
     let count = if arguments.is_null() { 0 } else { COUNT.load(Ordering::Relaxed) };
-    // SAFETY: the C runtime passed `arguments`, `count` strings that live as
-    // long as the process.
+    // SAFETY: the C runtime passed `arguments`, `count` strings that live as long as
+    // the process.
     let word = |i| unsafe { CStr::from_ptr(*arguments.add(i)) };
     (0..count).map(|i| OsString::from_vec(word(i).to_bytes().to_vec())).collect()
 }
 
-/// Replaces what ps(1) shows of this process: its command line by `title`,
-/// cut to the room that there is, and its environment by those variables
-/// alone whose names `keep` has.
-///
-/// Afterwards neither can be read in this process any more.
+/// Replaces what ps(1) shows: the command line by `title`, cut to fit, and the
+/// environment by the variables named in `keep`. Neither can be read in this process
+/// afterwards.
 pub fn retitle(title: &[u8], keep: &[&str]) {
     let arguments = ARGUMENTS.load(Ordering::Relaxed);
     let count = COUNT.load(Ordering::Relaxed);
     if arguments.is_null() || count == 0 {
         return;
     }
-    // SAFETY: the C runtime passed `arguments`: `count` strings, a null, and
-    // behind it the environment's strings and a null. The kernel laid out the
-    // strings of each of the two one after the other in memory of this
-    // process that is writable and lives as long as it does. Nobody else
-    // reads them meanwhile: there is one thread, std copies what it returns
-    // of them, and our caller has promised not to ask again.
+    // SAFETY: the C runtime passed `arguments`: `count` strings, a null, then the
+    // environment's strings and a null. The kernel laid out the strings of each of the
+    // two one after the other, in writable memory that lives as long as the process.
+    // Nobody else reads them meanwhile: there is one thread, std copies what it
+    // returns, and our caller does not ask again.
     unsafe {
         let environment = arguments.add(count + 1);
         let mut variables = 0;
@@ -176,14 +162,14 @@ pub fn retitle(title: &[u8], keep: &[&str]) {
 /// Overwrites `count` consecutive strings with `text` and zeros.
 ///
 /// # Safety
-/// `strings` points to `count` pointers to strings, which lie one after the
-/// other in writable memory.
+/// `strings` points to `count` pointers to strings that lie one after the other in
+/// writable memory.
 unsafe fn overwrite(strings: *mut *mut c_char, count: usize, text: &[u8]) {
     if count == 0 {
         return;
     }
-    // SAFETY: the caller's promise; the length reaches from the first string
-    // to the terminating zero of the last one.
+    // SAFETY: the caller's promise; the length reaches from the first string to the
+    // terminating zero of the last one.
     unsafe {
         let first = *strings;
         let last = *strings.add(count - 1);

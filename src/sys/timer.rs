@@ -7,44 +7,35 @@ use super::clock::timespec;
 use super::signal::timer_signal;
 
 /// A one-shot timer on the clock that runs through suspend. When it fires,
-/// [`next_signal`](super::next_signal) returns [`Arrived::Timer`](super::Arrived::Timer).
+/// [`next_signal`](super::next_signal) returns
+/// [`Arrived::Timer`](super::Arrived::Timer).
 pub struct Timer {
     timer: SignalTimer,
 }
 
 impl Timer {
-    /// A timer that does not fire yet.
-    ///
-    /// # Errors
-    /// `EAGAIN`: no memory for a timer, or as many as are allowed
-    /// (`RLIMIT_SIGPENDING`).
+    /// A timer that is not set. `EAGAIN`: no memory, or `RLIMIT_SIGPENDING` is used up.
     pub fn new() -> io::Result<Self> {
         Ok(Self { timer: SignalTimer::new(libc::CLOCK_BOOTTIME, timer_signal())? })
     }
 
-    /// Fires once when the clock of [`suspend_aware_now`](super::suspend_aware_now) reaches `at`; at
+    /// Fires once when [`suspend_aware_now`](super::suspend_aware_now) reaches `at`; at
     /// once if that is past.
-    ///
-    /// # Errors
-    /// None that is known.
     pub fn fire_at(&self, at: Duration) -> io::Result<()> {
         self.timer.set(libc::TIMER_ABSTIME, at, Duration::ZERO)
     }
 }
 
-/// A timer of the kernel that sends this process a signal. Deleted when dropped.
+/// A kernel timer that sends this process a signal. Dropping it deletes it.
 pub(super) struct SignalTimer {
     id: libc::timer_t,
 }
 
 impl SignalTimer {
-    /// A timer on this clock that does not fire yet.
-    ///
-    /// # Errors
-    /// `EAGAIN`: no memory for a timer, or `RLIMIT_SIGPENDING` is used up.
+    /// A timer that is not set. `EAGAIN`: no memory, or `RLIMIT_SIGPENDING` is used up.
     pub fn new(clock: libc::clockid_t, signal: libc::c_int) -> io::Result<Self> {
-        // SAFETY: sigevent is plain data; all zero is SIGEV_SIGNAL with signal 0,
-        // and the fields that matter are set next.
+        // SAFETY: sigevent is plain data; all zero is SIGEV_SIGNAL with signal 0, and
+        // the fields that matter are set next.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = signal;
@@ -56,11 +47,8 @@ impl SignalTimer {
         Ok(Self { id })
     }
 
-    /// Fires at `first`, which is past or a time from now on, and `again` and
-    /// again after that unless that is zero. Async-signal-safe.
-    ///
-    /// # Errors
-    /// None that is known.
+    /// Fires at `first`, a time from now unless `flags` say otherwise, and then every
+    /// `again` unless that is zero. Async-signal-safe.
     pub fn set(&self, flags: libc::c_int, first: Duration, again: Duration) -> io::Result<()> {
         set_by_id(self.id, flags, first, again)
     }
@@ -78,9 +66,9 @@ impl Drop for SignalTimer {
     }
 }
 
-/// As [`SignalTimer::set`], for a timer that is alive.
+/// As [`SignalTimer::set`], for a timer that still exists.
 pub(super) fn set_by_id(id: libc::timer_t, flags: libc::c_int, first: Duration, again: Duration) -> io::Result<()> {
-    // A zero time would disarm instead of fire.
+    // A zero time would disarm it.
     let first = first.max(Duration::from_nanos(1));
     let spec = libc::itimerspec { it_interval: timespec(again), it_value: timespec(first) };
     // SAFETY: `id` is a live timer, `spec` a live local.
