@@ -1,5 +1,4 @@
-//! What to do next, as the last clause of an error.
-//!
+//! What to do next, as the last clause of an error:
 //! `error.context(Advice("use another --dir"))` ends the line on stderr with
 //! "; use another --dir".
 

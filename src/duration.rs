@@ -21,11 +21,8 @@ impl Limit {
     }
 }
 
-/// Parses a DUR: a bare number of seconds (`10`, `0.5`, `.007`) or the form of
-/// humantime (`90s`, `1m 30s`, `500ms`).
-///
-/// # Errors
-/// A sentence that says what is allowed.
+/// Parses a DUR: seconds (`10`, `0.5`, `.007`) or the form of humantime (`90s`,
+/// `1m 30s`, `500ms`). An error says what is allowed.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text.starts_with('-') {
@@ -39,9 +36,6 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a DUR, `forever` or `-1`.
-///
-/// # Errors
-/// As [`parse`].
 pub fn parse_limit(text: &str) -> Result<Limit, String> {
     match text.trim() {
         "forever" | "-1" => Ok(Limit::Never),
@@ -50,9 +44,6 @@ pub fn parse_limit(text: &str) -> Result<Limit, String> {
 }
 
 /// Parses a DUR above zero, or `forever`.
-///
-/// # Errors
-/// As [`parse`].
 pub fn parse_expiry(text: &str) -> Result<Limit, String> {
     match parse_limit(text)? {
         Limit::After(Duration::ZERO) => Err("a lock that expires at once protects nothing".into()),
@@ -72,7 +63,7 @@ fn seconds(text: &str) -> Option<Option<Duration>> {
     Some(whole.map(|whole| Duration::new(whole, nanoseconds)))
 }
 
-/// For people, with at most two units: `3m12s`, `1d4h`, `10s`, `500ms`.
+/// At most two units: `3m12s`, `1d4h`, `10s`, `500ms`.
 pub fn display(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds == 0 {

@@ -1,8 +1,8 @@
 //! Text from files, names and command lines, made safe to print.
 
-/// Escapes everything that could move the cursor, ring the bell, or hide or
-/// reorder text on a terminal: control characters, direction marks and bytes
-/// that are not UTF-8 become `\n`, `\x1b`, `\u{202e}`, `\xff`.
+/// Escapes all that could move the cursor, ring the bell, or hide or reorder text:
+/// control characters, direction marks and bytes that are not UTF-8 become `\n`,
+/// `\x1b`, `\u{202e}`, `\xff`.
 pub fn printable(text: &[u8]) -> String {
     let mut shown = String::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
@@ -29,8 +29,7 @@ pub fn shorten(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Cuts the middle out of a text, so that beginning and end remain, `most`
-/// characters in all.
+/// Cuts the middle out of a text, down to `most` characters.
 pub fn shorten_middle(text: &str, most: usize) -> String {
     let length = text.chars().count();
     if length <= most {
@@ -42,13 +41,13 @@ pub fn shorten_middle(text: &str, most: usize) -> String {
     beginning.chain(['…']).chain(text.chars().skip(length - end)).collect()
 }
 
-/// JSON in which nothing is left that a terminal would obey or that reorders
-/// text: such characters are in its strings alone, where `\u202e` means the same.
+/// JSON without characters that a terminal would obey or that reorder text. They occur
+/// only in its strings, where `\u202e` means the same.
 pub fn printable_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_control() || reorders(c) {
-            // They all are of the basic plane.
+            // All of them are in the basic plane.
             shown.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             shown.push(c);
@@ -57,8 +56,7 @@ pub fn printable_json(json: &str) -> String {
     shown
 }
 
-/// Bidirectional controls, line separators and zero-width characters, which make
-/// a text look like a different one.
+/// Bidirectional controls, line separators and zero-width characters.
 fn reorders(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}')
 }

@@ -18,24 +18,25 @@ const COMMAND_SHOWN: usize = 120;
 /// How much of a lock's name is shown.
 const NAME_SHOWN: usize = 80;
 
-/// Writes one line to stderr; a stderr that is closed or full changes
-/// nothing about the lock. If nobody reads it for a second, the line is lost,
-/// and not somebody's turn.
+/// Writes one line to stderr; a stderr that is closed or full changes nothing about the
+/// lock. A line that is not read within a second is lost, so that it costs nobody a
+/// turn.
 pub fn tell(text: &str) {
     write(&format!("lockrun: {text}\n"), A_SECOND);
 }
 
-/// Writes one line to stderr while somebody waits for us: if that takes no time.
+/// Writes one line to stderr if that takes no time, because another process waits for
+/// us.
 pub fn tell_in_passing(text: &str) {
     write(&format!("lockrun: {text}\n"), NO_TIME);
 }
 
-/// Writes one line in the name of flock(1), as its command line asks for.
+/// Writes one line in the name of flock(1), for its command line.
 pub fn tell_as_flock(text: &str) {
     write(&format!("flock: {text}\n"), A_SECOND);
 }
 
-/// Writes this to stderr as it is, if that takes no time.
+/// Writes a text to stderr unchanged, if that takes no time.
 pub fn draw(text: &str) {
     write(text, NO_TIME);
 }
@@ -43,10 +44,10 @@ pub fn draw(text: &str) {
 const A_SECOND: Duration = Duration::from_secs(1);
 const NO_TIME: Duration = Duration::ZERO;
 
-/// Whether stderr has taken nothing for a second: it gets no second one.
+/// Whether stderr took nothing for a second; later lines get no second.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
-/// A pipe that can be written to takes so much at once (`PIPE_BUF`).
+/// A pipe that is ready takes at least this many bytes at once (`PIPE_BUF`).
 const PIECE: usize = 4096;
 
 fn write(text: &str, limit: Duration) {
@@ -77,7 +78,7 @@ pub fn tell_about(name: &str, text: &str) {
     tell(&format!("{name}: {text}"));
 }
 
-/// Writes that the lock is held for the command that asks for it.
+/// Says that this command already runs under the lock.
 pub fn tell_deadlock(name: &str, holders: &[Holder], reentrant_helps: bool) {
     let taken = held_by(holders);
     let advice = if reentrant_helps { "; --reentrant runs it without taking the lock again" } else { "" };
@@ -89,7 +90,7 @@ pub fn tell_error(error: &anyhow::Error) {
     tell(&describe(error));
 }
 
-/// The line for an error, without its `lockrun:`.
+/// The line for an error, without `lockrun:`.
 pub fn describe(error: &anyhow::Error) -> String {
     let advice = error.downcast_ref::<Advice>().map(|advice| advice.0.as_ref());
     let causes = error.chain().map(|cause| plain(&cause.to_string())).filter(|cause| Some(cause.as_str()) != advice);
@@ -100,7 +101,7 @@ pub fn describe(error: &anyhow::Error) -> String {
     text
 }
 
-/// An error number says nothing to people.
+/// Drops the error number.
 fn plain(cause: &str) -> String {
     match cause.find(" (os error ") {
         Some(number) if cause.ends_with(')') => cause[..number].to_owned(),
@@ -113,13 +114,13 @@ pub fn os_error(errno: i32) -> String {
     plain(&std::io::Error::from_raw_os_error(errno).to_string())
 }
 
-/// A lock's name as it is shown.
+/// A lock's name for messages.
 pub fn shown_name(name: &[u8]) -> String {
     shorten_middle(&printable(name), NAME_SHOWN)
 }
 
-/// A process that did something to us: `pid 4242 (lockrun --replace …), user
-/// root`, as far as it can still be seen.
+/// A process that signalled us: `pid 4242 (lockrun --replace …), user root`, as far as
+/// it is visible.
 pub fn by(pid: i32) -> String {
     if pid == 0 {
         return "a process that cannot be seen from here".into();

@@ -1,8 +1,8 @@
 //! Lock names and the file names that stand for them.
 //!
-//! The mapping is one-to-one, stays inside the locks directory, and fits the
-//! 255 bytes that a file name may have. It must never change: two versions
-//! of lockrun that map a name differently would not exclude each other.
+//! The mapping is one-to-one, stays inside the locks directory, and fits the 255 bytes
+//! of a file name. It must never change: two versions of lockrun that map a name
+//! differently would not exclude each other.
 
 use std::fmt::Write;
 
@@ -15,15 +15,12 @@ const LONGEST_FILE_NAME: usize = 255;
 const LONGEST_STEM: usize = LONGEST_FILE_NAME - LONGEST_SUFFIX;
 /// 160 bits: no two names collide.
 const HASH_DIGITS: usize = 40;
-/// Never part of an encoded name: there, `%` is followed by two hexadecimal
-/// digits.
+/// Not part of any encoded name, where two hexadecimal digits follow each `%`.
 const MARK: &str = "%-";
 
-/// The file name of a lock without its suffix.
-///
-/// Bytes other than `A-Z a-z 0-9 . _ + = @ , : -` are percent-encoded, and so
-/// are a leading dot (hidden) and a leading dash (an option to other programs).
-/// A stem that would be too long ends in a hash of the name.
+/// The file name of a lock without its suffix. Bytes other than `A-Z a-z 0-9 . _ + = @
+/// , : -` are percent-encoded, and so are a leading dot (hidden) and a leading dash (an
+/// option to other programs). A stem that would be too long ends in a hash of the name.
 pub fn stem(name: &[u8]) -> String {
     let mut stem = String::with_capacity(name.len() + LONGEST_SUFFIX);
     for (position, &byte) in name.iter().enumerate() {
@@ -46,7 +43,7 @@ pub fn stem(name: &[u8]) -> String {
 
 fn hashed(encoded: &str, name: &[u8]) -> String {
     let mut cut = LONGEST_STEM - MARK.len() - HASH_DIGITS;
-    // Do not cut through an encoded byte.
+    // Not through the middle of an encoded byte.
     if let Some(percent) = encoded[..cut].rfind('%').filter(|percent| cut - percent < 3) {
         cut = percent;
     }
@@ -58,7 +55,7 @@ fn hashed(encoded: &str, name: &[u8]) -> String {
     stem
 }
 
-/// Decodes a stem; `None` if `stem` did not make it or it ends in a hash.
+/// Decodes a stem; `None`: [`stem`] did not make it, or it ends in a hash.
 pub fn of_stem(text: &str) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -74,8 +71,8 @@ pub fn of_stem(text: &str) -> Option<Vec<u8>> {
     (!name.is_empty() && stem(&name) == text).then_some(name)
 }
 
-/// Whether a name with this beginning may have a stem that ends in a hash;
-/// `None` if the stem does not end in one.
+/// Whether a name with this beginning may have this stem that ends in a hash; `None`:
+/// the stem does not end in one.
 pub fn may_begin(stem_with_hash: &str, beginning: &[u8]) -> Option<bool> {
     let (kept, hash) = stem_with_hash.rsplit_once(MARK)?;
     let is_hash = hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit()) && !kept.is_empty();
@@ -86,8 +83,8 @@ pub fn may_begin(stem_with_hash: &str, beginning: &[u8]) -> Option<bool> {
     })
 }
 
-/// The stem of the queue file of a `--file` lock, made of the file's identity,
-/// so that all spellings of its path share one queue.
+/// The stem of the queue file of a `--file` lock. It identifies the file, so that all
+/// spellings of its path share one queue.
 pub fn path_stem(device: u64, inode: u64) -> String {
     format!("{MARK}{device:x}-{inode:x}")
 }
@@ -99,9 +96,8 @@ pub fn of_path_stem(stem: &str) -> Option<(u64, u64)> {
     Some((number(device)?, number(inode)?))
 }
 
-/// Quotes one word for a POSIX shell.
-///
-/// Default lock names are made of these, so this must not change either.
+/// Quotes one word for a POSIX shell. This must not change either: default lock names
+/// are made of it.
 pub fn shell_quote(word: &[u8]) -> Vec<u8> {
     let safe = |b: &u8| b.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(b);
     if !word.is_empty() && word.iter().all(safe) {

@@ -14,12 +14,12 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::sys;
 use crate::users;
 
-/// A process id from a text, if it can be one.
+/// A process id, if the number can be one.
 pub fn id(pid: i32) -> Option<Pid> {
     if pid > 0 { Pid::from_raw(pid) } else { None }
 }
 
-/// The children of all threads of a process.
+/// The children of all its threads.
 pub fn children(pid: i32) -> Vec<i32> {
     sys::numbers_in(&format!("/proc/{pid}/task"))
         .into_iter()
@@ -28,7 +28,7 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The parent; `None` for a process that is gone, or that has none here.
+/// The parent; `None`: the process is gone, or has no parent here.
 pub fn parent(pid: i32) -> Option<i32> {
     stat(pid)?.split(' ').nth(1)?.parse().ok().filter(|parent| *parent > 0)
 }
@@ -38,41 +38,40 @@ pub fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
     std::iter::successors(parent(pid), |pid| parent(*pid))
 }
 
-/// The command line, its words separated by blanks; `None` for a process
-/// that is gone or has none.
+/// The command line, its words separated by blanks; `None`: the process is gone or has
+/// none.
 pub fn command_line(pid: i32) -> Option<Vec<u8>> {
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    // One that was retitled has the rest of its room filled.
+    // A retitled process pads its title with zeros.
     let end = words.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let mut line = words[..end].to_vec();
     line.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
     (!line.is_empty()).then_some(line)
 }
 
-/// The login name of the user, or the number.
+/// The user's login name, or number.
 pub fn user(pid: i32) -> Option<String> {
     let uid = user_id(pid)?;
     Some(users::name_of(uid).unwrap_or_else(|| uid.to_string()))
 }
 
-/// The user as whom it acts, also of a process that nobody may look into, whose
-/// directory in /proc is root's; `None` for one that is gone.
+/// The effective user, even of a process that nobody may inspect, whose directory in
+/// /proc belongs to root. `None`: the process is gone.
 pub fn user_id(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     ids.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether /proc shows the processes that we know by their ids: it is not
-/// mounted, or is another pid namespace's, in some containers.
+/// Whether /proc shows our pid namespace. In some containers it is missing or shows
+/// another.
 pub fn proc_is_ours() -> bool {
     let us = rustix::process::getpid().as_raw_nonzero().get().to_string();
     fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == us.as_str())
 }
 
-/// Whether it has begun to end: the kernel closes what it has open one after
-/// the other, so a socket may be gone while a lock is still held. A process
-/// that is gone has ended.
+/// Whether the process has begun to end, or is gone. The kernel closes descriptors one
+/// by one, so a socket may be gone while a lock is still held.
 pub fn is_ending(pid: i32) -> bool {
     // PF_EXITING, see proc_pid_stat(5); set before anything is closed.
     const EXITING: u32 = 0x4;
@@ -82,22 +81,19 @@ pub fn is_ending(pid: i32) -> bool {
     })
 }
 
-/// What cannot be mistaken for another process that gets the same id later;
-/// `None` for one that is gone.
-///
-/// # Errors
-/// The kernel, or a sandbox, has no such thing for us.
+/// A pidfd, which always means this process; `None`: it is gone. Fails if the kernel or
+/// a sandbox does not allow it.
 pub fn open(pid: i32) -> Result<Option<OwnedFd>> {
     let Some(pid) = id(pid) else { return Ok(None) };
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(process) => Ok(Some(sys::above_stdio(process)?)),
-        // A thread's id, in the last two.
+        // The last two: it is the id of a thread.
         Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
         Err(error) => Err(cannot_open(error)),
     }
 }
 
-/// Why a process cannot be opened, by the `errno` of pidfd_open(2).
+/// The error for a failed pidfd_open(2).
 pub fn cannot_open(error: Errno) -> anyhow::Error {
     match error {
         Errno::NOSYS => anyhow!("this kernel cannot open processes (pidfd_open): Linux 5.3 or later is needed"),
@@ -106,8 +102,7 @@ pub fn cannot_open(error: Errno) -> anyhow::Error {
     }
 }
 
-/// Why a process cannot be signalled that is ours, by the `errno` of
-/// pidfd_send_signal(2).
+/// The error for a failed pidfd_send_signal(2) to a process of our own user.
 pub fn cannot_signal(error: Errno) -> anyhow::Error {
     match error {
         Errno::NOSYS => anyhow!("this kernel has no pidfd_send_signal(2): Linux 5.3 or later is needed"),
@@ -116,14 +111,14 @@ pub fn cannot_signal(error: Errno) -> anyhow::Error {
     }
 }
 
-/// Whether it executes the same program as we do, also one that was replaced
-/// by another version meanwhile. A name would prove nothing.
+/// Whether it executes the same program as we do, also one that was replaced by another
+/// version. A name would prove nothing.
 pub fn is_lockrun(pid: i32) -> bool {
     let identity = |path: &str| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let path = |path: &str| fs::read_link(path).ok();
     let (theirs, ours) = (format!("/proc/{pid}/exe"), "/proc/self/exe");
     let Some(their_identity) = identity(&theirs) else { return false };
-    // Both links lead to the file itself, also when it has no name any more.
+    // These links lead to the file itself, even if it has no name any more.
     Some(their_identity) == identity(ours)
         || path(&theirs).zip(path(ours)).is_some_and(|(theirs, ours)| is_replaced(&theirs, &ours))
 }
@@ -136,9 +131,8 @@ fn is_replaced(one: &Path, other: &Path) -> bool {
     before == now && (one.ends_with(REMOVED) || other.ends_with(REMOVED))
 }
 
-/// What tells a process from any other one with the same id: when it started, in
-/// ticks since boot, and its number on pidfs (Linux 6.9), 0 without that. `None`
-/// for one that is gone or has ended.
+/// What distinguishes a process from others with the same id: its start, in ticks since
+/// boot, and its number on pidfs (Linux 6.9, else 0). `None`: it is gone or has ended.
 pub fn incarnation(pid: i32) -> Option<(u64, u64)> {
     const PIDFS: u32 = 0x5049_4446;
     if is_ending(pid) {
@@ -153,14 +147,13 @@ pub fn incarnation(pid: i32) -> Option<(u64, u64)> {
     Some((start, number.unwrap_or(0)))
 }
 
-/// Sleeps until an [`open`] process has ended, and let go of all it had; not
-/// longer than `limit`. Returns whether it has.
+/// Sleeps until an [`open`] process has ended and released all it had, or for `limit`.
+/// Returns whether it has.
 pub fn wait_for_end(process: &OwnedFd, limit: Duration) -> bool {
     sys::is_readable(process, Some(limit)).unwrap_or(false)
 }
 
-/// Whether it has ended without being waited for; `false` for one that is
-/// gone.
+/// Whether it has ended but was not waited for.
 pub fn is_zombie(pid: i32) -> bool {
     stat(pid).is_some_and(|fields| fields.starts_with('Z'))
 }
@@ -170,8 +163,7 @@ pub fn is_stopped(pid: i32) -> bool {
     stat(pid).is_some_and(|fields| fields.starts_with('T'))
 }
 
-/// `/proc/PID/stat` from the state on, behind a name that may contain
-/// anything.
+/// `/proc/PID/stat` from the state on, after a name that may contain anything.
 fn stat(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())

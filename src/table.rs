@@ -25,11 +25,11 @@ pub struct Look {
     pub coloured: bool,
 }
 
-/// One column, and how it gives way when the table is too wide.
+/// One column, and how it yields when the table is too wide.
 pub struct Column {
     title: &'static str,
     right: bool,
-    /// Smallest width, and the order in which columns shrink.
+    /// Smallest width, and order in which columns shrink.
     shrinks: Option<(usize, u32)>,
     /// Order in which columns are dropped, highest first.
     goes: Option<u32>,
@@ -102,7 +102,7 @@ impl Table {
             (widest > 0 || column.goes.is_none()).then(|| widest.max(column.title.width()))
         };
         let mut widths: Vec<_> = self.columns.iter().enumerate().map(width).collect();
-        // An empty last column would only leave a title.
+        // Otherwise an empty last column would leave its title.
         if let Some(last) = widths.last_mut()
             && self.rows.iter().all(|(texts, _)| texts.last().is_none_or(String::is_empty))
         {

@@ -1,9 +1,9 @@
-//! The token: one opaque word that locates the process that holds the lock, and
-//! proves the right to release it.
+//! The token: one opaque word that locates the process that holds the lock, and proves
+//! the right to release it.
 //!
-//! It carries everything that its commands need, so that it works from any
-//! directory and environment: the keeper's address, the secret, and what
-//! messages say about the lock when the keeper is gone.
+//! It works from any directory and environment, because it carries all that its
+//! commands need: the keeper's address, the secret, and what messages say about the
+//! lock when the keeper is gone.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -15,14 +15,14 @@ use sha2::{Digest, Sha256};
 
 /// Marks a token and its format version.
 const PREFIX: &str = "lr1.";
-/// Bytes of a hash over the rest, so that a mistyped token is an error (125)
-/// and not a lost lock (123).
+/// Bytes of a hash over the rest: a mistyped token is an error (125) and not a lost
+/// lock (123).
 const CHECK: usize = 6;
 
-/// Every token is longer, less its prefix.
+/// No token is shorter, without its prefix.
 const SHORTEST: usize = 40;
 
-/// Replaces whatever may be a token, or one with a typing error, by `TOKEN`.
+/// Replaces all that may be a token, even with a typing error, by `TOKEN`.
 pub fn hide(text: &str) -> String {
     let Some(start) = text.find(PREFIX) else { return text.to_owned() };
     let (before, rest) = (&text[..start], &text[start + PREFIX.len()..]);
@@ -38,10 +38,10 @@ pub struct Token {
     /// The keeper's address; not secret.
     #[serde(rename = "i")]
     pub id: String,
-    /// Shared by the keeper and the token.
+    /// Known only to the keeper and the token.
     #[serde(rename = "s")]
     pub secret: String,
-    /// The keeper's user; an answer of any other user is ignored.
+    /// The keeper's user; answers of other users are ignored.
     #[serde(rename = "u")]
     pub uid: u32,
     /// Names of the locks.
@@ -50,7 +50,7 @@ pub struct Token {
     /// One grant per lock.
     #[serde(rename = "g")]
     pub grants: Vec<TokenGrant>,
-    /// Its place in a pool.
+    /// Its slot of a pool.
     #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
     /// The locks directory, absolute.
@@ -98,10 +98,8 @@ impl Token {
         (Sha256::digest(bytes)[..CHECK] == *check).then(|| serde_json::from_slice(bytes).ok())?
     }
 
-    /// A random word of 128 bits, for an id or a secret.
-    ///
-    /// # Errors
-    /// The kernel has no random numbers yet.
+    /// 128 random bits as a word, for an id or a secret. Fails if the kernel has no
+    /// random numbers yet.
     pub fn random() -> rustix::io::Result<String> {
         let mut bytes = [0; 16];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -109,7 +107,7 @@ impl Token {
     }
 }
 
-/// A path as text, because it need not be UTF-8.
+/// A path, which need not be UTF-8, as text.
 mod base64 {
     use data_encoding::BASE64URL_NOPAD;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -124,7 +122,7 @@ mod base64 {
     }
 }
 
-/// Leaves out the secret, because debug output may end up in a log.
+/// Without the secret: debug output may end up in a log.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({}, fence {})", self.name, self.fence())

@@ -1,7 +1,7 @@
 //! User names and homes, from /etc/passwd and then `getent`.
 //!
-//! libc's getpw* loads name-service libraries at run time, even in a static
-//! program, and crashes where they do not fit.
+//! libc's getpw* loads name-service libraries at run time, even in a static program,
+//! and crashes where they do not fit.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,8 +17,7 @@ pub struct User {
     pub home: PathBuf,
 }
 
-/// Looks a user up in /etc/passwd alone: for texts, where the number is good
-/// enough if the name is not there.
+/// Looks only into /etc/passwd: for messages, where the number will do.
 pub fn name_of(uid: u32) -> Option<String> {
     if uid == 0 {
         return Some("root".into());
@@ -26,8 +25,8 @@ pub fn name_of(uid: u32) -> Option<String> {
     find(&fs::read("/etc/passwd").ok()?, uid).map(|user| user.name)
 }
 
-/// Looks a user up in /etc/passwd, then asks `getent passwd UID`, which knows
-/// the directory services of this machine. `None` if nobody knows the user.
+/// Looks into /etc/passwd, then asks `getent passwd UID`, which knows the directory
+/// services of this host.
 pub fn find_anywhere(uid: u32) -> Option<User> {
     fs::read("/etc/passwd").ok().and_then(|database| find(&database, uid)).or_else(|| {
         let getent = Command::new("getent").arg("passwd").arg(uid.to_string()).stdin(Stdio::null()).output().ok()?;

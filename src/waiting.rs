@@ -1,5 +1,5 @@
-//! What people see while lockrun waits: a living line on a terminal, and elsewhere
-//! a line now and then.
+//! What people see while lockrun waits: a living line on a terminal, elsewhere a line
+//! now and then.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -11,21 +11,21 @@ use crate::lock::{Holder, Patience};
 use crate::message;
 use crate::table;
 
-/// A wait shorter than this shows nothing on a terminal.
+/// A shorter wait shows nothing on a terminal.
 const A_MOMENT: Duration = Duration::from_millis(500);
 /// How often the living line changes.
 const A_SECOND: Duration = Duration::from_secs(1);
-/// Elsewhere: when the first line comes and how often the next ones do. Mail from
-/// cron should mean something; somebody watches the log of a CI job.
+/// Elsewhere, the first line and the time between lines: rare for mail from cron, more
+/// often for the log of a CI job.
 const ELSEWHERE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
 const IN_CI: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
-/// CI systems set this variable.
+/// CI systems set it.
 const CI: &str = "CI";
-/// Columns that it leaves free: a terminal echoes `^C` there. At its edge the
-/// echo would begin a line of its own, and ours would stay.
+/// Columns left free for the `^C` that a terminal echoes: at its edge the echo would
+/// wrap, and our line would stay.
 const MARGIN: usize = 4;
-/// A long name has this part of a terminal's columns, so that the holder is seen
-/// too, but not fewer than [`NAME_LEAST`].
+/// A long name gets this fraction of a terminal's columns, to leave room for the
+/// holder, but at least [`NAME_LEAST`].
 const NAME_SHARE: usize = 4;
 const NAME_LEAST: usize = 12;
 
@@ -40,7 +40,7 @@ pub enum Verbosity {
     Verbose,
 }
 
-/// Tells people who we wait for.
+/// Shows whom we wait for.
 pub struct Waiting<F> {
     name: String,
     started: Instant,
@@ -48,15 +48,14 @@ pub struct Waiting<F> {
     /// When to show something next.
     next: Option<Instant>,
     interval: Duration,
-    /// On a terminal that can erase a line.
+    /// Whether the terminal can erase a line.
     living: bool,
     shown: bool,
     holders: F,
 }
 
 impl<F: Fn() -> Vec<Holder>> Waiting<F> {
-    /// For a wait; `holders` is asked when there is
-    /// something to show, and not before.
+    /// `holders` is only called when there is something to show.
     pub fn new(name: String, verbosity: Verbosity, patience: Patience, holders: F) -> Self {
         let started = patience.since;
         let living = verbosity != Verbosity::Quiet && stderr().is_terminal() && !is_dumb() && in_foreground();
@@ -66,8 +65,7 @@ impl<F: Fn() -> Vec<Holder>> Waiting<F> {
         Self { name, started, deadline: patience.deadline(), next, interval, living, shown: false, holders }
     }
 
-    /// Times first, because they are what changes: they stay where the terminal
-    /// is narrow.
+    /// Times come first, so that a narrow terminal shows what changes.
     fn text(&self, now: Instant, name: &str) -> String {
         let mut text = String::from("waiting");
         let waited = now.saturating_duration_since(self.started);
@@ -112,7 +110,7 @@ impl<F: Fn() -> Vec<Holder>> Watch for Waiting<F> {
     }
 }
 
-/// When to show something for the first time, and how often after that.
+/// The first line, and the time between lines.
 fn schedule(living: bool, verbosity: Verbosity, is_ci: bool) -> [Duration; 2] {
     let [first, interval] = if is_ci { IN_CI } else { ELSEWHERE };
     match verbosity {
@@ -122,8 +120,7 @@ fn schedule(living: bool, verbosity: Verbosity, is_ci: bool) -> [Duration; 2] {
     }
 }
 
-/// Puts a text in the place of the line; a terminal that is gone does not
-/// matter.
+/// Replaces the line.
 fn draw(text: &str) {
     message::draw(&format!("\r{text}\x1b[K"));
 }
@@ -139,8 +136,7 @@ fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb")
 }
 
-/// Whether the terminal is ours to draw on: a job in the background is not
-/// watched.
+/// Whether the terminal is ours to draw on: nobody watches a background job.
 fn in_foreground() -> bool {
     rustix::termios::tcgetpgrp(stderr()).is_ok_and(|group| group == rustix::process::getpgrp())
 }

@@ -1,10 +1,9 @@
-//! A process that holds a lock for somebody, until there is a reason to let go:
-//! it is asked to by token, something that it is [tied](Tie) to ends, its time is
-//! over, the lock is lost, or a signal says so. Meanwhile it tends the lock.
+//! A process that holds a lock and tends it until there is a reason to let go: a
+//! release by its token, the end of something that it is [tied](Tie) to, its expiry,
+//! the loss of the lock, or a signal.
 //!
-//! Behind a token, it holds the lock between `acquire` and `release`.
-//! It listens on a socket in the abstract namespace (unix(7)), which leaves
-//! no file behind and vanishes with the process.
+//! The keeper of a token listens on a socket in the abstract namespace (unix(7)), which
+//! leaves no file behind and vanishes with the process.
 
 mod protocol;
 
@@ -25,50 +24,49 @@ use crate::token::Token;
 pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
 use protocol::{Reply, Request};
 
-/// So many may speak to a holder at once; the first of more is dropped. Its
-/// own user's processes only: others are refused before they say a word.
+/// Most clients at once; one more hangs up on the oldest. Only processes of its own
+/// user and root count: others are refused at once.
 const CLIENTS: usize = 16;
 
 /// How the record of a released lock begins; any other end is a loss.
 pub const RELEASED: &str = "released";
 
-/// What the holder has to know.
+/// What the keeper of a token needs.
 pub struct Keeper<H> {
     /// The lock.
     pub held: H,
     /// Its token.
     pub token: Token,
-    /// Where it is spoken to.
+    /// Where clients connect.
     pub listener: UnixListener,
-    /// What else it is held for.
+    /// What else ends it.
     pub ties: Vec<Tie>,
-    /// For how long it was taken; `None`: until released.
+    /// How long it was taken for; `None`: until released.
     pub lease: Option<Duration>,
-    /// One byte comes when the token has been printed; an end without it
-    /// means that nobody will ever have the token. Why the lock was let go
-    /// before goes the other way.
+    /// `acquire` sends one byte when it has printed the token; if the stream ends
+    /// without it, nobody will ever have the token. The keeper writes why it let go
+    /// before that.
     pub printed: UnixStream,
 }
 
-/// Something that ends the holding: the owner's process, say, or a life line that
-/// a command has inherited.
+/// Something whose end releases the lock: an owner's process, or a life line that a
+/// command has inherited.
 pub struct Tie {
-    /// Readable, or at its end, when it is over.
+    /// Readable when it is over.
     pub descriptor: OwnedFd,
-    /// What to say then: "its owner ended".
+    /// The reason to record: "its owner ended".
     pub end: &'static str,
 }
 
-/// A client that waits for the release does not wait longer.
+/// Clients of a release do not wait longer.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// After accept(2) failed for want of what others have: trying at once again
-/// would keep a processor busy.
+/// Pause after a failed accept(2), which would otherwise be repeated at once.
 const A_PAUSE: Duration = Duration::from_millis(100);
 
 impl<H: Held> Keeper<H> {
-    /// Holds the lock until there is a reason to let go. `granted_at` is on
-    /// the clock of [`sys::suspend_aware_now`].
+    /// Holds the lock until there is a reason to let go. `granted_at` counts from boot
+    /// (CLOCK_BOOTTIME).
     pub fn hold(self, granted_at: Duration) -> ! {
         let Self { held, token, listener, ties, lease, printed } = self;
         let mut holding = Holding {
@@ -81,14 +79,14 @@ impl<H: Held> Keeper<H> {
             printed: Some(printed),
             clients: VecDeque::new(),
         };
-        // Anything that fails here fails for want of memory or descriptors:
-        // then nobody could release the lock, so it is not kept.
+        // Without memory or descriptors nobody could release the lock, so it is not
+        // kept.
         let end = holding.serve(&listener, &ties).unwrap_or_else(|error| format!("failed: {error}").into());
         holding.let_go(&listener, end)
     }
 }
 
-/// Why the lock is let go, and the client that asked for it.
+/// Why to let go, and the client that asked for it.
 struct End {
     why: String,
     client: Option<Client>,
@@ -118,7 +116,7 @@ struct Holding<H> {
 }
 
 impl<H: Held> Holding<H> {
-    /// Returns when the lock is to be let go.
+    /// Returns when the lock must be released.
     fn serve(&mut self, listener: &UnixListener, ties: &[Tie]) -> io::Result<End> {
         listener.set_nonblocking(true)?;
         if let Some(caller) = &self.printed {
@@ -183,10 +181,10 @@ impl<H: Held> Holding<H> {
     fn accept(&mut self, listener: &UnixListener) {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
-            // Gone again; others are told by the next poll.
+            // It hung up; the next poll reports other clients.
             Err(e) if [ErrorKind::WouldBlock, ErrorKind::ConnectionAborted].contains(&e.kind()) => return,
-            // No descriptor left, and the caller knocks on: who has been here
-            // longest makes room.
+            // No descriptor is left, and a client keeps knocking: the oldest one makes
+            // room.
             Err(_) => {
                 if self.clients.pop_front().is_none() {
                     sys::nap(A_PAUSE);
@@ -211,8 +209,8 @@ impl<H: Held> Holding<H> {
         self.clients.push_back(client);
     }
 
-    /// Reads what clients say. Returns the first one that may release the lock
-    /// and asks for it: there is only one release.
+    /// Reads requests. Returns the first client that may release the lock and asks for
+    /// it: only one can.
     fn hear(&mut self, readable: &[bool]) -> io::Result<Option<Client>> {
         let mut clients = std::mem::take(&mut self.clients).into_iter().enumerate();
         let mut released = None;
@@ -229,7 +227,7 @@ impl<H: Held> Holding<H> {
                 }
                 Ok(Some(request)) => self.obey(&mut client, &request.ask)?,
                 Ok(None) => self.clients.push_back(client),
-                // Went away, or talks nonsense.
+                // It hung up, or talks nonsense.
                 Err(_) => {}
             }
         }
@@ -265,8 +263,7 @@ impl<H: Held> Holding<H> {
         self.remaining().and_then(|left| SystemTime::now().checked_add(left)).map(timestamp)
     }
 
-    /// Sets the timer, which runs through suspend, to what comes next: the
-    /// expiry, or something to do for the lock.
+    /// Sets the timer to the expiry or the next time to tend the lock.
     fn arm(&mut self) -> io::Result<()> {
         let next = [self.expires_at, self.held.wakes().at].into_iter().flatten().min();
         if next == self.armed_for {
@@ -281,17 +278,17 @@ impl<H: Held> Holding<H> {
         Ok(())
     }
 
-    /// Frees the lock, then says so: in the record, to `acquire` if it still
+    /// Frees the lock, then reports the end: to the record, to `acquire` if it still
     /// listens, and to the client that asked for it.
     fn let_go(mut self, listener: &UnixListener, end: End) -> ! {
         let lost = self.lost();
         let ended = format!("{} at {}", end.why, timestamp(SystemTime::now()));
         self.held.note(&Note::Ended(&ended));
-        // No other process has the descriptor: if it cannot be unlocked, closing
-        // it frees the lock.
+        // Even if it cannot be unlocked: no other process has the descriptor, so
+        // closing it frees the lock.
         let _ = self.held.release(RELEASE_LIMIT);
         drop(self.held);
-        // The other clients are hung up on. They call again, and are refused.
+        // This hangs up on other clients, which then find the keeper gone.
         let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
         if let Some(mut caller) = self.printed {
             let _ = caller.write_all((ended + "\n").as_bytes());
@@ -304,7 +301,7 @@ impl<H: Held> Holding<H> {
 }
 
 impl Client {
-    /// A request, once all of it has come.
+    /// The request, once it is complete.
     fn read_request(&mut self) -> io::Result<Option<Request>> {
         let mut buffer = [0; 512];
         match self.stream.read(&mut buffer) {
@@ -325,13 +322,12 @@ impl Client {
     fn answer(&mut self, reply: &Reply) {
         let mut line = serde_json::to_vec(reply).unwrap_or_default();
         line.push(b'\n');
-        // Small enough for the socket's buffer; who has gone does not care.
+        // Fits into the socket's buffer; a client that hung up needs no answer.
         let _ = self.stream.write_all(&line);
     }
 }
 
-/// Sleeps until one of the descriptors has something to say; which, in the
-/// order given.
+/// Sleeps until one of the descriptors is readable; which of them, in the order given.
 fn wait_for_any(sources: &[Option<std::os::fd::BorrowedFd<'_>>]) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = sources.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     sys::wait_until_ready(&mut polled, None)?;

@@ -1,4 +1,4 @@
-//! What is said to the process behind a token: one line of JSON each way.
+//! What a keeper and its clients say: one line of JSON each way.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 use crate::sys;
 use crate::token::Token;
 
-/// What can be asked of a holder.
+/// A request to a keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
-    /// Let go.
+    /// Release the lock.
     Release,
-    /// Expire so long from now.
+    /// Expire this long from now.
     Renew {
         /// `None`: as long as it was taken for; `Some(None)`: never.
         #[serde(with = "double_option")]
         lease: Option<Option<Duration>>,
     },
-    /// Say how it stands.
+    /// Report the state.
     Check,
 }
 
@@ -42,32 +42,31 @@ pub(super) enum Reply {
     NotYours,
 }
 
-/// How it stands with a token's lock.
+/// The state of a token's lock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenState {
     /// RFC 3339; `None`: never.
     pub expires: Option<String>,
-    /// Until then.
+    /// Time until then.
     pub remaining: Option<Duration>,
     /// Why others could take it nevertheless.
     pub lost: Option<String>,
 }
 
-/// What became of a question.
+/// A keeper's answer.
 pub enum Answer {
-    /// The lock is free. `lost`: others could take it before.
+    /// The lock is free.
     Released {
-        /// How it was lost.
+        /// How it was lost before.
         lost: Option<String>,
     },
     /// It is held.
     State(TokenState),
-    /// There is no such holder any more.
+    /// There is no keeper any more.
     Gone,
 }
 
-/// `None`, `Some(None)` and `Some(Some(x))` as absent, null and a value would
-/// be in JSON, written as a list.
+/// `None`, `Some(None)` and `Some(Some(x))` as the lists `[]`, `[null]` and `[x]`.
 mod double_option {
     use std::time::Duration;
 
@@ -86,50 +85,39 @@ fn address(id: &str) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("lockrun/{id}"))
 }
 
-/// Where the holder with this id will be spoken to.
-///
-/// # Errors
-/// No memory, no descriptor left.
+/// The socket of the keeper with this id. Fails without memory or descriptors.
 pub fn listen(id: &str) -> io::Result<UnixListener> {
     let listener = UnixListener::bind_addr(&address(id)?)?;
     Ok(sys::above_stdio(OwnedFd::from(listener))?.into())
 }
 
-/// So many may knock who are not yet heard; std's number.
+/// Most clients that are not accepted yet; std's number.
 const BACKLOG: i32 = 128;
 
-/// Makes this process the one that the kernel names to who connects, instead
-/// of the one that made the socket.
-///
-/// # Errors
-/// None that are known.
+/// Makes the kernel name this process to clients, instead of the one that made the
+/// socket.
 pub fn take_over(listener: &UnixListener) -> io::Result<()> {
     Ok(rustix::net::listen(listener, BACKLOG)?)
 }
 
-/// So often a holder is asked that hangs up, as it does on the slowest of
-/// very many.
+/// A keeper may hang up, as on the slowest of very many clients.
 const TRIES: usize = 5;
-/// No answer of a holder is longer.
+/// Longest answer, in bytes.
 const LONGEST_ANSWER: u64 = 1 << 16;
-/// A holder that says nothing for so long may have been stopped: it is told
-/// to go on.
+/// A keeper that is silent for longer may have been stopped, and gets CONT.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Who is silent then as well is frozen, or hangs in the kernel.
+/// If it is still silent then, it is frozen or hangs in the kernel.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// Asks the holder of a token.
-///
-/// # Errors
-/// The holder does not believe us: another user's, or a secret that is not
-/// its own. No message shows a secret.
+/// Asks the keeper of a token. Fails if the keeper rejects us: it belongs to another
+/// user, or has another secret. No message shows a secret.
 pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
     let mut request = serde_json::to_vec(&Request { secret: token.secret.clone(), ask })?;
     request.push(b'\n');
     let mut line = String::new();
     for _ in 0..TRIES {
-        let Some((stream, holder)) = connect(token)? else { return Ok(Answer::Gone) };
-        line = exchange(stream, holder, &request)?;
+        let Some((stream, keeper)) = connect(token)? else { return Ok(Answer::Gone) };
+        line = exchange(stream, keeper, &request)?;
         if !line.is_empty() {
             break;
         }
@@ -145,25 +133,25 @@ pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
     }
 }
 
-/// A line to the holder, and its process as the kernel knows it; `None` if it
-/// is gone.
+/// A connection to the keeper, and its process as the kernel knows it; `None`: it is
+/// gone.
 fn connect(token: &Token) -> Result<Option<(UnixStream, Option<Pid>)>> {
     let stream = match UnixStream::connect_addr(&address(&token.id)?) {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(None),
         Err(e) => return Err(e).context("cannot reach the token's holder"),
     };
-    // Whoever listens there instead of the holder gets no secret.
+    // A process that listens there in place of the keeper gets no secret.
     let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the token's holder is")?;
-    // 0 for one in a pid namespace that we do not see into.
+    // 0: it is in a pid namespace that we cannot see into.
     let pid = Some(peer.pid).filter(|pid| pid.as_raw_nonzero().get() > 0);
     Ok((peer.uid.as_raw() == token.uid).then_some((stream, pid)))
 }
 
-/// What the holder answers; empty if it hung up.
-fn exchange(mut stream: UnixStream, holder: Option<Pid>, request: &[u8]) -> Result<String> {
+/// The keeper's answer; empty if it hung up.
+fn exchange(mut stream: UnixStream, keeper: Option<Pid>, request: &[u8]) -> Result<String> {
     let mut line = String::new();
-    // A holder that refuses us has spoken before we have.
+    // A keeper that refuses us answers before it reads.
     let said = stream.write_all(request);
     let mut reader = BufReader::new((&stream).take(LONGEST_ANSWER));
     stream.set_read_timeout(Some(SILENCE))?;
@@ -171,14 +159,14 @@ fn exchange(mut stream: UnixStream, holder: Option<Pid>, request: &[u8]) -> Resu
     if let Err(e) = &heard
         && e.kind() == ErrorKind::WouldBlock
     {
-        wake(&stream, holder);
+        wake(&stream, keeper);
         stream.set_read_timeout(Some(LONGEST_SILENCE))?;
         heard = reader.read_line(&mut line);
     }
     match (said, heard) {
         _ if !line.is_empty() => Ok(line),
         (_, Err(e)) if e.kind() == ErrorKind::WouldBlock => {
-            let pid = holder.map(|pid| format!(", pid {pid},")).unwrap_or_default();
+            let pid = keeper.map(|pid| format!(", pid {pid},")).unwrap_or_default();
             bail!(
                 "the token's holder{pid} does not answer: it is stopped or hangs, and holds the lock until it goes on"
             )
@@ -188,11 +176,11 @@ fn exchange(mut stream: UnixStream, holder: Option<Pid>, request: &[u8]) -> Resu
     }
 }
 
-/// Lets a holder go on that somebody has stopped.
-fn wake(stream: &UnixStream, holder: Option<Pid>) {
-    let Some(Ok(process)) = holder.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
-    // It has not hung up, so it lives: the process that we opened is the
-    // holder, and not one that got its number later.
+/// Continues a keeper that was stopped.
+fn wake(stream: &UnixStream, keeper: Option<Pid>) {
+    let Some(Ok(process)) = keeper.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+    // It has not hung up, so it lives, and the process that we opened is the keeper:
+    // its id cannot have been reused.
     if sys::is_readable(stream, Some(Duration::ZERO)) == Ok(false) {
         let _ = pidfd_send_signal(&process, Signal::CONT);
     }

@@ -1,5 +1,5 @@
-//! HTTP/1.1 with bodies that are sent at once, and answers that are read whole
-//! or line by line as they come.
+//! HTTP/1.1 with bodies that are sent at once, and answers that are read whole or line
+//! by line.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use tokio::time::{Instant, timeout_at};
 use super::{Address, Dialer, Fault, TryTime};
 use crate::sys::suspend_aware_now;
 
-/// A longer answer is not read.
+/// In bytes.
 const LONGEST_ANSWER: usize = 256 << 20;
-/// A longer line of a stream is not read.
+/// In bytes.
 const LONGEST_LINE: usize = 64 << 20;
 
-/// What is sent by POST.
+/// A POST request.
 #[derive(Clone)]
 pub struct Post {
     /// `/v3/kv/range`
     pub path: String,
-    /// Beside those of every request.
+    /// In addition to those of every request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// JSON.
     pub body: Bytes,
@@ -34,17 +34,15 @@ pub struct Post {
 /// A whole answer.
 #[derive(Debug)]
 pub struct Answer {
-    /// 200 and so on.
+    /// HTTP status.
     pub status: u16,
-    /// All of it.
+    /// The whole body.
     pub body: Bytes,
-    /// Just before the request was sent, by
-    /// [`suspend_aware_now`](crate::sys::suspend_aware_now).
+    /// Since boot (CLOCK_BOOTTIME), just before the request was sent.
     pub sent: Duration,
 }
 
-/// Sends requests to one of a server's addresses, over one connection that is
-/// kept.
+/// Sends requests to one of a server's addresses, over one connection that is kept.
 pub struct Client {
     dialer: Dialer,
     connection: Option<Connection>,
@@ -62,18 +60,18 @@ impl Client {
         self.dialer.address()
     }
 
-    /// How many addresses there are.
+    /// The number of addresses.
     pub fn addresses(&self) -> usize {
         self.dialer.addresses()
     }
 
-    /// Whether connections are by TLS.
+    /// Whether connections use TLS.
     pub fn is_secret(&self) -> bool {
         self.dialer.is_secret()
     }
 
-    /// How many connections for requests there have been: as long as it stays the
-    /// same, answers come over the same connection.
+    /// The number of connections so far: while it stays the same, answers come over the
+    /// same connection.
     pub fn connections(&self) -> u64 {
         self.connections
     }
@@ -84,11 +82,8 @@ impl Client {
         self.dialer.turn_away();
     }
 
-    /// One try. A kept connection that the server has closed meanwhile is
-    /// replaced by a new one.
-    ///
-    /// # Errors
-    /// Why there is no answer; the connection is closed then.
+    /// One try. A kept connection that the server has closed meanwhile is replaced.
+    /// After an error there is none.
     pub async fn post(&mut self, post: &Post, time: TryTime) -> Result<Answer, Fault> {
         let started = Instant::now();
         let until = started + time.answer;
@@ -109,11 +104,8 @@ impl Client {
         Ok(answer)
     }
 
-    /// Opens a connection of its own, sends the request, and returns the answer's
-    /// head and then its lines.
-    ///
-    /// # Errors
-    /// There is no answer that starts in time.
+    /// Opens another connection, sends the request, and waits for the head of the
+    /// answer.
     pub async fn stream(&mut self, post: &Post, time: TryTime) -> Result<Lines, Fault> {
         let started = Instant::now();
         let mut connection = self.connect(started, time).await?;
@@ -129,13 +121,13 @@ impl Client {
         let stream = self.dialer.dial(left).await?;
         let (sender, driver) =
             handshake(TokioIo::new(stream)).await.map_err(|error| Fault::not_answered(describe(&error)))?;
-        // Its errors reach whoever waits for an answer.
+        // An answer that is waited for reports its errors.
         let driver = tokio::spawn(async move { drop(driver.await) });
         Ok(Connection { host: self.dialer.address().to_string(), sender, driver })
     }
 }
 
-/// One connection and what moves its bytes.
+/// One connection, and the task that moves its bytes.
 struct Connection {
     host: String,
     sender: SendRequest<Full<Bytes>>,
@@ -181,9 +173,9 @@ impl Drop for Connection {
     }
 }
 
-/// An answer that comes line by line. Dropping it closes its connection.
+/// An answer read line by line. Dropping it closes its connection.
 pub struct Lines {
-    /// 200 and so on.
+    /// HTTP status.
     pub status: u16,
     body: Incoming,
     buffer: Vec<u8>,
@@ -193,11 +185,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The next line, without its end; `None` at the end of the answer. Loses
-    /// nothing if it is dropped before it is ready.
-    ///
-    /// # Errors
-    /// The connection broke.
+    /// The next line, without its end; `None` at the end of the answer. May be dropped
+    /// without loss.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         loop {
             if let Some(line) = self.buffered_line() {

@@ -1,13 +1,11 @@
-//! Connections to a server that has several addresses: names, TCP, TLS, and how
-//! often and how long to try.
+//! Connections to a server that has several addresses: names, TCP, TLS, retries.
 //!
-//! Words: an *address* is a host and a port as it was given; a *try* is one
-//! request at one address; a *fault* is why a try failed. All requests that are
-//! sent through this module have to be idempotent, because a try whose answer
-//! was lost is repeated at the next address.
+//! An *address* is a host and a port as given; a *try* is one request at one address; a
+//! *fault* is why a try failed. All requests must be idempotent, because a try whose
+//! answer was lost is repeated at the next address.
 //!
-//! Everything is asynchronous on a tokio runtime of one thread. Nothing here
-//! starts a thread, and nothing blocks for longer than its limit.
+//! Everything is asynchronous on a tokio runtime of one thread. Nothing here starts a
+//! thread or blocks for longer than its limit.
 
 #[cfg(feature = "etcd")]
 pub mod http;
@@ -25,9 +23,9 @@ pub use tries::{Limits, Tries, TryTime, Unreachable, pause_randomly};
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    /// A name, or an IP address without brackets.
     pub host: String,
-    /// The TCP port.
+    /// TCP port.
     pub port: u16,
 }
 
@@ -43,7 +41,7 @@ impl Display for Address {
 /// Why a try failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What happened, for people: `connection refused`.
+    /// For messages: `connection refused`.
     pub text: String,
     /// How far the try came.
     pub kind: FaultKind,
@@ -52,13 +50,12 @@ pub struct Fault {
 /// How far a try came before it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// There is no connection: the request was not sent.
+    /// No connection: the request was not sent.
     NotConnected,
-    /// There was a connection, but no usable answer: the request may have been
-    /// carried out.
+    /// No usable answer: the request may have been carried out.
     NotAnswered,
-    /// It will fail in the same way until somebody changes something: an
-    /// untrusted certificate, a file that cannot be read.
+    /// It will fail until somebody changes something: an untrusted certificate, an
+    /// unreadable file.
     Refused,
 }
 
@@ -67,12 +64,12 @@ impl Fault {
         Self { text: text.into(), kind: FaultKind::NotConnected }
     }
 
-    /// A connection without a usable answer.
+    /// The connection brought no usable answer.
     pub fn not_answered(text: impl Into<String>) -> Self {
         Self { text: text.into(), kind: FaultKind::NotAnswered }
     }
 
-    /// Trying again would not help.
+    /// Another try would not help.
     pub fn refused(text: impl Into<String>) -> Self {
         Self { text: text.into(), kind: FaultKind::Refused }
     }

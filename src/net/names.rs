@@ -1,8 +1,8 @@
 //! Host names, resolved by a child process that can be killed.
 //!
-//! getaddrinfo(3) must not run in this program: with a dead name server it
-//! blocks for 10 s, and in a static program it may load NSS modules of the
-//! machine together with a second libc.
+//! getaddrinfo(3) must not run in this program: with a dead name server it blocks for
+//! 10 s, and in a static program it may load the host's NSS modules together with a
+//! second libc.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Fault;
 
-/// More than any host has; the rest is not read.
+/// In bytes; the rest is not read.
 const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// The addresses of a host, in the order in which to try them.
@@ -47,12 +47,12 @@ async fn ask_getent(host: &str) -> io::Result<String> {
     Ok(answer)
 }
 
-/// A running getent(1), killed when it is dropped.
+/// A running getent(1), killed when dropped.
 struct Getent(Child);
 
 impl Getent {
     fn start(host: &str) -> io::Result<Self> {
-        // After '--' because a host may start with a dash.
+        // After '--', because a host may start with a dash.
         let child = Command::new("getent")
             .args(["ahosts", "--", host])
             .stdin(Stdio::null())
@@ -62,8 +62,8 @@ impl Getent {
         Ok(Self(child))
     }
 
-    /// It has closed its output and is about to end. A child in an
-    /// uninterruptible sleep is not waited for.
+    /// It has closed its output and is about to end. Not waited for in an
+    /// uninterruptible sleep.
     async fn end(&mut self) {
         for _ in 0..20 {
             if !matches!(self.0.try_wait(), Ok(None)) {

@@ -16,9 +16,9 @@ use super::{Address, Fault, TlsFiles, TryTime};
 
 /// A connection.
 pub enum Stream {
-    /// Readable by everybody on the way.
+    /// Not encrypted.
     Plain(TcpStream),
-    /// By TLS.
+    /// With TLS.
     Secret(Box<TlsStream<TcpStream>>),
 }
 
@@ -31,13 +31,13 @@ pub struct Dialer {
 
 struct Target {
     address: Address,
-    /// What its name stood for, until a connection fails.
+    /// Its name resolved; empty after a connection failed.
     resolved: Vec<IpAddr>,
 }
 
 impl Dialer {
-    /// Starts with a random one of the addresses, so that clients spread over
-    /// the servers. `tls`: `None` for plain text.
+    /// Starts with a random address, so that clients spread over the servers. `tls`:
+    /// `None` for plain text.
     ///
     /// # Panics
     /// There is no address.
@@ -48,17 +48,17 @@ impl Dialer {
         Self { addresses: addresses.into_iter().map(target).collect(), current, tls }
     }
 
-    /// Where the next connection goes to.
+    /// Where the next connection goes.
     pub fn address(&self) -> &Address {
         &self.addresses[self.current].address
     }
 
-    /// How many addresses there are.
+    /// The number of addresses.
     pub fn addresses(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Whether connections are by TLS.
+    /// Whether connections use TLS.
     pub fn is_secret(&self) -> bool {
         self.tls.is_some()
     }
@@ -69,9 +69,6 @@ impl Dialer {
     }
 
     /// Connects to the current address.
-    ///
-    /// # Errors
-    /// Why it failed, within the time.
     pub async fn dial(&mut self, time: TryTime) -> Result<Stream, Fault> {
         let now = Instant::now();
         let (until, until_secured) = (now + time.connect, now + time.answer);
@@ -97,7 +94,7 @@ impl Dialer {
     }
 }
 
-/// Each address gets an equal share of the time that is left.
+/// Each IP address gets an equal share of the time that is left.
 async fn connect_to_one(addresses: &[IpAddr], port: u16, until: Instant) -> Result<TcpStream, Fault> {
     let mut fault = Fault::not_connected("no address");
     for (tried, address) in addresses.iter().enumerate() {

@@ -14,17 +14,17 @@ use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore}
 
 use super::Fault;
 
-/// Whom to trust and as whom to appear. The files are read anew for each
-/// connection, so that certificates can be renewed while a lock is held.
+/// Certificate files. They are read again for each connection, so that certificates can
+/// be renewed while a lock is held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// PEM certificates of the authorities to trust instead of the system's.
+    /// PEM file with the authorities to trust instead of the system's.
     pub cacert: Option<PathBuf>,
-    /// PEM file of the client's own certificate chain, and that of its key.
+    /// PEM files of the client's own certificate chain and of its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Makes a connection secret, and sure that it is `host` at the other end.
+/// Encrypts a connection, and checks that `host` is at its other end.
 pub(super) async fn secure(files: &TlsFiles, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Fault> {
     let config = config(files)?;
     let name = ServerName::try_from(host.to_owned())
@@ -49,8 +49,7 @@ fn config(files: &TlsFiles) -> Result<ClientConfig, Fault> {
     })
 }
 
-/// The system's certificates are only read where no others are given: there are
-/// some 140 of them.
+/// Reads the system's certificates, some 140, only if no others are given.
 fn authorities(files: &TlsFiles) -> Result<RootCertStore, Fault> {
     let mut roots = RootCertStore::empty();
     if let Some(cacert) = &files.cacert {
@@ -87,8 +86,8 @@ fn in_words(error: &pem::Error) -> String {
     }
 }
 
-/// Only what rustls itself finds wrong stays wrong; a broken connection may be
-/// a server that restarts.
+/// Errors of rustls itself are permanent; a broken connection may be a server that
+/// restarts.
 fn explain(error: io::Error, host: &str, files: &TlsFiles) -> Fault {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match tls {

@@ -1,8 +1,8 @@
 //! How often and how long a request is tried.
 //!
 //! Times are those of [`suspend_aware_now`], so that a suspended machine does not
-//! stretch a limit. A try runs on tokio's clock, which stops while the machine is
-//! suspended; the limit is looked at again after each try.
+//! stretch a limit. A try runs on tokio's clock, which stops during a suspend; so the
+//! limit is checked again after each try.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::sys::suspend_aware_now;
 pub struct Limits {
     /// When to give up.
     pub until: Duration,
-    /// When to give up if a server has accepted a connection: a busy one is
-    /// waited for longer than a dead one. Not before `until`.
+    /// When to give up if a server has accepted a connection: it may be busy, and gets
+    /// more time than a dead one. Not before `until`.
     pub until_accepted: Duration,
-    /// The longest time for one try, so that a dead address leaves time for the
-    /// others. Where servers accept connections without answering in time, it
-    /// doubles with each round over the addresses, up to `until_accepted`.
+    /// The longest time for one try, so that a dead address leaves time for the others.
+    /// If servers accept connections without answering in time, it doubles with each
+    /// round over the addresses, up to `until_accepted`.
     pub each: Duration,
 }
 
@@ -33,8 +33,8 @@ impl Limits {
         Self { until, until_accepted: until, each }
     }
 
-    /// For the first contact: `connect` from now, and `accepted` where a server
-    /// accepts the connection.
+    /// For the first contact: `connect` from now, or `accepted` once a server accepts
+    /// the connection.
     pub fn first(connect: Duration, accepted: Duration) -> Self {
         let now = suspend_aware_now();
         Self { until: now + connect, until_accepted: now + accepted.max(connect), each: Duration::from_secs(2) }
@@ -46,7 +46,7 @@ impl Limits {
 pub struct TryTime {
     /// Until there is a connection.
     pub connect: Duration,
-    /// Until the answer is there, all in all.
+    /// Until the answer is complete.
     pub answer: Duration,
 }
 
@@ -59,7 +59,6 @@ impl From<Duration> for TryTime {
 /// The tries of one request.
 pub struct Tries {
     limits: Limits,
-    /// Of how many addresses.
     addresses: usize,
     made: usize,
     accepted: bool,
@@ -70,15 +69,14 @@ pub struct Tries {
 /// No address gave a usable answer in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
-    /// Each address that was tried, and the last fault there.
+    /// The last fault at each address that was tried.
     pub faults: Vec<(Address, Fault)>,
-    /// Whether the request was sent to one of them, so that it may have been
-    /// carried out.
+    /// Whether the request was sent, and may have been carried out.
     pub was_sent: bool,
 }
 
 impl Unreachable {
-    /// Whether each address fails in a way that another try would not change.
+    /// Whether another try would fail in the same way at each address.
     pub fn is_refused(&self) -> bool {
         self.faults.iter().all(|(_, fault)| fault.kind == FaultKind::Refused)
     }
@@ -97,15 +95,12 @@ impl Display for Unreachable {
 }
 
 impl Tries {
-    /// A request that may go to one of so many addresses.
+    /// One request to a server with this many addresses.
     pub fn new(limits: Limits, addresses: usize) -> Self {
         Self { limits, addresses, made: 0, accepted: false, faults: Vec::new() }
     }
 
-    /// How long the next try may take.
-    ///
-    /// # Errors
-    /// The time is up.
+    /// The time for the next try, unless the time is up.
     pub fn next(&self) -> Result<TryTime, Unreachable> {
         let now = suspend_aware_now();
         let connect = self.end().saturating_sub(now);
@@ -116,10 +111,8 @@ impl Tries {
         Ok(TryTime { connect: connect.min(longest), answer: answer.min(longest) })
     }
 
-    /// After a failed try. Pauses for a random time.
-    ///
-    /// # Errors
-    /// The time is up, or no address would do any better if it were tried again.
+    /// Records a failed try and pauses for a random time. Fails if the time is up, or
+    /// if another try would not help at any address.
     pub async fn failed(&mut self, address: &Address, fault: Fault) -> Result<(), Unreachable> {
         self.made += 1;
         self.accepted |= fault.kind == FaultKind::NotAnswered;
@@ -135,7 +128,7 @@ impl Tries {
         if suspend_aware_now() + pause >= self.end() {
             return Err(unreachable);
         }
-        // The next address is tried at once, the first time.
+        // At first, the next address is tried at once.
         if self.made >= self.addresses {
             sleep(pause).await;
         }
@@ -150,8 +143,8 @@ impl Tries {
         if self.accepted { self.limits.until_accepted } else { self.limits.until }
     }
 
-    /// The only address has all the time: trying it again would only add to a
-    /// busy server's work.
+    /// A single address gets all the time: another try would only add to a busy
+    /// server's work.
     fn longest(&self) -> Duration {
         let is_first = self.limits.until_accepted > self.limits.until;
         match (is_first, self.addresses) {
@@ -162,21 +155,21 @@ impl Tries {
     }
 }
 
-/// A random time before trying again, longer with each round: clients that lost
-/// their server at the same moment must not come back at the same moment.
+/// Random, and longer with each round: clients that lost their server at the same
+/// moment must not come back at the same moment.
 fn pause(round: usize) -> Duration {
     let longest = 50 << round.min(4);
     Duration::from_millis(20 + random_below(longest) as u64)
 }
 
-/// Sleeps for such a time.
+/// Pauses between two rounds of tries.
 pub async fn pause_randomly(round: usize) {
     sleep(pause(round)).await;
 }
 
 pub(super) fn random_below(limit: usize) -> usize {
     let mut bytes = [0; 4];
-    // Without random numbers everybody starts with the first; that is safe.
+    // Without random numbers all clients start with the first address, which is safe.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
     u32::from_ne_bytes(bytes) as usize % limit.max(1)
 }

@@ -1,7 +1,7 @@
 //! The text of a lock file: one line of JSON about its holder.
 //!
-//! It is a hint for people, and remembers the last fencing token. Only the kernel
-//! knows whether the lock is held.
+//! It is a hint for people, and remembers the last fencing token. Only the kernel knows
+//! whether the lock is held.
 
 mod prepared;
 
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 
 pub use prepared::{PreparedRecord, put_number};
 
-/// Size of a record in bytes: constant, so that one write replaces an older text,
-/// and within a page, so that a reader sees the old one or the new one.
+/// Bytes of a record: constant, so that one write replaces an older text, and within a
+/// page, so that a reader sees the old one or the new one.
 pub const SIZE: usize = 1024;
 
-/// The beginning of every record. A file that begins otherwise is foreign, and
-/// never written to.
+/// The beginning of every record. A file that begins otherwise is foreign, and never
+/// written to.
 const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
 
-/// Who holds a lock.
+/// A holder. Times are RFC 3339 in UTC.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Record {
     /// Version of the text, 1.
@@ -30,20 +30,19 @@ pub struct Record {
     pub fence: u64,
     /// The process that called flock(2), as the kernel shows it.
     pub pid: i32,
-    /// Login name, or the number where it has none.
+    /// Login name, or number.
     pub user: String,
     /// Host name.
     pub host: String,
-    /// When the lock was granted, RFC 3339 in UTC.
+    /// When the lock was granted.
     pub since: String,
-    /// When it expires, RFC 3339 in UTC.
+    /// When it expires.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires: Option<String>,
     /// The process whose end releases a token's lock.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub owner: Option<i32>,
-    /// The script whose descriptor was locked; the process that locked it has
-    /// ended.
+    /// The script whose descriptor was locked, by a process that has ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub script: Option<Script>,
     /// The slot in a pool.
@@ -55,14 +54,14 @@ pub struct Record {
     /// Whether the lock is held shared.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub shared: bool,
-    /// The grant before this one, and how and when it ended, if it was a
-    /// token's: for whoever still has the token.
+    /// The fence of the grant before this one, and how and when it ended, for the
+    /// bearer of its token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub previous: Option<(u64, String)>,
-    /// How and when a token's lock was given back.
+    /// How and when a token's lock ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended: Option<String>,
-    /// The lock's name; file names do not always tell it.
+    /// The lock's name; a file name may end in a hash.
     pub name: String,
     /// The command line.
     pub command: String,
@@ -71,24 +70,22 @@ pub struct Record {
 /// A script that holds a lock by a descriptor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
-    /// Its process.
+    /// Process id.
     pub pid: i32,
-    /// When that started, in ticks since boot.
+    /// Start time of the process, in ticks since boot.
     pub start: u64,
-    /// The kernel's own number of it, which no other process gets until the next
-    /// boot; 0 on a kernel without such numbers.
+    /// Its number on pidfs, never reused before the next boot; 0 on older kernels.
     pub id: u64,
 }
 
-/// What a holder says about itself; all of a [`Record`] but what only the
-/// grant brings.
+/// What a holder says about itself: a [`Record`] without what the grant brings.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
-    /// Login name, or the number.
+    /// Login name, or number.
     pub user: String,
     /// Host name.
     pub host: String,
-    /// The command line, as bytes that need not be UTF-8.
+    /// The command line, perhaps not UTF-8.
     pub command: Vec<u8>,
     /// How long the lock may be held.
     pub expires: Option<Duration>,
@@ -103,7 +100,7 @@ pub struct Claim {
 /// What a lock file contains.
 #[derive(Debug, PartialEq)]
 pub enum Text {
-    /// Nothing: a new file, or one emptied by a power cut.
+    /// A new file, or one emptied by a power cut.
     Empty,
     /// A record.
     Record(Box<Record>),
@@ -136,8 +133,7 @@ impl Record {
         }
     }
 
-    /// The text: [`SIZE`] bytes, padded with blanks. Fields that do not fit are
-    /// cut.
+    /// [`SIZE`] bytes, padded with blanks. Fields that do not fit are cut.
     pub fn to_text(&self) -> Vec<u8> {
         let mut record = self.clone();
         loop {
@@ -165,9 +161,8 @@ impl Record {
     }
 }
 
-/// A fencing token later than this is damage: no clock is wrong by a hundred
-/// years. Believing it would make every later token useless, and the largest ones
-/// have no successor.
+/// A later fencing token is damage: no clock is a hundred years ahead. Believing it
+/// would make every later token useless, and the largest ones have no successor.
 const AHEAD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Whether a clock can have made this fencing token.
@@ -200,24 +195,24 @@ pub fn parse(text: &[u8]) -> Text {
     Text::Record(Box::new(record))
 }
 
-/// Offset of the record of a slot, after the one of the last grant.
+/// Offset of a slot's record, after the one of the last grant.
 pub fn offset_of_slot(slot: u32) -> u64 {
     SIZE as u64 * (1 + u64::from(slot))
 }
 
-/// Reads the record of the last grant; an unreadable file is [`Text::Empty`].
+/// The record of the last grant; an unreadable file is [`Text::Empty`].
 pub fn read(file: &File) -> Text {
     read_at(file, 0)
 }
 
-/// Reads the record at an offset; see [`offset_of_slot`].
+/// The record at an offset; see [`offset_of_slot`].
 pub fn read_at(file: &File, offset: u64) -> Text {
     with_text(file, offset, parse)
 }
 
-/// Records that are read at first: most files have one.
+/// Read at first: most files have one record.
 const FEW: usize = 2;
-/// Most records that are read: the last grant's, and one for each slot.
+/// The last grant's record, and one for each slot.
 const MOST: usize = 1025;
 
 /// All records of a lock file: the last grant's, and each slot's.

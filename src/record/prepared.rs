@@ -1,15 +1,14 @@
-//! A record prepared while waiting, because work done after the grant delays the
-//! whole queue.
+//! A record prepared while waiting, because work done after the grant delays the whole
+//! queue.
 //!
-//! Everything but the fencing token and the time is formatted in advance; at the
-//! grant only their digits are filled in.
+//! At the grant only the digits of the fencing token and the time are filled in.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{BEGINNING, Claim, Record, SIZE, latest_fence};
 
-/// A record's text without the values that only the grant brings.
+/// The text of a record, but for its fencing token and time.
 pub struct PreparedRecord {
     text: Vec<u8>,
     /// The date in the text, in days since 1970.
@@ -17,7 +16,7 @@ pub struct PreparedRecord {
     time_of_day: Range<usize>,
 }
 
-/// Follows [`BEGINNING`]; the fencing token is next.
+/// Follows [`BEGINNING`], before the fencing token.
 const FENCE: &[u8] = br#""fence":"#;
 const SINCE: &[u8] = br#""since":""#;
 /// In the record of a released token, whose end the next record repeats. Inside a
@@ -29,8 +28,8 @@ const DATE: &str = "2026-11-22T";
 const DAY: u64 = 24 * 60 * 60;
 
 impl PreparedRecord {
-    /// Prepares `record`, made at `now` for `claim`; `None` if other values of it
-    /// depend on the time of the grant.
+    /// `record` was made at `now` for `claim`. `None`: other values of it depend on the
+    /// time of the grant.
     pub fn new(record: &Record, claim: &Claim, now: SystemTime) -> Option<Self> {
         if claim.expires.is_some() || record.previous.is_some() {
             return None;
@@ -42,8 +41,8 @@ impl PreparedRecord {
         Some(Self { text, day, time_of_day: time..time + "00:00:00.000".len() })
     }
 
-    /// The fencing token and the text of a grant at `now` after the text `before`;
-    /// `None` if `before` has to be parsed.
+    /// The fencing token and the text of a grant at `now`, after the text `before`;
+    /// `None`: `before` must be parsed.
     pub fn fill(&mut self, before: &[u8], now: SystemTime) -> Option<(u64, &[u8])> {
         let is_whole = before.len() == SIZE;
         // Blanks are most of the text.
@@ -87,12 +86,12 @@ fn fence_in(text: &[u8]) -> Option<Range<usize>> {
     (length > 0).then_some(start..start + length)
 }
 
-/// Overwrites the digits of a number; `false` if the new one has fewer or more.
+/// Overwrites the digits of a number. `false`: the new one has fewer or more.
 pub fn put_number(field: &mut [u8], number: u64) -> bool {
     put_digits(field, number) && !field.starts_with(b"0")
 }
 
-/// Writes a number into a field; `false` if it does not fit.
+/// Writes a number into a field. `false`: it does not fit.
 fn put_digits(field: &mut [u8], mut number: u64) -> bool {
     for digit in field.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
