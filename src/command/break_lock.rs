@@ -20,9 +20,9 @@ const LOOKS: usize = 3;
 /// Returns once the holders have let go.
 pub fn break_lock(options: cli::Break) -> Result<Exit> {
     let locks = SelectedLocks::new(options.which)?;
-    if locks.targets.len() != 1 {
+    let [target] = &locks.targets[..] else {
         bail!(cli::UsageError::form("which lock? give exactly one", "lockrun break LOCK (or --file PATH)", "break"));
-    }
+    };
     for look in 1..=LOOKS {
         let Some(seen) = locks.look()?.pop() else { break };
         let name = message::shown_name(&seen.name);
@@ -34,7 +34,7 @@ pub fn break_lock(options: cli::Break) -> Result<Exit> {
             break;
         }
         let kill_after = options.kill_after.unwrap_or(KILL_AFTER);
-        if locks.store.make_let_go(&seen, kill_after).with_context(|| name.clone())? {
+        if locks.store.make_let_go(target, kill_after).with_context(|| name.clone())? {
             break;
         }
         if look == LOOKS {

@@ -89,7 +89,7 @@ pub trait Store {
     /// # Errors
     /// A holder belongs to another user, and nothing was signalled; or one did not
     /// end.
-    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool>;
+    fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool>;
 
     /// Removes what unused locks leave behind, or only lists it (`only_look`).
     /// `tell` gets each lock's name, or what went wrong with it. Returns a warning

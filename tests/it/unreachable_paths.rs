@@ -18,6 +18,11 @@ const USES: &str = r#"
         wait $waiter || exit 5
         token=$(timeout 30 lockrun acquire $lock --expires 60) || exit 6
         timeout 30 lockrun release "$token" || exit 7
+        lockrun $lock -c 'touch held; exec sleep 1000' 2>said & holder=$!
+        until [ -e held ]; do sleep 0.01; done
+        timeout 30 lockrun break $(echo "$lock" | sed "s/--name //") || exit 8
+        wait $holder; [ $? = 123 ] || exit 9
+        rm held
     done
     echo all"#;
 

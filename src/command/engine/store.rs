@@ -62,11 +62,11 @@ impl Store for AnyStore {
         }
     }
 
-    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
+    fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool> {
         match self {
-            Self::Files(store) => store.make_let_go(seen, kill_after),
+            Self::Files(store) => store.make_let_go(target, kill_after),
             #[cfg(feature = "etcd")]
-            Self::Server(store) => store.make_let_go(seen, kill_after),
+            Self::Server(store) => store.make_let_go(target, kill_after),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
-use rustix::fs::{Mode, OFlags, fstat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use super::dir::Dir;
@@ -86,15 +86,22 @@ impl Store for FileStore {
         Ok(false)
     }
 
-    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
-        let path: &Path = &seen.path;
-        let lock = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(sys::above_stdio);
+    fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool> {
+        let dir = self.dir()?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let lock = match (target, dir) {
+            (Target::Name(name), Some(dir)) => {
+                openat(dir, LockFile::of_name(name).file_name(), flags | OFlags::NOFOLLOW, Mode::empty())
+            }
+            (Target::Path(path), _) => openat(CWD, path.given(), flags, Mode::empty()),
+            (Target::Name(_), None) | (Target::Descriptor(_), _) => return Ok(false),
+        };
+        let lock = lock.and_then(sys::above_stdio);
         if lock.as_ref().is_err_and(|error| *error == Errno::NOENT) {
             // Pruned: the holder has released it.
             return Ok(true);
         }
-        let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-        let (dir, lock) = (self.dir()?, lock.into());
+        let lock = lock.context("cannot open its file")?.into();
         let records = || dir.map_or_else(Vec::new, |dir| records_of(dir, &lock));
         rivals::break_lock(&lock, &records, kill_after)
     }

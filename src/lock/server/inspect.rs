@@ -192,8 +192,8 @@ impl Store for ServerStore {
         Ok(self.rows(lock)?.0.iter().any(|row| around.contains(&row.contender.id)))
     }
 
-    fn make_let_go(&self, seen: &Seen, kill_after: Duration) -> Result<bool> {
-        let lock = LockName::new(&seen.name);
+    fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool> {
+        let lock = LockName::new(target.name());
         let (rows, _) = self.rows(&lock)?;
         let all = contenders(&rows);
         let holders: Vec<_> = rows.iter().filter(|row| !is_waiting(&all, row.contender.id)).cloned().collect();
