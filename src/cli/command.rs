@@ -9,19 +9,19 @@ use super::token::{Acquire, Check, Release, Renew};
 
 /// What was asked for.
 pub enum Command {
-    /// The main job.
+    /// Run a command under a lock.
     Run(Box<Run>),
     /// Take a lock for a token.
     Acquire(Box<Acquire>),
-    /// Give it back.
+    /// Release it.
     Release(Release),
-    /// Keep it longer.
+    /// Extend its expiry.
     Renew(Renew),
-    /// See whether it is still held.
+    /// Check that it is still held.
     Check(Check),
     /// Show locks.
     List(List),
-    /// Is a lock free?
+    /// Tell whether a lock is free.
     Status(Status),
     /// Wait until locks are free.
     Wait(Wait),
@@ -31,16 +31,16 @@ pub enum Command {
     Prune(Prune),
     /// Print the path of a lock file.
     Path(LockPath),
-    /// Do what flock(1) would do.
+    /// Do what flock(1) does.
     Flock(Result<Flock, NotFlock>),
     /// Print a shell's completions.
     Completions(Completions),
-    /// Print this text: a help, or the version.
+    /// Print this help or version.
     Help(String),
 }
 
-/// The whole command line, for the manual and the completions. A call itself
-/// builds only the part that it needs.
+/// The whole command line, for the manual and the completions. A call builds only the
+/// part that it needs.
 pub fn tree() -> clap::Command {
     let named = |command: clap::Command, name: &'static str| command.name(name).bin_name(format!("lockrun {name}"));
     Run::command()

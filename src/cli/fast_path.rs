@@ -1,10 +1,8 @@
 //! The command lines of crontabs and Makefiles, read without clap.
 //!
-//! To build clap's parser costs more than to take the lock, and most calls
-//! have two or three options. This reader knows those options in their plain
-//! forms. Of anything else it says nothing, not even that it is wrong: then
-//! clap reads the line, and speaks. What it does read, it reads as clap does;
-//! a test holds it to that.
+//! Building clap's parser takes longer than taking the lock, and most calls have two or
+//! three options. This reads the plain forms of those options as clap does, to which a
+//! test holds it. Any other line, right or wrong, is left to clap.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -46,12 +44,12 @@ pub fn read(words: &[OsString]) -> Option<Run> {
     (has_command != shell.is_some()).then_some(run)
 }
 
-/// A value that is plainly one: not empty, and no option.
+/// A value that is neither empty nor an option.
 fn value(word: Option<&OsString>) -> Option<&OsStr> {
     word.map(OsString::as_os_str).filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-"))
 }
 
-/// Which of two values counts, clap knows.
+/// Leaves repeated options to clap.
 fn once<T>(slot: &mut Option<T>, value: T) -> Option<()> {
     slot.replace(value).is_none().then_some(())
 }

@@ -1,5 +1,5 @@
-//! flock(1)'s own command line, as util-linux reads it: options first, in any
-//! unambiguous abbreviation, then a file or a number, then a command.
+//! flock(1)'s own command line, as util-linux reads it: options first, abbreviated as
+//! long as they are unambiguous, then a file or a number, then a command.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -12,24 +12,24 @@ use clap::{Arg, Command};
 use crate::duration::Limit;
 use crate::escape::printable;
 
-/// A call of flock(1), understood.
+/// A flock(1) command line, understood.
 #[derive(Debug, PartialEq)]
 pub struct Flock {
     /// What to do with the lock.
     pub operation: Operation,
     /// How long to wait.
     pub limit: Limit,
-    /// Exit code where the lock is not got in time.
+    /// Exit code if the lock was not obtained in time.
     pub conflict_exit_code: u8,
     /// Close the descriptor for the command.
     pub close: bool,
     /// Become the command.
     pub no_fork: bool,
-    /// Tell what is done, on stdout, and who holds the lock.
+    /// Print what is done on stdout, and who holds the lock.
     pub verbose: bool,
     /// Which lock.
     pub lock: FlockLock,
-    /// What to run; nothing: leave the lock on the descriptor.
+    /// What to run.
     pub command: FlockCommand,
 }
 
@@ -40,7 +40,7 @@ pub enum Operation {
     Exclusive,
     /// Share it.
     Shared,
-    /// Give it back.
+    /// Unlock it.
     Unlock,
 }
 
@@ -49,14 +49,14 @@ pub enum Operation {
 pub enum FlockLock {
     /// A file or directory.
     File(PathBuf),
-    /// A descriptor of the caller's.
+    /// The caller's descriptor.
     Descriptor(RawFd),
 }
 
 /// What is run under the lock.
 #[derive(Debug, PartialEq)]
 pub enum FlockCommand {
-    /// Nothing.
+    /// Nothing: leave the lock on the descriptor.
     None,
     /// These words.
     Words(Vec<OsString>),
@@ -64,18 +64,18 @@ pub enum FlockCommand {
     Shell(OsString),
 }
 
-/// A command line that asks for something else, or for nothing.
+/// A command line that locks nothing.
 #[derive(Debug, PartialEq)]
 pub enum NotFlock {
-    /// For the help, or the version: this text, on stdout.
+    /// Print this help or version on stdout.
     Text(String),
-    /// It is wrong: what, in one line.
+    /// It is wrong: why, in one line.
     Usage(String),
-    /// The time is negative, which flock(1) finds out when it sets its timer.
+    /// The time is negative, which flock(1) notices when it sets its timer.
     NoTimer,
 }
 
-/// An option: its letters, its words, its value, what it does.
+/// An option: letters, long names, value, help.
 struct Opt {
     is: Is,
     short: &'static [char],
@@ -129,7 +129,7 @@ const OPTIONS: [Opt; 15] = [
 
 const FCNTL_HELP: &str = "Refused: lockrun has no fcntl(2) locks";
 
-/// In words that `--fcntl` and ranges get.
+/// The error for `--fcntl` and ranges.
 const NO_FCNTL: &str = "--fcntl, --start and --length are refused: an fcntl(2) lock excludes no lockrun and no \
     flock(2) lock, and lockrun's queue needs those of the file; use util-linux's flock";
 
@@ -164,10 +164,7 @@ pub fn command() -> Command {
         .args(OPTIONS.iter().filter(|opt| opt.is != Is::Help).map(arg))
 }
 
-/// Reads the words behind the program's name.
-///
-/// # Errors
-/// It is no call to do: see [`NotFlock`].
+/// Reads the words after the program's name.
 pub fn parse(words: &[OsString]) -> Result<Flock, NotFlock> {
     if words.is_empty() {
         return Err(usage("not enough arguments"));
@@ -194,7 +191,7 @@ pub fn parse(words: &[OsString]) -> Result<Flock, NotFlock> {
         },
         words => FlockCommand::Words(words.to_vec()),
     };
-    // Found out last, as by flock(1).
+    // Last, as in flock(1).
     let limit = match options.timeout {
         Some(seconds) if seconds < 0.0 => return Err(NotFlock::NoTimer),
         _ if options.nonblock => Limit::After(Duration::ZERO),
@@ -245,14 +242,14 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads the options. Returns the words behind them.
+    /// Reads the options. Returns the words after them.
     fn read<'w>(&mut self, words: &'w [OsString]) -> Result<&'w [OsString], NotFlock> {
         let mut at = 0;
         while let Some(word) = words.get(at).map(|word| word.as_bytes()) {
             at += 1;
             match word {
                 b"--" => break,
-                // Where no file comes first.
+                // Without a file before it.
                 b"-c" | b"--command" if self.fd.is_some() => {
                     at -= 1;
                     break;
@@ -323,7 +320,7 @@ impl Options {
     }
 }
 
-/// The option of this name, or of the only names that begin with it.
+/// The option of this name, or of an unambiguous abbreviation.
 fn by_name(name: &[u8]) -> Result<&'static Opt, NotFlock> {
     let names = || OPTIONS.iter().flat_map(|opt| opt.long.iter().map(move |long| (opt, *long)));
     if let Some((opt, _)) = names().find(|(_, long)| long.as_bytes() == name) {

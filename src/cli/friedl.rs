@@ -1,8 +1,8 @@
-//! Stephen Friedl's lockrun, an older program of the same name: its command line,
-//! said in ours.
+//! The command line of Stephen Friedl's lockrun, an older program of the same name,
+//! translated into ours.
 //!
-//! It demands `--lockfile`, so no line of its is one of ours. Without `--wait` it
-//! gives up at once, with `--quiet` successfully; `--wait` tries every `--sleep`
+//! It requires `--lockfile`, so none of its lines is also one of ours. Without `--wait`
+//! it gives up at once, with `--quiet` as a success; `--wait` tries every `--sleep`
 //! seconds, `--retries` times or until `--maxtime`.
 
 use std::ffi::{OsStr, OsString};
@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::words::Words;
 
-/// What one of its calls asks for.
+/// One call of that program.
 #[derive(Default)]
 struct Call {
     lock_file: Option<OsString>,
@@ -27,8 +27,8 @@ struct Call {
 /// The default of `--sleep`.
 const SLEEP: u64 = 10;
 
-/// Our line for a call with that program's options, and the option by which it was
-/// recognised. `words` without the program's name.
+/// Our line for a call with that program's options, and the option that gave it away.
+/// `words` are without the program's name.
 pub fn translate(words: &[OsString]) -> Option<(Words, String)> {
     let mut call = Call::default();
     let mut rest = words;

@@ -1,5 +1,5 @@
-//! The options of a line that cannot be understood, read with goodwill: with typing
-//! errors, without their values, with those of flock(1).
+//! The options of a line that cannot be understood, read leniently: with typing errors,
+//! without their values, with flock(1)'s.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -11,29 +11,29 @@ use super::spelling::{has_letter, has_name, nearest_option};
 use super::words::Words;
 use crate::escape::printable;
 
-/// A line of the main job, read with goodwill.
+/// A command line of the main job, read leniently.
 #[derive(Default)]
 pub struct LooseLine {
-    /// Each with its value; flags may stand together.
+    /// Each with its value; flags may be combined.
     pub options: Vec<Words>,
-    /// By `--name` or `--file`.
+    /// Whether there is `--name` or `--file`.
     pub names_a_lock: bool,
     /// The value of `-c`.
     pub shell: Option<Vec<u8>>,
-    /// flock's `-u`.
+    /// Whether there is flock's `-u`.
     pub unlocks: bool,
     /// The value of `--fd`, which is an option of other commands.
     pub descriptor: Option<OsString>,
-    /// From the first word that is no option, or from after `--`.
+    /// From the first word that is not an option, or after `--`.
     pub rest: Vec<OsString>,
     /// Whether the options end with `--`.
     pub has_dashes: bool,
-    /// What is wrong, where it was found on the way.
+    /// What is wrong, if it was found on the way.
     pub what: Option<String>,
 }
 
 impl LooseLine {
-    /// Reads options up to the first word that is none. `None`: one is unknown.
+    /// Reads options up to the first other word. `None`: one is unknown.
     pub fn read(&mut self, words: &[OsString], bad_value: Option<&str>) -> Option<()> {
         let run = tree();
         let mut rest = words;
@@ -132,7 +132,7 @@ impl LooseLine {
         Some(after)
     }
 
-    /// Adds an option and its value, or what stands for one. Returns what is left.
+    /// Adds an option and its value or a placeholder. Returns what is left.
     fn add_value<'a>(
         &mut self,
         arg: &Arg,

@@ -8,7 +8,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use crate::duration::{self, Limit};
 
-/// Which locks are meant, by those who do not take them.
+/// Which locks a command is about that takes none.
 #[derive(Args, Clone, Debug)]
 pub struct Selection {
     /// A lock's name
@@ -170,7 +170,7 @@ pub struct Completions {
     pub shell: Shell,
 }
 
-/// Shells that completions are made for.
+/// Shells with completions.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shell {
     /// GNU bash

@@ -1,4 +1,4 @@
-//! What can be typed: words, their help, nothing of what they do.
+//! What can be typed, and its help; no behaviour.
 
 mod command;
 mod fast_path;

@@ -1,4 +1,4 @@
-//! Whole numbers on the command line, and what they may be, in a sentence.
+//! Whole numbers on the command line, with errors that say what they may be.
 
 use std::os::fd::RawFd;
 
@@ -15,7 +15,7 @@ pub fn slots(text: &str) -> Result<u32, String> {
     slots.ok_or_else(|| format!("not a number of slots; write a whole number from 1 to {MAX_SLOTS}"))
 }
 
-/// For `--max-waiters`. More than can be counted is as good as no limit.
+/// For `--max-waiters`. A number that is too large means no limit.
 pub fn waiters(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(waiters) => Ok(waiters),

@@ -14,10 +14,7 @@ use super::usage_error::UsageError;
 use super::{fast_path, flock, friedl, spelling, suggestion};
 use crate::escape::printable;
 
-/// Reads the command line.
-///
-/// # Errors
-/// It cannot be understood: a [`UsageError`].
+/// Reads the command line. The error is a [`UsageError`].
 pub fn parse(words: Vec<OsString>) -> Result<Command> {
     if words.first().is_some_and(|program| flock::is_name(program)) {
         return Ok(Command::Flock(flock::parse(&words[1..])));
@@ -103,7 +100,7 @@ fn text_or(error: &clap::Error, wrong: impl FnOnce() -> UsageError) -> Result<Co
     }
 }
 
-/// Without an error of clap's, it is the command that is missing.
+/// Without an error of clap's, the command is missing.
 fn wrong_line(error: Option<&clap::Error>, words: &[OsString]) -> UsageError {
     if let Some((line, theirs)) = friedl::translate(words) {
         let what = format!("'{theirs}' is an option of Stephen Friedl's lockrun, which is another program");
@@ -142,7 +139,7 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// What clap says is wrong, as one line.
+/// clap's description of the error, on one line.
 fn clap_text(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let said = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));

@@ -1,4 +1,4 @@
-//! Names of commands and options, also with a typing error.
+//! Names of commands and options, even misspelt.
 
 use std::ffi::{OsStr, OsString};
 
@@ -8,9 +8,9 @@ use strsim::osa_distance;
 use super::command::tree;
 use super::words::Words;
 
-/// A name with so many typing errors is still recognised.
+/// A name with this many typing errors is still recognised.
 const TYPING_ERRORS: usize = 2;
-/// What people call an option that is too far from its name, and the name.
+/// Other names of options that are too far from the right one, with that.
 const RENAMED: [(&str, &str); 2] = [("lock", "name"), ("lockname", "name")];
 
 /// The subcommand that is spelled like this, or almost.
@@ -68,7 +68,7 @@ pub fn nearest_option(command: &clap::Command, long: &str) -> Option<String> {
 
 fn nearest(word: &str, names: impl Iterator<Item = String>) -> Option<String> {
     let near = names.map(|name| (osa_distance(word, &name), name));
-    // Of a short word little is left.
+    // Short words allow fewer errors.
     let near = near.filter(|(errors, name)| *errors <= TYPING_ERRORS.min(name.len() / 3));
     near.min().map(|(_, name)| name)
 }

@@ -1,9 +1,9 @@
 //! The line that was probably meant, where one cannot be understood.
 //!
-//! Most mistakes are flock(1)'s line with another program's name: a file (or a
-//! descriptor's number) where lockrun wants an option, and no `--` before the
-//! command. What is shown is copied into a shell, so it never executes a lock
-//! file: a first word that looks like one is locked, even if it could be executed.
+//! Most mistakes are flock(1)'s line with another program's name: a file (or a number
+//! of a descriptor) where lockrun expects an option, and no `--` before the command.
+//! People paste the suggestion into a shell, so it must never execute a lock file: a
+//! first word that looks like one is locked, even if it is executable.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -19,14 +19,14 @@ use crate::name::shell_quote;
 
 /// What was probably meant.
 pub struct Suggestion {
-    /// What is wrong, where that is known better than by clap.
+    /// What is wrong, if we know better than clap.
     pub what: Option<String>,
     /// The whole line.
     pub line: Words,
 }
 
-/// The line for `words`, without the program's name. `bad_value` is one that is
-/// wrong for its option, and all that is wrong.
+/// The suggestion for `words`, which are without the program's name. `bad_value` is a
+/// value that is wrong for its option; then nothing else is wrong.
 pub fn suggest(words: &[OsString], bad_value: Option<&str>) -> Option<Suggestion> {
     let mut line = LooseLine::default();
     line.read(words, bad_value)?;
@@ -123,7 +123,7 @@ impl LooseLine {
         Some(Suggestion { what: Some(what), line })
     }
 
-    /// A word that is no option, and no `--` before it.
+    /// No `--` before a word that is not an option.
     fn positional(mut self) -> Option<Suggestion> {
         let words = std::mem::take(&mut self.rest);
         let dashes = words.iter().position(|word| word == "--");
@@ -156,7 +156,7 @@ impl LooseLine {
         words.add(first);
         self.options.push(words);
         self.names_a_lock = true;
-        // flock reads `FILE -c STRING`, and people put options there.
+        // flock accepts `FILE -c STRING`, and people put options there.
         let mut later = Self { options: self.options.clone(), names_a_lock: true, ..Self::default() };
         match later.read(others, None) {
             Some(()) => later.rest.extend_from_slice(after),
@@ -190,14 +190,14 @@ fn is_path(word: &OsStr) -> bool {
     word.as_bytes().contains(&b'/')
 }
 
-/// By its name, or because it is there and cannot be executed.
+/// By its name, or because it exists and is not executable.
 fn looks_like_a_lock_file(word: &OsStr) -> bool {
     let path = Path::new(word);
     let has_its_name = path.extension().is_some_and(|end| ["lock", "lck", "pid"].iter().any(|lock| end == *lock));
     has_its_name || !is_executable(word) && (is_path(word) || path.exists())
 }
 
-/// Whether a shell would execute something for this word.
+/// Whether a shell would find a program for this word.
 fn is_executable(word: &OsStr) -> bool {
     let is_program =
         |path: PathBuf| path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);

@@ -5,7 +5,7 @@ use std::fmt;
 use super::words::Words;
 use crate::token;
 
-/// Told in two lines: what is wrong, and what to do.
+/// Printed on two lines: what is wrong, and what to do.
 #[derive(Debug)]
 pub struct UsageError {
     /// What is wrong.
@@ -20,13 +20,14 @@ impl UsageError {
         Self::new(&what, &format!("try: {line}"))
     }
 
-    /// The command's form, and its help. `command` is empty for the main job.
+    /// Shows the command's form, and where its help is. `command` is empty for the main
+    /// job.
     pub fn form(what: impl Into<String>, form: &str, command: &str) -> Self {
         let help = ["lockrun", command, "--help"].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>();
         Self::new(&what.into(), &format!("try: {form}; see '{}'", help.join(" ")))
     }
 
-    /// A token in the line could be used by everybody who reads the message.
+    /// Hides tokens, because anybody who reads the message could use them.
     fn new(what: &str, next: &str) -> Self {
         Self { what: token::hide(what), next: token::hide(next) }
     }

@@ -1,4 +1,4 @@
-//! A command line as it is shown, to be copied into a shell.
+//! A command line to show, ready to be pasted into a shell.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -7,12 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use crate::escape::printable;
 use crate::name::shell_quote;
 
-/// The words of a command line.
+/// The words of a command line, quoted.
 #[derive(Clone, Debug, Default)]
 pub struct Words(Vec<String>);
 
 impl Words {
-    /// A line of lockrun's.
+    /// A line that begins with `lockrun`.
     pub fn of_lockrun() -> Self {
         Self(vec!["lockrun".into()])
     }
@@ -27,7 +27,7 @@ impl Words {
         words.into_iter().for_each(|word| self.add(word));
     }
 
-    /// Adds a word of ours: an option, or what stands for one of the user's.
+    /// Adds a word as it is: an option, or a placeholder.
     pub fn add_plain(&mut self, word: &str) {
         self.0.push(word.into());
     }
@@ -37,7 +37,7 @@ impl Words {
         self.0.first().map_or("", String::as_str)
     }
 
-    /// Adds words that are shown already.
+    /// Adds words that are quoted already.
     pub fn append(&mut self, other: &Words) {
         self.0.extend_from_slice(&other.0);
     }
