@@ -33,10 +33,10 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -l store -d 'Lock on an et
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
-complete -c lockrun -n "__fish_lockrun_needs_command" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l max-waiters -d 'Fail at once if N are waiting; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -s c -d 'Run \'/bin/sh -c STRING\' as COMMAND' -r -f -a "(__fish_complete_command)"
-complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'End COMMAND and everything it started after DUR' -r -f
+complete -c lockrun -n "__fish_lockrun_needs_command" -l expires -d 'After DUR, end COMMAND and everything it started' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_needs_command" -l hold -d 'Hold until the command or its whole tree ends' -r -f -a "command\t'Until COMMAND ends'
 tree\t'Until everything that it started has ended'"
@@ -45,7 +45,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -l report -d 'Append one l
 complete -c lockrun -n "__fish_lockrun_needs_command" -s n -l nonblock -d 'Do not wait: --timeout 0'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s s -l shared -d 'Take a shared (read) lock'
 complete -c lockrun -n "__fish_lockrun_needs_command" -l replace -d 'Stop the current holder and take the lock next'
-complete -c lockrun -n "__fish_lockrun_needs_command" -l reentrant -d 'Below a command that holds it, run at once'
+complete -c lockrun -n "__fish_lockrun_needs_command" -l reentrant -d 'Run at once under a command that holds the lock'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s q -l quiet -d 'Print nothing about waiting or giving up'
 complete -c lockrun -n "__fish_lockrun_needs_command" -s v -l verbose -d 'Print the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND: no lockrun process stays'
@@ -59,7 +59,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Tell wh
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock release it'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "prune" -d 'Remove unused lock files, and print their names'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "path" -d 'Make the lock file of NAME safely, and print its path'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "path" -d 'Create the lock file of NAME safely, and print its path'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "flock" -d 'Lock with flock(1)\'s own command line'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "completions" -d 'Print shell completions'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name [default: the command line]' -r -f
@@ -69,21 +69,21 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l store -d 'Lo
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slots -d 'Take one of N slots: up to N holders at once' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'With --slots N: exactly slot K modulo N' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N wait already; 0: never wait' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N are waiting; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l fd -d 'Lock the caller\'s own descriptor N' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Let go when the process PID has ended' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Let go after DUR, or never: forever' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Release the lock when process PID ends' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Release the lock after DUR; \'forever\': never' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s n -l nonblock -d 'Do not wait: --timeout 0'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s s -l shared -d 'Take a shared (read) lock'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l replace -d 'Stop the current holder and take the lock next'
-complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d 'Below a command that holds it, run at once'
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l reentrant -d 'Run at once under a command that holds the lock'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -d 'Print nothing about waiting or giving up'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Print the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -l fd -d 'Unlock the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help'
-complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire after DUR from now, or never: forever' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire DUR from now; \'forever\': never' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l fd -d 'Check the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
@@ -105,7 +105,7 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s h -l help -d 'P
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time until KILL [default: 10]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
@@ -115,7 +115,7 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s l -l name -a '(
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s w -l timeout -l wait -d 'Longest wait, with decimals; 0: none' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s E -l conflict-exit-code -d 'Exit code instead of 1 for not getting it' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s E -l conflict-exit-code -d 'Exit code instead of 1 without the lock' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -l fd -d 'Lock the caller\'s descriptor N, and run COMMAND' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s s -l shared -d 'Take a shared (read) lock'
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s x -s e -l exclusive -d 'Take an exclusive lock [default]'
@@ -123,7 +123,7 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s u -l unlock -d
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s n -l nonblock -l nonblocking -l nb -d 'Do not wait: fail at once'
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s o -l close -d 'Close the descriptor for COMMAND'
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s F -l no-fork -d 'Become COMMAND'
-complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -l verbose -d 'Tell how long it took, and who holds the lock'
+complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -l verbose -d 'Print how long it took, and who holds the lock'
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s V -l version -d 'Print version'
 complete -c lockrun -n "__fish_lockrun_using_subcommand flock" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand completions" -s h -l help -d 'Print help'

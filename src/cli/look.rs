@@ -73,7 +73,7 @@ pub struct Status {
 
 /// Wait until locks are free, without taking them.
 ///
-/// Several: until all are free at the same time. Delays nobody.
+/// Several locks: until all are free at the same time. Never delays others.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun wait",
@@ -88,7 +88,7 @@ pub struct Wait {
 
     /// Longest wait [default: forever]
     ///
-    /// Exit code 124 when the time is over.
+    /// Exit code 124 when the time has passed.
     #[arg(short, long, value_name = "DUR", value_parser = duration::parse_limit, allow_hyphen_values = true)]
     pub timeout: Option<Limit>,
 }
@@ -110,7 +110,7 @@ pub struct Break {
     #[command(flatten)]
     pub which: Selection,
 
-    /// Time until KILL [default: 10]
+    /// Time between TERM and KILL [default: 10]
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true)]
     pub kill_after: Option<Duration>,
 }
@@ -135,7 +135,7 @@ pub struct Prune {
     pub store: Option<OsString>,
 }
 
-/// Make the lock file of NAME safely, and print its path.
+/// Create the lock file of NAME safely, and print its path.
 ///
 /// For scripts that open it themselves and lock their own descriptor.
 #[derive(Parser, Debug)]

@@ -52,7 +52,7 @@ pub struct Run {
     )]
     pub exec: bool,
 
-    /// End COMMAND and everything it started after DUR
+    /// After DUR, end COMMAND and everything it started
     ///
     /// DUR counts from the grant, including time in suspend. TERM first, then
     /// KILL; exit code 123.
@@ -123,8 +123,8 @@ pub struct Lock {
     /// Lock on an etcd server [env: LOCKRUN_STORE]
     ///
     /// etcd://HOST[:2379][,HOST...][/PREFIX], or etcds:// for TLS. Excludes the
-    /// same name on every host that uses the server. 'file:' means lock files
-    /// after all.
+    /// same name on every host that uses the server. 'file:' means lock files in
+    /// their default directory.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
     #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
     pub store: Option<OsString>,
@@ -170,7 +170,7 @@ pub struct Lock {
     #[arg(long, value_name = "K", allow_hyphen_values = true, requires = "slots", value_parser = WholeNumber::parse)]
     pub slot: Option<WholeNumber>,
 
-    /// Fail at once if N wait already; 0: never wait
+    /// Fail at once if N are waiting; 0: never wait
     ///
     /// Exit code 121. With several locks, each busy one counts.
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = number::waiters)]
@@ -183,7 +183,7 @@ pub struct Lock {
     #[arg(long, conflicts_with_all = ["shared", "slots"])]
     pub replace: bool,
 
-    /// Below a command that holds it, run at once
+    /// Run at once under a command that holds the lock
     ///
     /// Instead of failing with 122. The outer lock must be at least as strong.
     #[arg(long)]
@@ -217,24 +217,24 @@ pub enum Hold {
 
 const AFTER_SHORT_HELP: &str = "\
 Other commands, each with its own --help:
-  acquire, release, renew, check   locks by token, or by a script's descriptor
-  list, status, wait, break, prune  see locks, end holders, clean up
-  path, flock, completions        lock files, flock(1)'s own line, for shells
+  acquire, release, renew, check    locks by token, or on a script's descriptor
+  list, status, wait, break, prune  inspect locks, stop holders, clean up
+  path, flock, completions          lock files, flock(1)'s own syntax, shells
 
 See 'lockrun --help' or lockrun(1) for more.";
 
 const AFTER_HELP: &str = "\
 Other commands, each with its own --help:
   lockrun acquire --name NAME    take the lock, print a token, return
-  lockrun release [TOKEN]...     give it back
-  lockrun renew [TOKEN]          push its expiry out
+  lockrun release [TOKEN]...     release it
+  lockrun renew [TOKEN]          extend its expiry
   lockrun check [TOKEN]          is it still held?
   lockrun list [LOCK]...         who holds what, since when; --json
   lockrun status LOCK            exit code 0: free, 1: not
-  lockrun wait LOCK...           until it is free, without taking it
-  lockrun break LOCK             make the holder let go
+  lockrun wait LOCK...           wait until it is free, without taking it
+  lockrun break LOCK             make the holder release it
   lockrun prune                  remove lock files that nobody uses
-  lockrun path NAME              make its lock file, print the path
+  lockrun path NAME              create its lock file, print the path
   lockrun flock ...              flock(1)'s own command line
   lockrun completions SHELL      bash, zsh, fish
   lockrun help [COMMAND]         this text, or that of a command

@@ -36,16 +36,16 @@ pub struct Acquire {
         help_heading = "Lock options")]
     pub fd: Option<RawFd>,
 
-    /// Let go when the process PID has ended
+    /// Release the lock when process PID ends
     ///
-    /// However it ended. In a script, --owner $$ is the script itself.
+    /// However it ends. In a script, --owner $$ is the script itself.
     #[arg(long, value_name = "PID", allow_hyphen_values = true, value_parser = number::pid, help_heading = "Token options")]
     pub owner: Option<i32>,
 
-    /// Let go after DUR, or never: forever
+    /// Release the lock after DUR; 'forever': never
     ///
-    /// Counted from the grant, on a clock that runs through suspend. Without
-    /// --owner and --expires, after one hour.
+    /// DUR counts from the grant, including time in suspend. Without --owner and
+    /// --expires: after one hour.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
         help_heading = "Token options")]
     pub expires: Option<Limit>,
@@ -58,7 +58,7 @@ pub struct Acquire {
 #[derive(Parser, Debug)]
 #[command(name = "lockrun release", max_term_width = 80)]
 pub struct Release {
-    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    /// What acquire printed; '-': read stdin [env: LOCKRUN_TOKEN]
     #[arg(value_name = "TOKEN", allow_hyphen_values = true)]
     pub token: Vec<OsString>,
 
@@ -78,13 +78,13 @@ pub struct Release {
 #[derive(Parser, Debug)]
 #[command(name = "lockrun renew", max_term_width = 80, args_override_self = true)]
 pub struct Renew {
-    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    /// What acquire printed; '-': read stdin [env: LOCKRUN_TOKEN]
     #[arg(value_name = "TOKEN")]
     pub token: Option<OsString>,
 
-    /// Expire after DUR from now, or never: forever
+    /// Expire DUR from now; 'forever': never
     ///
-    /// Without it, as long as it was taken for.
+    /// Default: as long as the lock was taken for.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true)]
     pub expires: Option<Limit>,
 }
@@ -95,7 +95,7 @@ pub struct Renew {
 #[derive(Parser, Debug)]
 #[command(name = "lockrun check", max_term_width = 80)]
 pub struct Check {
-    /// What acquire printed; '-': on stdin [env: LOCKRUN_TOKEN]
+    /// What acquire printed; '-': read stdin [env: LOCKRUN_TOKEN]
     #[arg(value_name = "TOKEN")]
     pub token: Option<OsString>,
 
@@ -126,6 +126,6 @@ Exit codes:
     0  the lock is held, the token is printed
    75  busy: --timeout 0, and it is held or others wait
   121  queue full: --max-waiters
-  122  it would deadlock: the lock is held for this very process
+  122  it would deadlock: this process already runs under the lock
   124  timed out: waited the whole --timeout
   125  lockrun itself failed: usage, permission, disk, a foreign file";
