@@ -18,9 +18,10 @@ const HASH_DIGITS: usize = 40;
 /// Not part of any encoded name, where two hexadecimal digits follow each `%`.
 const MARK: &str = "%-";
 
-/// The file name of a lock without its suffix. Bytes other than `A-Z a-z 0-9 . _ + = @
-/// , : -` are percent-encoded, and so are a leading dot (hidden) and a leading dash (an
-/// option to other programs). A stem that would be too long ends in a hash of the name.
+/// The file name of a lock without its suffix. Percent-encoded are a leading dot
+/// (hidden), a leading dash (an option to other programs), and all bytes other than
+/// `A-Z a-z 0-9 . _ + = @ , : -`. A stem that would be too long ends in a hash of the
+/// name.
 pub fn stem(name: &[u8]) -> String {
     let mut stem = String::with_capacity(name.len() + LONGEST_SUFFIX);
     for (position, &byte) in name.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Who waits sleeps: no system call, no processor time.
+//! Waiters sleep: no system call, no processor time.
 
 use crate::support::{Running, Sandbox, children, status_field};
 use std::fs;
@@ -40,7 +40,7 @@ fn a_waiter_does_not_run_while_other_locks_are_granted() {
 }
 
 #[test]
-fn a_waiter_behind_flock_does_not_run_either() {
+fn a_waiter_behind_flock_does_not_run() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let _holder = sandbox.hold_by_flock(&[], &sandbox.lock_file("calc"));
@@ -52,7 +52,7 @@ fn a_waiter_behind_flock_does_not_run_either() {
 }
 
 #[test]
-fn a_trace_of_a_waiter_shows_no_system_call() {
+fn a_waiter_makes_no_system_call() {
     for options in WAYS {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&["-l", "calc"]);

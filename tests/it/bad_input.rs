@@ -33,14 +33,14 @@ fn nothing_to_run() {
 }
 
 #[test]
-fn a_command_without_the_dashes_before_it() {
+fn a_command_without_dashes_before_it() {
     refused(&["-l", "calc", "touch", "ran"], &["-- touch"]);
     refused(&["touch", "ran"], &["-- touch"]);
     refused(&["-l", "calc", "touch", "--", "ran"], &["--", "touch"]);
 }
 
 #[test]
-fn a_word_too_many_for_a_subcommand_or_before_one() {
+fn extra_words_after_or_before_a_subcommand() {
     for words in [&["prune", "x"] as &[&str], &["check", "a", "b"], &["renew", "a", "b"]] {
         refused(words, &["one word too many", words[0]]);
     }
@@ -76,7 +76,7 @@ fn an_empty_name_directory_or_file() {
 }
 
 #[test]
-fn durations_that_are_none() {
+fn invalid_durations() {
     for duration in [
         "abc",
         "1e400",
@@ -111,7 +111,7 @@ fn durations_that_are_none() {
 }
 
 #[test]
-fn expiry_and_grace_that_are_none() {
+fn invalid_expiry_and_kill_after() {
     for option in ["--expires", "--kill-after"] {
         for duration in ["abc", "-5", "", "1e400"] {
             refused_options(&[option, duration], &[option]);
@@ -121,14 +121,14 @@ fn expiry_and_grace_that_are_none() {
 }
 
 #[test]
-fn exit_codes_that_are_none() {
+fn invalid_exit_codes() {
     for code in ["256", "-1", "abc", "", "1.5", "99999999999999999999"] {
         refused_options(&["-E", code], &["conflict-exit-code"]);
     }
 }
 
 #[test]
-fn becoming_the_command_and_watching_it() {
+fn exec_with_options_that_watch_the_command() {
     for options in [&["--expires", "5"] as &[&str], &["--kill-after", "5"], &["--hold", "tree"], &["--hold", "command"]]
     {
         refused_options(&[&["--exec"], options].concat(), &["--exec", options[0]]);
@@ -136,13 +136,13 @@ fn becoming_the_command_and_watching_it() {
 }
 
 #[test]
-fn a_string_and_a_command() {
+fn a_shell_string_and_a_command() {
     refused(&["-l", "calc", "-c", "touch ran", "--", "touch", "ran"], &["-c"]);
     refused(&["-l", "calc", "-c", "touch ran", "ran"], &["ran"]);
 }
 
 #[test]
-fn slots_and_what_does_not_go_with_them() {
+fn slots_with_conflicting_options() {
     refused_options(&["--slot", "1"], &["--slot"]);
     refused_options(&["--slots", "2", "--shared"], &["--slots"]);
     refused(&["--slots", "2", "--file", "file", "--", "touch", "ran"], &["--slots"]);
@@ -150,20 +150,20 @@ fn slots_and_what_does_not_go_with_them() {
 }
 
 #[test]
-fn replacing_and_what_does_not_go_with_it() {
+fn replace_with_conflicting_options() {
     for options in [&["--timeout", "0"] as &[&str], &["-n"], &["--shared"], &["--slots", "2"]] {
         refused_options(&[&["--replace"], options].concat(), &["--replace"]);
     }
 }
 
 #[test]
-fn quiet_does_not_hide_it() {
+fn quiet_does_not_hide_the_error() {
     refused_options(&["-q", "-t", "abc"], &["abc"]);
     refused_options(&["-n", "-q", "-E", "999"], &["999"]);
 }
 
 #[test]
-fn control_characters_in_it_are_shown_escaped() {
+fn control_characters_are_escaped_in_the_error() {
     let timeout = "a\u{1b}[31m\nb\u{7}";
     refused(&["-t", timeout, "-l", "calc", "--", "touch", "ran"], &["timeout"]).assert_printable();
 }

@@ -1,4 +1,4 @@
-//! `lockrun break`: whoever holds the lock lets go.
+//! `lockrun break`: the holder lets go.
 
 use crate::support::{
     Form, Running, Sandbox, children, eventually, in_pid_namespace, is_alive, is_held, may_act_as_root, status_field,
@@ -52,7 +52,7 @@ fn a_command_ends_with_all_that_it_started() {
 }
 
 #[test]
-fn one_that_ignores_term_is_killed_when_its_time_is_over() {
+fn a_command_that_ignores_term_is_killed_after_kill_after() {
     let script = "trap '' TERM; echo holding; while :; do sleep 0.01; done";
     let sandbox = Sandbox::new();
     // The holder's own patience does not count.
@@ -62,7 +62,7 @@ fn one_that_ignores_term_is_killed_when_its_time_is_over() {
 }
 
 #[test]
-fn so_is_one_that_ignores_it_without_a_lockrun_around_it() {
+fn a_command_run_with_exec_that_ignores_term_is_killed() {
     let sandbox = Sandbox::new();
     // Nobody else has the lock's descriptor for a moment longer.
     let holder = holder(&sandbox, &["--exec"], "trap '' TERM; echo holding; exec cat");
@@ -80,7 +80,7 @@ fn a_stopped_command_ends() {
 }
 
 #[test]
-fn so_does_one_whose_lockrun_is_stopped() {
+fn a_command_whose_lockrun_is_stopped_ends() {
     let sandbox = Sandbox::new();
     let holder = holder(&sandbox, &[], "echo holding; exec sleep 1000");
     stop(holder.pid());
@@ -89,7 +89,7 @@ fn so_does_one_whose_lockrun_is_stopped() {
 }
 
 #[test]
-fn one_that_runs_by_exec_gets_term() {
+fn a_command_run_with_exec_ends_with_all_that_it_started() {
     let sandbox = Sandbox::new();
     let holder = holder(&sandbox, &["--exec"], "sleep 1000 & echo $! >>pids; echo holding; wait");
     break_it(&sandbox, &["calc"]);
@@ -99,7 +99,7 @@ fn one_that_runs_by_exec_gets_term() {
 
 /// Its command has inherited the lock.
 #[test]
-fn so_does_one_whose_lockrun_was_killed() {
+fn a_command_whose_lockrun_was_killed_ends() {
     let sandbox = Sandbox::new();
     let holder = holder(&sandbox, &[], "echo $$ >>pids; echo holding; exec sleep 1000");
     holder.signal(libc::SIGKILL);
@@ -110,7 +110,7 @@ fn so_does_one_whose_lockrun_was_killed() {
 }
 
 #[test]
-fn so_do_flock_and_python() {
+fn flock_and_python_get_term() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let file = sandbox.lock_file("calc");
@@ -123,7 +123,7 @@ fn so_do_flock_and_python() {
 }
 
 #[test]
-fn of_a_broken_token_release_says_by_whom() {
+fn commands_of_a_broken_token_say_who_broke_it() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     let by = break_it(&sandbox, &["calc"]);
@@ -152,7 +152,7 @@ fn every_holder_of_a_pool_lets_go() {
 
 /// Each kind of holder in its own way, not one way for all.
 #[test]
-fn so_does_everybody_who_shares() {
+fn every_shared_holder_lets_go() {
     let sandbox = Sandbox::new();
     let run = Form::Run.hold(&sandbox, &["-l", "calc", "-s"]);
     let token = Form::Acquire.hold(&sandbox, &["-l", "calc", "-s"]);
@@ -183,7 +183,7 @@ fn a_set_that_holds_it_lets_go_of_all_its_locks() {
 
 /// It has one lock and waits for the other one.
 #[test]
-fn so_does_a_set_that_still_waits() {
+fn a_set_that_still_waits_lets_go_too() {
     let run: &[&str] = &["--", "echo", "ran"];
     let exec: &[&str] = &["--exec", "--", "echo", "ran"];
     let acquire: &[&str] = &["--expires", "100"];
@@ -201,7 +201,7 @@ fn so_does_a_set_that_still_waits() {
 }
 
 #[test]
-fn who_waits_gets_it_and_keeps_it() {
+fn the_next_waiter_gets_the_lock_and_keeps_it() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = holder(&sandbox, &[], "echo holding; exec sleep 1000");
@@ -213,7 +213,7 @@ fn who_waits_gets_it_and_keeps_it() {
 }
 
 #[test]
-fn it_is_named_as_for_a_holder() {
+fn file_and_dir_mean_the_same_as_for_a_run() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/data", "");
     let locked = sandbox.hold(&["--file", "data"]);
@@ -229,7 +229,7 @@ fn it_is_named_as_for_a_holder() {
 }
 
 #[test]
-fn what_nobody_holds_is_left_alone() {
+fn a_free_lock_is_left_alone() {
     let sandbox = Sandbox::new();
     let nothing = |words: &[&str]| {
         let outcome = sandbox.lockrun(&[&["break"], words].concat()).run();
@@ -257,7 +257,7 @@ fn exactly_one_lock_is_broken() {
 }
 
 #[test]
-fn a_process_that_only_a_file_names_is_not_touched() {
+fn a_process_named_only_by_the_lock_file_is_not_touched() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let file = sandbox.lock_file("calc");
@@ -279,7 +279,7 @@ fn a_process_that_only_a_file_names_is_not_touched() {
 }
 
 #[test]
-fn from_another_pid_namespace_nobody_is_signalled() {
+fn nobody_is_signalled_from_an_inner_pid_namespace() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let lockrun = sandbox.path("bin/lockrun");
@@ -291,7 +291,7 @@ fn from_another_pid_namespace_nobody_is_signalled() {
 }
 
 #[test]
-fn into_another_pid_namespace_it_works() {
+fn a_holder_in_an_inner_pid_namespace_ends() {
     let sandbox = Sandbox::new();
     let lockrun = sandbox.path("bin/lockrun");
     let command = [lockrun.to_str().unwrap(), "-l", "calc", "-c", "echo holding; exec sleep 1000"];
@@ -303,7 +303,7 @@ fn into_another_pid_namespace_it_works() {
 }
 
 #[test]
-fn another_users_holder_stays_and_its_pid_is_told() {
+fn another_users_holder_stays_and_its_pid_is_named() {
     if !may_act_as_root("another user's holder") {
         return;
     }

@@ -1,5 +1,5 @@
-//! The door of a lock is busy for long, because the lockrun in it was stopped:
-//! what waits for it hears its timeout and signals.
+//! A lockrun was stopped inside the door of a lock: for the others, timeouts and
+//! signals still work.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -61,7 +61,7 @@ fn after_the_grant_a_signal_ends_lockrun() {
 }
 
 #[test]
-fn a_token_is_given_up_as_well() {
+fn acquire_gives_up_too() {
     for way in WAYS {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&["-l", "calc"]);
@@ -74,7 +74,7 @@ fn a_token_is_given_up_as_well() {
 }
 
 #[test]
-fn when_the_door_is_free_again_everybody_gets_in() {
+fn everybody_gets_in_when_the_door_is_free_again() {
     for way in WAYS {
         for options in runs(way) {
             let sandbox = Sandbox::new();

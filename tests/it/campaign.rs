@@ -1,14 +1,6 @@
-//! Every kind of lock at once, by many processes that are killed at random,
-//! under a witness of another kind; and locks that are broken on purpose, to
-//! see that the witness sees.
-//!
-//! The witness is record locks, because those vanish before flock(2) locks do
-//! when a process ends. By default the campaign stops after some hundred
-//! grants; with `LOCKRUN_TEST_FULL=1`, after 20,000:
-//!
-//! ```text
-//! LOCKRUN_TEST_FULL=1 cargo test --test it campaign:: -- --nocapture
-//! ```
+//! Every kind of lock at once, by many processes that are killed at random, under a
+//! witness of another kind: record locks, which vanish before flock(2) locks when a
+//! process ends. `LOCKRUN_TEST_FULL=1` makes 20,000 grants instead of some hundred.
 
 use crate::support::{LIMIT, Outcome, Random, Running, Sandbox, children};
 use rustix::fs::{FlockOperation, flock};
@@ -29,7 +21,7 @@ pub fn size(default: usize, full: usize) -> usize {
 }
 
 #[test]
-fn nobody_is_ever_inside_who_must_not_be_and_nobody_is_stuck() {
+fn locks_exclude_and_nobody_is_stuck() {
     let sandbox = Sandbox::new();
     let enough = size(900, 20_000);
     scope(|scope| {
@@ -300,7 +292,7 @@ fn loops(variant: &str) -> Sandbox {
 }
 
 #[test]
-fn the_witness_sees_what_is_broken() {
+fn the_witness_sees_a_broken_lock() {
     for variant in ["does not compare", "looks first", "ignores readers", "one place for two"] {
         let seen = (0..10).any(|_| loops(variant).path("work/overlap").exists());
         assert!(seen, "a lock that {variant} went unnoticed");
@@ -308,7 +300,7 @@ fn the_witness_sees_what_is_broken() {
 }
 
 #[test]
-fn the_witness_sees_nothing_where_nothing_is_broken() {
+fn the_witness_accepts_a_lock_that_is_not_broken() {
     for variant in ["compares", "gate"] {
         let overlap = fs::read_to_string(loops(variant).path("work/overlap"));
         assert!(overlap.is_err(), "{variant}: {overlap:?}");
@@ -339,7 +331,7 @@ fn without_a_queue_one_greedy_loop_overtakes_the_others() {
 }
 
 #[test]
-fn with_lockrun_none_does() {
+fn with_lockrun_no_loop_overtakes_another() {
     let sandbox = Sandbox::new();
     let greedy = "for i in $(seq 150); do lockrun -q -l calc -c \"echo calc x $$ >>grants\" || exit; done";
     let loops = [(); 4].map(|()| sandbox.sh(greedy).start());

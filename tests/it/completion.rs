@@ -1,4 +1,4 @@
-//! The completions, asked in the shells that they are for.
+//! The completions, tried in the shells that they are for.
 
 use crate::support::Sandbox;
 use std::path::{Path, PathBuf};

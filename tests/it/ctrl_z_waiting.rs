@@ -1,5 +1,4 @@
-//! Ctrl-Z while lockrun waits: nobody waits for a job that is stopped, for none
-//! of its locks.
+//! Ctrl-Z while lockrun waits: a stopped job holds up nobody, for none of its locks.
 
 use std::fs::File;
 use std::thread::sleep;
@@ -55,12 +54,12 @@ fn nothing_is_kept(sandbox: &Sandbox, holder: &[&str], waiter: &str, others: &[&
 }
 
 #[test]
-fn with_exec_too_ctrl_z_gives_up_the_place() {
+fn ctrl_z_gives_up_the_place_with_exec_too() {
     nothing_is_kept(&Sandbox::new(), &["-l", "calc"], "--exec -l calc", &["-l", "calc"]);
 }
 
 #[test]
-fn of_a_set_it_keeps_none() {
+fn a_stopped_set_keeps_none_of_its_locks() {
     for form in ["", "--exec"] {
         let sandbox = Sandbox::new();
         let [first, last] = sandbox.in_order(["a", "b"]);
@@ -70,7 +69,7 @@ fn of_a_set_it_keeps_none() {
 
 /// Neither who waits for a place, nor who waits to share all of them.
 #[test]
-fn in_a_pool_it_does_not_keep_the_whole_lock_away() {
+fn a_stopped_waiter_of_a_pool_does_not_block_the_whole_lock() {
     for waiter in ["--slots 1", "--slots 1 --exec", "--shared", "--shared --exec"] {
         let holder = ["--slots", "1", "-l", "calc"];
         nothing_is_kept(&Sandbox::new(), &holder, &format!("{waiter} -l calc"), &["-l", "calc"]);
@@ -90,7 +89,7 @@ fn with_the_grant(sandbox: &Sandbox, waiter: i32, what: &str) -> Running {
 }
 
 #[test]
-fn with_the_grant_it_stops_what_becomes_the_command() {
+fn ctrl_z_at_the_grant_stops_the_process_that_becomes_the_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let mut shell = Terminal::shell(&sandbox);
@@ -109,7 +108,7 @@ fn with_the_grant_it_stops_what_becomes_the_command() {
 }
 
 #[test]
-fn replaced_with_the_grant_it_does_not_become_the_command() {
+fn a_waiter_replaced_at_the_grant_does_not_become_the_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["--exec", "-l", "calc", "--", "echo", "ran"]).start().until_waiting();
@@ -128,7 +127,7 @@ fn replaced_with_the_grant_it_does_not_become_the_command() {
 /// All signals are blocked when lockrun begins; what came before it could tell
 /// must not stop it with a place in the queue.
 #[test]
-fn pressed_before_it_waits_it_gives_up_the_place_too() {
+fn ctrl_z_before_the_wait_gives_up_the_place_too() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let mut shell = Terminal::shell(&sandbox);
@@ -161,7 +160,7 @@ fn stop_and_go_on(mut lockrun: Running) {
 
 /// Its child may be on the way to the command, where nobody could see it stop.
 #[test]
-fn ctrl_z_about_the_grant_stops_lockrun_too() {
+fn ctrl_z_around_the_grant_stops_lockrun_too() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let file = File::open(sandbox.lock_file("calc")).unwrap();
@@ -176,7 +175,7 @@ fn ctrl_z_about_the_grant_stops_lockrun_too() {
 }
 
 #[test]
-fn ctrl_z_about_the_start_of_the_command_stops_lockrun_too() {
+fn ctrl_z_around_the_start_of_the_command_stops_lockrun_too() {
     let sandbox = Sandbox::new();
     for round in 0..150 {
         let lockrun = sandbox.lockrun(&["-q", "-l", "calc", "--", "true"]).start();

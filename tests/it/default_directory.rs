@@ -1,4 +1,4 @@
-//! Where locks live without `--dir` and `LOCKRUN_DIR`: the user id alone says.
+//! The locks directory without `--dir` and `LOCKRUN_DIR`: only the user id decides.
 
 use crate::support::{Outcome, Sandbox, may_act_as_root, with_mounts};
 use std::fs;
@@ -51,7 +51,7 @@ fn modes(base: &Path) -> String {
 }
 
 #[test]
-fn for_root_it_is_in_run() {
+fn roots_directory_is_in_run() {
     let script = "umask 000; lockrun -l calc -- true; cd /run; stat -c '%a %u %n' lockrun lockrun/*";
     let Some(outcome) = as_root(script) else {
         return;
@@ -61,7 +61,7 @@ fn for_root_it_is_in_run() {
 }
 
 #[test]
-fn for_root_the_environment_does_not_matter() {
+fn the_environment_does_not_matter_for_root() {
     let script = "HOME=/nonexistent XDG_RUNTIME_DIR=/tmp XDG_STATE_HOME=/tmp USER=x lockrun -l a -- true
         env -i \"$(command -v lockrun)\" -l a -- true; ls /run/lockrun";
     let Some(outcome) = as_root(script) else {
@@ -71,7 +71,7 @@ fn for_root_the_environment_does_not_matter() {
 }
 
 #[test]
-fn for_a_user_it_is_in_the_home_from_passwd() {
+fn a_users_directory_is_in_the_home_from_passwd() {
     let sandbox = Sandbox::new();
     let home = sandbox.path("home");
     for script in [
@@ -102,7 +102,7 @@ fn it_is_made_for_its_user_alone() {
 }
 
 #[test]
-fn a_user_that_passwd_does_not_know_is_asked_of_getent() {
+fn getent_is_asked_about_a_user_that_passwd_does_not_know() {
     let sandbox = Sandbox::new();
     let home = sandbox.path("home");
     let script = "HOME=/elsewhere lockrun -l calc -- true";
@@ -114,7 +114,7 @@ fn a_user_that_passwd_does_not_know_is_asked_of_getent() {
 }
 
 #[test]
-fn a_user_that_nobody_knows_has_its_home_from_the_environment() {
+fn the_home_of_an_unknown_user_is_that_of_the_environment() {
     let sandbox = Sandbox::new();
     let script = "lockrun -l calc -- true";
     let Some(outcome) = as_user(&sandbox, "", "", script) else {
@@ -140,7 +140,7 @@ fn a_user_without_any_home_must_give_a_directory() {
 }
 
 #[test]
-fn one_that_is_not_fit_is_named_and_not_used() {
+fn an_unsafe_directory_is_named_and_not_used() {
     for make in [
         "mkdir -m 777 lockrun",
         "mkdir -m 1777 lockrun",
@@ -159,7 +159,7 @@ fn one_that_is_not_fit_is_named_and_not_used() {
 }
 
 #[test]
-fn one_of_another_user_is_named_even_to_cron() {
+fn another_users_directory_is_named_even_with_quiet() {
     if !may_act_as_root("chown") {
         return;
     }

@@ -1,5 +1,5 @@
-//! `acquire --fd N`: the lock is on a descriptor of the script's own, in every
-//! shell and however it was opened.
+//! `acquire --fd N`: the lock is on a descriptor of the script's own, in every shell
+//! and however it was opened.
 
 use crate::support::{Outcome, Running, SHELLS, Sandbox, Terminal, in_pid_namespace, is_held, may_act_as_root};
 use std::fs;
@@ -40,7 +40,7 @@ fn a_script_in_any_shell_holds_it_until_it_ends() {
 }
 
 #[test]
-fn where_a_shell_closes_it_for_programs_the_line_says_how_to_write_it() {
+fn in_shells_that_close_it_for_programs_the_error_says_what_to_write() {
     for shell in SHELLS {
         let sandbox = Sandbox::new();
         let text = "exec 9<>\"$(lockrun path calc)\" || exit; lockrun acquire --fd 9; echo $?";
@@ -53,7 +53,7 @@ fn where_a_shell_closes_it_for_programs_the_line_says_how_to_write_it() {
 }
 
 #[test]
-fn it_is_locked_however_it_was_opened() {
+fn an_exclusive_lock_works_on_every_kind_of_open_file() {
     let sandbox = Sandbox::new();
     sandbox.write("work/file", "precious\n");
     sandbox.make_dir("work/directory", 0o755);
@@ -80,7 +80,7 @@ fn it_is_locked_however_it_was_opened() {
 
 /// A reader of a lock that may have slots has to be open for reading.
 #[test]
-fn a_reader_too() {
+fn a_shared_lock_works_on_every_kind_of_open_file() {
     let sandbox = Sandbox::new();
     for open in ["9<>\"$(lockrun path calc)\"", "9<\"$(lockrun path calc)\"", "9>file"] {
         let text = format!("exec {open}; lockrun acquire --fd 9 -n -s || exit; echo holding; cat");
@@ -94,7 +94,7 @@ fn a_reader_too() {
 }
 
 #[test]
-fn what_cannot_be_a_lock_is_refused_and_the_line_says_what_to_open() {
+fn other_kinds_of_file_are_refused_and_the_error_says_what_to_open() {
     let sandbox = Sandbox::new();
     let refused = |outcome: Outcome, what: &str| {
         outcome.assert_code(125).assert_one_line(&["descriptor 9", what, "exec 9<>\"$(lockrun path NAME)\""]);
@@ -123,7 +123,7 @@ fn what_cannot_be_a_lock_is_refused_and_the_line_says_what_to_open() {
 
 /// A number that is closed is not the one of a file that lockrun opens itself.
 #[test]
-fn a_closed_number_is_never_a_file_of_lockruns_own() {
+fn a_closed_descriptor_is_never_taken_for_a_file_of_lockrun() {
     let sandbox = Sandbox::new();
     for number in 3..12 {
         let line = format!("exec {number}>&-; lockrun acquire --fd {number}");
@@ -182,7 +182,7 @@ fn the_lock_file_of_a_name_has_no_second_queue() {
 
 /// Its content is not touched; its queue is elsewhere.
 #[test]
-fn somebody_elses_file_with_such_a_name_is_locked_as_any_other() {
+fn a_foreign_file_named_like_a_lock_file_is_locked_as_any_other() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     fs::write(sandbox.lock_file("foreign"), "precious\n").unwrap();
@@ -208,7 +208,7 @@ fn a_path_of_descriptors_means_the_descriptor() {
 }
 
 #[test]
-fn a_name_or_path_beside_it_has_to_be_its_own() {
+fn a_name_or_path_beside_the_descriptor_must_be_that_of_its_file() {
     let sandbox = Sandbox::new();
     let acquire =
         |open: &str, options: &str| sandbox.sh(&format!("exec 9<>{open}; lockrun acquire -n --fd 9 {options}")).run();
@@ -228,7 +228,7 @@ fn a_name_or_path_beside_it_has_to_be_its_own() {
 }
 
 #[test]
-fn options_that_mean_nothing_for_it_are_refused() {
+fn options_without_meaning_for_a_descriptor_are_refused() {
     let sandbox = Sandbox::new();
     for options in ["--slots 2", "--owner $$", "--expires 1h", "-E 0"] {
         let outcome = sandbox.sh(&script(options, "echo in")).run();
@@ -254,7 +254,7 @@ fn the_last_of_two_options_counts_and_the_environment_has_a_timeout() {
 }
 
 #[test]
-fn what_is_told() {
+fn messages_are_those_of_every_lock() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.sh(&script("-v", "true")).run();
     outcome.assert_code(0).assert_stdout("").assert_one_line(&["calc: locked", "calc.lock", "waited"]);
@@ -265,7 +265,7 @@ fn what_is_told() {
 }
 
 #[test]
-fn check_tells_the_number_of_the_grant() {
+fn check_shows_the_fencing_token() {
     let sandbox = Sandbox::new();
     let fence = |text: &str| {
         let outcome = sandbox.sh(&script("", text)).run();
@@ -357,7 +357,7 @@ fn without_a_default_directory_the_kernel_queues() {
 
 /// Where the dead have no numbers.
 #[test]
-fn in_a_container_the_record_is_believed_too() {
+fn the_record_is_believed_in_a_container_too() {
     let sandbox = Sandbox::new();
     let text = "lockrun check --fd 9 --json | jq .fence; lockrun list --json calc | jq -r '.[0].holders[0].since'";
     let Some(container) = in_pid_namespace(&sandbox, &["sh", "-c", &script("", text)]) else { return };

@@ -1,6 +1,5 @@
-//! The scripts with a descriptor of their own that README.md, docs/ and the
-//! manual show, each with its `recipe` key, as they stand there: in every shell,
-//! beside themselves, and killed.
+//! The scripts with a descriptor in README.md, docs/ and the manual (those with a
+//! `recipe` key): in every shell, several at once, and killed.
 
 use crate::support::{Example, Invocation, Running, SHELLS, Sandbox, Shell, eventually, is_held};
 use std::fs;
@@ -51,7 +50,7 @@ fn one_at_a_time_and_the_code_of_the_work_is_passed_on() {
 }
 
 #[test]
-fn killed_with_9_it_leaves_the_lock_to_its_work() {
+fn a_script_killed_with_sigkill_leaves_the_lock_to_its_work() {
     for (shell, example) in ["own descriptor", "any shell"].into_iter().flat_map(in_shells) {
         let sandbox = sandbox();
         let mut running = working(&sandbox, &|| sandbox.shell(shell, &example.text));
@@ -67,7 +66,7 @@ fn killed_with_9_it_leaves_the_lock_to_its_work() {
 }
 
 #[test]
-fn without_a_file_nothing_is_done() {
+fn nothing_is_done_without_a_lock_file() {
     for (shell, example) in ["own descriptor", "any shell"].into_iter().flat_map(in_shells) {
         let sandbox = sandbox();
         fs::create_dir(sandbox.lock_file("nightly")).unwrap();

@@ -1,5 +1,5 @@
-//! Locks on descriptors that several processes have: children, siblings, daemons,
-//! and who of them is told of, and ended.
+//! Locks on descriptors that several processes have: children, siblings, daemons. Which
+//! of them is named, and which is ended.
 
 use crate::support::{Running, SHELLS, Sandbox, children, eventually, is_alive, is_held};
 use std::fs;
@@ -85,7 +85,7 @@ fn of_siblings_on_one_description_only_one_gets_it() {
 
 /// Also if they wait for somebody else at the same time.
 #[test]
-fn nor_when_they_wait_together() {
+fn of_waiting_siblings_on_one_description_only_one_gets_it() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let text = "exec 9<>\"$(lockrun path calc)\" || exit
@@ -107,7 +107,7 @@ fn nor_when_they_wait_together() {
 }
 
 #[test]
-fn once_the_one_has_ended_the_description_is_the_others() {
+fn when_a_sibling_has_ended_its_lock_passes_to_the_script() {
     let sandbox = Sandbox::new();
     let text = "exec 9<>\"$(lockrun path calc)\" || exit
         (lockrun acquire --fd 9; true); lockrun acquire --fd 9 -n && lockrun check --fd 9 && echo mine";
@@ -118,7 +118,7 @@ fn once_the_one_has_ended_the_description_is_the_others() {
 }
 
 #[test]
-fn a_sibling_that_checks_is_told_whose_it_is() {
+fn check_tells_a_sibling_who_holds_the_lock() {
     let sandbox = Sandbox::new();
     let text = "exec 9<>\"$(lockrun path calc)\" || exit
         (lockrun acquire --fd 9; >locked; until [ -e done ]; do sleep 0.01; done) &
@@ -143,7 +143,7 @@ fn a_shared_lock_is_given_up_before_an_exclusive_one_is_waited_for() {
 }
 
 #[test]
-fn the_record_tells_the_script_since_when_and_its_number() {
+fn the_record_names_script_time_and_fencing_token() {
     for shell in SHELLS {
         let sandbox = Sandbox::new();
         let text = shell.with_descriptor("lockrun acquire --fd 9 || exit; echo holding; cat");
@@ -166,7 +166,7 @@ fn the_record_tells_the_script_since_when_and_its_number() {
 }
 
 #[test]
-fn killed_with_9_the_script_leaves_it_to_its_child_at_work() {
+fn a_script_killed_with_sigkill_leaves_the_lock_to_its_child() {
     let sandbox = Sandbox::new();
     let script = start(&sandbox, "sh -c 'echo $$ >pids; echo holding; exec sleep 1000'; true");
     script.signal(libc::SIGKILL);
@@ -181,7 +181,7 @@ fn killed_with_9_the_script_leaves_it_to_its_child_at_work() {
 }
 
 #[test]
-fn release_takes_it_back_from_a_daemon_that_has_inherited_it() {
+fn release_takes_the_lock_from_a_daemon_that_inherited_it() {
     let sandbox = Sandbox::new();
     let script = start(&sandbox, &format!("{DAEMON} lockrun release --fd 9 || exit; echo holding; cat"));
     assert!(!is_held(&sandbox.lock_file("calc")));
@@ -192,7 +192,7 @@ fn release_takes_it_back_from_a_daemon_that_has_inherited_it() {
 }
 
 #[test]
-fn a_daemon_that_keeps_it_keeps_the_lock_and_is_named() {
+fn a_daemon_that_keeps_the_descriptor_keeps_the_lock_and_is_named() {
     let sandbox = Sandbox::new();
     let script = start(&sandbox, &format!("{DAEMON} echo holding; cat"));
     assert_eq!(holder(&sandbox)["pid"].as_i64(), Some(script.pid().into()));
@@ -235,7 +235,7 @@ fn break_kills_a_script_that_does_not_end() {
 
 /// A tmux server with all its sessions, for example.
 #[test]
-fn break_never_ends_who_has_only_inherited_it() {
+fn break_never_ends_a_process_that_only_inherited_the_lock() {
     let sandbox = Sandbox::new();
     let script = start(&sandbox, &format!("{DAEMON} echo holding; cat"));
     let daemon = pids(&sandbox)[0];
@@ -257,7 +257,7 @@ fn break_never_ends_who_has_only_inherited_it() {
 
 /// flock(1) in a script: who did it has ended, and there is no record.
 #[test]
-fn nor_those_who_have_what_flock_locked_on_a_descriptor() {
+fn break_never_ends_a_script_whose_descriptor_flock_locked() {
     let sandbox = Sandbox::new();
     let text = "exec 9<>\"$(lockrun path calc)\" || exit; flock 9; echo holding; cat";
     let script = sandbox.sh(text).input("").start().until_says("holding");

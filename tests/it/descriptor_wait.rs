@@ -1,5 +1,5 @@
-//! `acquire --fd N` while it waits: in one queue with everybody, and nothing is
-//! locked afterwards that the exit code does not say.
+//! `acquire --fd N` while it waits: it shares one queue with all others, and what is
+//! locked afterwards agrees with the exit code.
 
 use crate::support::{
     Invocation, Running, Sandbox, Terminal, Timeline, eventually, is_alive, is_held, sleeps_in_a_lock_call,
@@ -98,7 +98,7 @@ fn a_wait_that_is_over_leaves_nothing_behind() {
 
 /// The grant and the end of the time at the same moment: the code says which.
 #[test]
-fn timed_out_in_the_moment_of_the_grant_the_code_and_the_lock_agree() {
+fn code_and_lock_agree_when_it_times_out_at_the_grant() {
     let sandbox = Sandbox::new();
     let mut seen = HashMap::new();
     for round in 0..120 {
@@ -122,7 +122,7 @@ fn timed_out_in_the_moment_of_the_grant_the_code_and_the_lock_agree() {
 }
 
 #[test]
-fn killed_while_it_waits_it_never_gets_the_lock() {
+fn a_killed_waiter_never_gets_the_lock() {
     for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGQUIT] {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&["-l", "calc"]);
@@ -137,7 +137,7 @@ fn killed_while_it_waits_it_never_gets_the_lock() {
 
 /// A moment that a signal has to hit: the lock is given back, or the code says 0.
 #[test]
-fn ended_by_a_signal_about_the_grant_the_code_and_the_lock_agree() {
+fn code_and_lock_agree_when_a_signal_comes_around_the_grant() {
     let sandbox = Sandbox::new();
     for round in 0..60 {
         let holder = sandbox.hold(&["-l", "calc"]);
@@ -222,17 +222,17 @@ fn kill_at_each_call(holds: bool, options: &str) {
 }
 
 #[test]
-fn killed_at_any_system_call_code_check_and_kernel_agree() {
+fn code_check_and_kernel_agree_after_a_kill_at_any_system_call() {
     kill_at_each_call(false, "-n");
 }
 
 #[test]
-fn killed_at_any_system_call_of_a_wait_too() {
+fn code_check_and_kernel_agree_after_a_kill_at_any_system_call_of_a_wait() {
     kill_at_each_call(true, "-t 100");
 }
 
 #[test]
-fn killed_it_leaves_no_process_behind() {
+fn a_killed_waiter_leaves_no_process_behind() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let waiter = asking(&sandbox, "-v").start().until_waiting();
@@ -268,7 +268,7 @@ fn a_waiter_that_is_stopped_gives_up_its_place_and_queues_anew() {
 }
 
 #[test]
-fn on_a_terminal_a_living_line_tells_for_whom_it_waits() {
+fn on_a_terminal_a_living_line_names_the_holder() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let text = script("-t 1000", "echo in");
@@ -292,7 +292,7 @@ fn ctrl_c_ends_the_script_and_takes_the_line_away() {
 }
 
 #[test]
-fn two_hundred_rounds_beside_flock_and_nobody_is_inside_with_another() {
+fn scripts_and_flock_exclude_each_other_for_two_hundred_rounds() {
     let sandbox = Sandbox::new();
     let timeline = Timeline::new(&sandbox);
     sandbox.lockrun(&["path", "calc"]).run().assert_code(0);

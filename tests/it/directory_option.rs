@@ -37,7 +37,7 @@ fn a_missing_directory_is_made_for_its_user_alone() {
 }
 
 #[test]
-fn a_directory_that_is_made_is_told_once_and_not_to_cron() {
+fn a_new_directory_is_mentioned_once_and_not_with_quiet() {
     let sandbox = Sandbox::new();
     let absolute = |dir: &str| sandbox.path("work").join(dir).display().to_string();
     let run = |options: &[&str]| sandbox.lockrun(&[options, &["-l", "calc", "--", "true"]].concat());
@@ -54,7 +54,7 @@ fn a_directory_that_is_made_is_told_once_and_not_to_cron() {
 }
 
 #[test]
-fn looking_into_a_directory_that_is_missing_fails_and_makes_nothing() {
+fn looking_into_a_missing_directory_fails_and_makes_nothing() {
     let sandbox = Sandbox::new();
     let commands: [&[&str]; 7] = [
         &["list"],
@@ -96,7 +96,7 @@ fn users_who_give_the_same_directory_exclude_each_other() {
 }
 
 #[test]
-fn a_lock_that_is_closed_to_us_is_named_even_to_cron() {
+fn a_lock_without_permission_is_named_even_with_quiet() {
     if !may_act_as_root("acting as two users") {
         return;
     }
@@ -109,7 +109,7 @@ fn a_lock_that_is_closed_to_us_is_named_even_to_cron() {
 }
 
 #[test]
-fn what_cannot_be_the_directory_is_named() {
+fn something_that_is_no_directory_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("work/file", "");
     for dir in ["file", "file/below"] {

@@ -1,8 +1,6 @@
-//! `man/` and `completions/` are made from the command line, and stay as it is.
-//!
-//! `make docs` (`UPDATE=1` in the environment of these tests) writes them anew.
-//! What the command line does not say stands in `man/parts/` and
-//! `completions/parts/`.
+//! `man/` and `completions/` are generated from the command line and `man/parts/`,
+//! `completions/parts/`. `make docs` (`UPDATE=1` in the environment of these tests)
+//! writes them.
 
 use clap::builder::Resettable;
 use clap::{Arg, Command, ValueHint};
@@ -22,7 +20,7 @@ const CARGOS: [&str; 5] = ["--git", "--locked", "--path", "--print", "--target"]
 const OTHERS: [&str; 1] = ["--id"];
 
 #[test]
-fn pages_are_as_the_command_line() {
+fn manual_pages_match_the_command_line() {
     for command in commands() {
         let file = format!("{}.1", name_of(&command));
         let part = read(&format!("man/parts/{file}"));
@@ -31,7 +29,7 @@ fn pages_are_as_the_command_line() {
 }
 
 #[test]
-fn no_page_is_left_over() {
+fn no_manual_page_is_left_over() {
     let named = |command: &Command| format!("{}.1", name_of(command));
     let expected: BTreeSet<_> = commands().iter().map(named).collect();
     for directory in ["man", "man/parts"] {
@@ -40,7 +38,7 @@ fn no_page_is_left_over() {
 }
 
 #[test]
-fn completions_are_as_the_command_line() {
+fn completions_match_the_command_line() {
     for (shell, file) in [(Shell::Bash, "lockrun.bash"), (Shell::Zsh, "_lockrun"), (Shell::Fish, "lockrun.fish")] {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut tree_to_complete(), "lockrun", &mut script);

@@ -1,4 +1,5 @@
-//! What COMMAND is given: its lock's name and number, and else what we got.
+//! What COMMAND gets: its lock's name and fencing token, and otherwise what lockrun
+//! got.
 
 use crate::support::Sandbox;
 
@@ -11,7 +12,7 @@ fn command_finds_its_lock_in_the_environment() {
 }
 
 #[test]
-fn command_gets_input_directory_and_environment_as_they_are() {
+fn command_gets_input_directory_and_environment_unchanged() {
     let sandbox = Sandbox::new();
     let outcome = sandbox
         .lockrun(&["-l", "calc", "-c", "cat; pwd; echo $COLOUR; echo err >&2"])

@@ -1,5 +1,5 @@
-//! The requests to etcd, each against a real server: what is answered, what
-//! happens when it is sent twice, and what the server's bad days look like.
+//! The requests to etcd, each against a real server: answers, repeated requests, and
+//! what a failing server does to them.
 
 use crate::support::{Authority, Etcd, Sandbox, eventually};
 use lockrun::lock::server::etcd::calls::{Calls, Condition, LeaseId, Read, Renewed, Span, Write};
@@ -82,7 +82,7 @@ fn a_lease_lasts_as_long_as_the_server_says() {
 }
 
 #[test]
-fn a_grant_that_is_sent_again_counts_from_the_first_one() {
+fn a_repeated_grant_counts_from_the_first_try() {
     let etcd = Etcd::start();
     run(async {
         let mut calls = calls(&etcd);
@@ -154,7 +154,7 @@ fn a_lease_that_was_revoked_cannot_be_kept() {
 }
 
 #[test]
-fn a_row_that_was_removed_or_made_anew_is_gone_though_the_lease_lives() {
+fn a_row_that_was_removed_or_remade_is_gone_though_the_lease_lives() {
     let etcd = Etcd::start();
     let sandbox = Sandbox::new();
     run(async {
@@ -224,7 +224,7 @@ fn wish(key: &str, only_removal: bool, after: i64) -> Wish {
 }
 
 #[test]
-fn what_happened_between_the_look_and_the_watch_is_heard() {
+fn a_watch_reports_what_happened_since_the_look() {
     let etcd = Etcd::start();
     let sandbox = Sandbox::new();
     run(async {
@@ -439,7 +439,7 @@ fn a_wrong_password_and_one_that_cannot_be_read_are_told_apart() {
 }
 
 #[test]
-fn tls_with_the_own_authority_and_a_client_certificate() {
+fn tls_works_with_an_own_authority_and_a_client_certificate() {
     let sandbox = Sandbox::new();
     let etcd = Etcd::start_with_tls(&sandbox);
     let read = Read::all(Span::one(ROW));
@@ -498,7 +498,7 @@ fn a_server_that_is_no_etcd_is_named() {
 }
 
 #[test]
-fn the_version_is_told() {
+fn the_version_is_known() {
     let etcd = Etcd::start();
     let version = run(async { calls(&etcd).version(long()).await.unwrap() });
     assert!(version.starts_with("3."), "{version}");

@@ -1,14 +1,6 @@
-//! Everything at once on three servers of etcd: locks of every kind, servers that
-//! are frozen, killed and cut off, lockruns that are killed and stopped.
-//!
-//! A command under a lock says every few milliseconds that it is alive, by the
-//! clock that runs through suspend, into a file that outlives it. Afterwards
-//! [`judge`] compares all of them. By default the campaign stops after some
-//! hundred grants; with `LOCKRUN_TEST_FULL=1`, after 2,000:
-//!
-//! ```text
-//! LOCKRUN_TEST_FULL=1 cargo test --test it etcd_campaign:: -- --nocapture
-//! ```
+//! Locks of every kind on three servers of etcd: servers are frozen, killed and cut
+//! off, lockruns killed and stopped. [`judge`] compares what each command wrote while
+//! it was alive. `LOCKRUN_TEST_FULL=1` makes 2,000 grants instead of some hundred.
 
 use crate::campaign::size;
 use crate::etcd_oracle::{Grant, Had, Window, judge};
@@ -46,7 +38,7 @@ struct Campaign<'a> {
 }
 
 #[test]
-fn nobody_runs_beside_another_and_nobody_is_stuck() {
+fn locks_exclude_and_nobody_is_stuck() {
     let Some(cluster) = Cluster::start() else { return };
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("work/beats")).unwrap();

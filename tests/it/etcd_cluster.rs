@@ -1,5 +1,5 @@
-//! Three servers of etcd, cut off, frozen and killed: what a client may believe
-//! of their answers.
+//! Three servers of etcd, cut off, frozen and killed: which of their answers a client
+//! may believe.
 
 use crate::support::{Cluster, NODES, Node, eventually};
 use lockrun::lock::server::etcd;
@@ -153,7 +153,7 @@ fn a_watch_at_a_member_without_a_majority_ends() {
 }
 
 #[test]
-fn without_a_majority_nothing_is_known() {
+fn no_answer_is_believed_without_a_majority() {
     let Some(cluster) = Cluster::start() else { return };
     let leader = cluster.leader();
     cluster.inside(|| {

@@ -1,5 +1,5 @@
-//! The judge of a campaign on a server: it knows nothing of rows and leases, only
-//! when commands were seen alive, and by which number each had its lock.
+//! The judge of a campaign on a server. It knows only when commands were seen alive,
+//! and each one's fencing token.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn counts(verdict: &Verdict) -> [usize; 4] {
 }
 
 #[test]
-fn one_after_the_other_is_fine() {
+fn commands_one_after_the_other_are_accepted() {
     use Had::{Everything, Share, Slot};
     let grants = vec![
         grant("a", Everything, 1, 0, 10),
@@ -102,7 +102,7 @@ fn one_after_the_other_is_fine() {
 }
 
 #[test]
-fn two_at_the_same_time_are_found() {
+fn two_commands_at_the_same_time_are_found() {
     use Had::{Everything, Share, Slot};
     for (one, other) in [(Everything, Everything), (Everything, Share), (Share, Slot(1)), (Slot(1), Slot(1))] {
         let grants = vec![grant("a", one, 1, 0, 10), grant("b", other, 2, 10, 20)];
@@ -111,7 +111,7 @@ fn two_at_the_same_time_are_found() {
 }
 
 #[test]
-fn numbers_that_do_not_rise_are_found() {
+fn fencing_tokens_that_do_not_rise_are_found() {
     for fence in [1, 2] {
         let grants = vec![grant("b", Had::Share, fence, 20, 30), grant("a", Had::Everything, 2, 0, 10)];
         assert_eq!(counts(&judge(grants, &[])), [1, 0, 0, 1]);
@@ -119,7 +119,7 @@ fn numbers_that_do_not_rise_are_found() {
 }
 
 #[test]
-fn what_nobody_could_prevent_is_counted_apart() {
+fn overlaps_that_nobody_could_prevent_are_counted_apart() {
     let mut grants = vec![grant("a", Had::Everything, 1, 0, 30), grant("b", Had::Everything, 2, 20, 40)];
     let window = [20, 25].map(Duration::from_millis);
     assert_eq!(counts(&judge(grants.clone(), &[(window[0], window[1])])), [1, 0, 1, 0]);

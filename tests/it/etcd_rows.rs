@@ -99,7 +99,7 @@ fn a_free_lock_is_ours_once_the_row_is_there() {
 }
 
 #[test]
-fn those_who_wait_see_what_is_in_their_way_and_no_more() {
+fn waiters_see_only_the_rows_in_their_way() {
     let etcd = Etcd::start();
     run(async {
         let mut store = store(&etcd);
@@ -171,7 +171,7 @@ fn slots_are_written_once_and_in_the_order_of_the_queue() {
 }
 
 #[test]
-fn a_call_that_comes_before_the_grant_is_not_written_over() {
+fn a_call_before_the_grant_is_not_overwritten() {
     let etcd = Etcd::start();
     run(async {
         let (mut store, mut caller) = (store(&etcd), store(&etcd));
@@ -221,7 +221,7 @@ fn a_conditional_row_enters_only_if_nothing_came_or_changed() {
 }
 
 #[test]
-fn a_set_is_entered_as_one_or_not_at_all() {
+fn a_set_is_entered_whole_or_not_at_all() {
     let etcd = Etcd::start();
     run(async {
         let mut store = store(&etcd);
@@ -299,7 +299,7 @@ fn waits_for(look: &Look, number: u128, until: Until) -> Watched {
 }
 
 #[test]
-fn a_watch_tells_of_the_end_of_others_and_of_calls_to_us() {
+fn a_watch_reports_the_end_of_others_and_calls_to_us() {
     let etcd = Etcd::start();
     run(async {
         let mut store = store(&etcd);
@@ -324,7 +324,7 @@ fn a_watch_tells_of_the_end_of_others_and_of_calls_to_us() {
 }
 
 #[test]
-fn whatever_happens_to_a_lock_can_be_watched() {
+fn every_change_of_a_lock_can_be_watched() {
     let etcd = Etcd::start();
     run(async {
         let mut store = store(&etcd);
@@ -339,7 +339,7 @@ fn whatever_happens_to_a_lock_can_be_watched() {
 
 /// The net under a watch that has failed.
 #[test]
-fn a_renewal_looks_at_what_the_watch_was_to_look_at() {
+fn a_renewal_checks_what_the_watch_looks_at() {
     let etcd = Etcd::start();
     run(async {
         let mut store = store(&etcd);

@@ -1,4 +1,4 @@
-//! What holds for locks on files and on servers alike, by one list.
+//! What holds for locks on files and on servers alike.
 
 use crate::support::{Place, Sandbox, eventually};
 
@@ -22,7 +22,7 @@ fn a_free_lock_is_taken_and_free_again() {
 }
 
 #[test]
-fn a_held_lock_is_waited_for_or_not() {
+fn a_held_lock_is_waited_for_unless_the_timeout_is_zero() {
     for place in Place::all() {
         let sandbox = Sandbox::new();
         let holder = place.hold(&sandbox, &["-l", "calc"]);
@@ -77,7 +77,7 @@ fn readers_share_and_a_writer_is_not_passed() {
 }
 
 #[test]
-fn a_pool_has_so_many_slots() {
+fn a_pool_has_exactly_its_slots() {
     for place in Place::all() {
         let sandbox = Sandbox::new();
         let options = ["--slots", "2", "-l", "calc"];
@@ -175,7 +175,7 @@ fn break_ends_the_holder() {
 }
 
 #[test]
-fn wait_returns_when_it_is_free() {
+fn wait_returns_when_the_lock_is_free() {
     for place in Place::all() {
         let sandbox = Sandbox::new();
         place.lockrun(&sandbox, &["wait", "calc"]).run().assert_code(0).assert_silent();

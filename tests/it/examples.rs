@@ -26,22 +26,22 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[test]
-fn of_the_readme() {
+fn examples_of_the_readme() {
     run_all("README.md");
 }
 
 #[test]
-fn of_the_recipes() {
+fn examples_of_the_recipes() {
     run_all("docs/recipes.md");
 }
 
 #[test]
-fn for_those_who_come_from_other_tools() {
+fn examples_for_users_of_other_tools() {
     run_all("docs/coming-from.md");
 }
 
 #[test]
-fn of_the_manual() {
+fn examples_of_the_manual() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("man")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".1") {

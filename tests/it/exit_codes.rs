@@ -22,7 +22,7 @@ fn busy_is_75_and_timed_out_is_124() {
 }
 
 #[test]
-fn somebody_who_waits_makes_it_busy_too() {
+fn a_waiter_makes_a_lock_busy_too() {
     let sandbox = Sandbox::new();
     let reader = sandbox.hold(&["-l", "calc", "--shared"]);
     let writer = sandbox.lockrun(&["-l", "calc", "--", "true"]);
@@ -62,7 +62,7 @@ fn the_conflict_code_is_for_conflicts_only() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_126() {
+fn a_command_that_cannot_be_executed_is_126() {
     let sandbox = Sandbox::new();
     sandbox.write("work/plain", "echo not executable\n");
     for command in ["./plain", "/etc", "/dev/null"] {
@@ -72,7 +72,7 @@ fn what_cannot_be_executed_is_126() {
 }
 
 #[test]
-fn what_is_not_found_is_127() {
+fn a_command_that_is_not_found_is_127() {
     let sandbox = Sandbox::new();
     for command in ["no-such-command", "./no-such-command", "/no/such/command"] {
         let outcome = sandbox.lockrun(&["-l", "calc", "--", command]).run();
@@ -81,7 +81,7 @@ fn what_is_not_found_is_127() {
 }
 
 #[test]
-fn what_is_there_without_its_interpreter_is_127_too_and_the_line_says_so() {
+fn a_script_without_its_interpreter_is_127_and_the_error_says_so() {
     let sandbox = Sandbox::new();
     let script = sandbox.write("work/script", "#!/no/such/interpreter\n");
     std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -191,7 +191,7 @@ fn a_path_with_entries_that_cannot_be_searched_does_not_change_what_is_found() {
 }
 
 #[test]
-fn a_script_in_path_without_its_interpreter_is_said_to_be_one() {
+fn a_missing_interpreter_of_a_script_in_path_is_named() {
     let sandbox = Sandbox::new();
     let script = sandbox.write("bin/odd-script", "#!/no/such/interpreter\n");
     std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

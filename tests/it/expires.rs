@@ -25,7 +25,7 @@ fn pid_in(path: &Path) -> i32 {
 }
 
 #[test]
-fn a_command_whose_time_is_over_is_asked_to_end() {
+fn an_expired_command_gets_term() {
     let sandbox = Sandbox::new();
     let outcome = expiring(&sandbox, "exec sleep 1000").wait();
     outcome.assert_code(123).assert_one_line(&["calc", "expired", "TERM"]);
@@ -78,7 +78,7 @@ fn a_daemon_of_a_command_that_ended_in_time_is_left_alone() {
 }
 
 #[test]
-fn with_hold_tree_a_daemon_ends_when_its_time_is_over() {
+fn with_hold_tree_a_daemon_ends_at_the_expiry() {
     let sandbox = Sandbox::new();
     let script = "setsid sh -c 'echo $$ >daemon; exec sleep 1000' & exit 3";
     let args = [&SOON as &[&str], &["--hold", "tree", "-c", script]].concat();
@@ -87,7 +87,7 @@ fn with_hold_tree_a_daemon_ends_when_its_time_is_over() {
 }
 
 #[test]
-fn processes_that_fork_all_the_time_do_not_get_away() {
+fn processes_that_keep_forking_do_not_get_away() {
     let sandbox = Sandbox::new();
     // Each one starts the next and ends: it never has the same pid for long.
     let chain = sandbox.path("work/chain").display().to_string();
@@ -116,7 +116,7 @@ fn stopped_processes_are_ended() {
 }
 
 #[test]
-fn what_the_caller_had_started_before_is_spared() {
+fn processes_that_the_caller_had_started_are_spared() {
     let sandbox = Sandbox::new();
     let script = format!("sleep 1000 & echo $! >before; exec lockrun {} -- sleep 1000", SOON.join(" "));
     sandbox.sh(&script).run().assert_code(123);
@@ -124,7 +124,7 @@ fn what_the_caller_had_started_before_is_spared() {
 }
 
 #[test]
-fn what_the_caller_had_started_before_is_spared_after_a_wait() {
+fn processes_that_the_caller_had_started_are_spared_after_a_wait() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let script = format!("sleep 1000 & echo $! >before; exec lockrun {} -- sleep 1000", SOON.join(" "));
@@ -138,7 +138,7 @@ fn what_the_caller_had_started_before_is_spared_after_a_wait() {
 }
 
 #[test]
-fn so_are_their_children_when_they_end() {
+fn orphans_of_processes_that_the_caller_had_started_are_spared() {
     let sandbox = Sandbox::new();
     // Older than lockrun, or it could not be told from what COMMAND started.
     let earlier = "sh -c 'sleep 1000 & echo $! >orphan; read line <fifo' & until test -s orphan; do :; done;";
@@ -160,7 +160,7 @@ fn time_spent_waiting_does_not_count() {
 }
 
 #[test]
-fn after_a_wait_it_counts_from_the_grant() {
+fn after_a_wait_the_time_counts_from_the_grant() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = expiring(&sandbox, "exec sleep 1000").until_waiting();
@@ -169,7 +169,7 @@ fn after_a_wait_it_counts_from_the_grant() {
 }
 
 #[test]
-fn one_that_is_not_reached_changes_nothing() {
+fn an_expiry_that_is_not_reached_changes_nothing() {
     let sandbox = Sandbox::new();
     let attempt = |script| sandbox.lockrun(&["-l", "calc", "--expires", "1000s", "-c", script]).run();
     attempt("echo ran").assert_code(0).assert_stdout("ran\n").assert_silent();
@@ -188,7 +188,7 @@ fn the_next_in_the_queue_gets_the_lock() {
 }
 
 #[test]
-fn where_proc_is_not_mounted_the_command_is_ended_nevertheless() {
+fn an_expired_command_ends_without_proc() {
     let sandbox = Sandbox::new();
     let script = format!("mount -t tmpfs none /proc; exec lockrun {} -- sleep 1000", SOON.join(" "));
     let Some(invocation) = with_mounts(&sandbox, &script) else {
@@ -198,7 +198,7 @@ fn where_proc_is_not_mounted_the_command_is_ended_nevertheless() {
 }
 
 #[test]
-fn where_proc_shows_other_processes_the_command_is_ended_nevertheless() {
+fn an_expired_command_ends_where_proc_shows_other_processes() {
     let sandbox = Sandbox::new();
     // A second pid namespace in the first, which shows the first one's /proc.
     let lockrun = [&["unshare", "--pid", "--fork", "--kill-child", "lockrun"], &SOON as &[&str]].concat();

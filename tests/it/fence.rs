@@ -1,4 +1,4 @@
-//! Fencing numbers: every grant of a name has a larger one than the last.
+//! Fencing tokens: every grant of a name has a larger one than the last.
 
 use crate::support::Sandbox;
 use std::fs;
@@ -67,7 +67,7 @@ fn it_rises_after_the_file_was_removed() {
 }
 
 #[test]
-fn it_goes_on_from_a_number_in_the_future() {
+fn it_continues_from_a_number_in_the_future() {
     let sandbox = Sandbox::new();
     let future = microseconds_now() + 90 * YEAR;
     let now = grant(&sandbox, &["-l", "calc"]);
@@ -104,7 +104,7 @@ fn a_number_that_no_clock_can_have_made_is_damage() {
 
 /// The waiter has prepared its text by the time of the damage.
 #[test]
-fn also_for_those_who_wait() {
+fn a_number_that_no_clock_can_have_made_is_damage_for_waiters_too() {
     for wrong in damage() {
         let sandbox = Sandbox::new();
         let holder = sandbox.lockrun(&["-l", "calc", "-c", "echo $LOCKRUN_FENCE; exec cat"]).input("");
@@ -120,7 +120,7 @@ fn also_for_those_who_wait() {
 
 /// The slots' records remember what the last grant's record does not any more.
 #[test]
-fn where_the_text_is_damaged_the_records_of_the_slots_count() {
+fn records_of_slots_count_where_the_first_is_damaged() {
     let sandbox = Sandbox::new();
     let options = ["-l", "calc", "--slots", "2"];
     let (first, ahead) = (grant(&sandbox, &options), microseconds_now() + YEAR);
@@ -130,7 +130,7 @@ fn where_the_text_is_damaged_the_records_of_the_slots_count() {
 }
 
 #[test]
-fn it_rises_for_those_who_wait_in_the_order_of_their_turns() {
+fn it_rises_for_waiters_in_the_order_of_their_turns() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let append = ["-l", "calc", "-c", "echo $LOCKRUN_FENCE >>fences"];

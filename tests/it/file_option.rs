@@ -54,7 +54,7 @@ fn it_waits_for_flock_and_flock_for_it() {
 }
 
 #[test]
-fn shared_goes_with_flock_shared_only() {
+fn shared_agrees_only_with_flock_shared() {
     with_both(|sandbox, path| {
         let _reader = sandbox.hold_by_flock(&["--shared"], &sandbox.path("work").join(path));
         let attempt = |args: &[&str]| {
@@ -102,7 +102,7 @@ fn a_missing_file_is_created_as_flock_does() {
 }
 
 #[test]
-fn what_is_kept_about_it_is_in_the_locks_directory() {
+fn its_queue_is_kept_in_the_locks_directory() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/file", "precious\n");
     let before = fs::metadata(&file).unwrap();
@@ -117,7 +117,7 @@ fn what_is_kept_about_it_is_in_the_locks_directory() {
 }
 
 #[test]
-fn a_file_that_we_may_only_read_can_be_locked() {
+fn a_read_only_file_can_be_locked() {
     if !may_act_as_root("acting as another user") {
         return;
     }
@@ -147,7 +147,7 @@ fn a_path_that_cannot_be_opened_is_named() {
 }
 
 #[test]
-fn a_relative_path_is_recorded_listed_and_told_as_an_absolute_one() {
+fn a_relative_path_is_recorded_and_shown_as_an_absolute_one() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/file", "");
     sandbox.make_dir("work/elsewhere", 0o755);

@@ -42,7 +42,7 @@ fn with_holder(sandbox: &Sandbox, options: &[&str], script: &str) -> Outcome {
 }
 
 #[test]
-fn each_line_ends_with_the_same_code_and_the_same_words() {
+fn each_line_has_the_same_code_and_output() {
     let lines = [
         "flock file true",
         "flock file false",
@@ -154,7 +154,7 @@ fn locks_of_fcntl_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_conflict_has_the_code_that_was_asked_for() {
+fn a_conflict_has_the_code_of_the_option() {
     for tool in BOTH {
         let sandbox = tool.sandbox();
         for (script, code) in [
@@ -175,7 +175,7 @@ fn a_conflict_has_the_code_that_was_asked_for() {
 }
 
 #[test]
-fn with_verbose_it_tells_why_and_ours_by_whom() {
+fn verbose_names_the_reason_and_in_lockrun_the_holder() {
     for tool in BOTH {
         let sandbox = tool.sandbox();
         let lines = if tool == Tool::Ours { 2 } else { 1 };
@@ -191,7 +191,7 @@ fn with_verbose_it_tells_why_and_ours_by_whom() {
 }
 
 #[test]
-fn what_it_locks_excludes_the_other_one() {
+fn both_tools_exclude_each_other() {
     for tool in BOTH {
         let sandbox = tool.sandbox();
         let script = sandbox.sh("flock file -c 'echo holding; cat'").input("").start().until_says("holding");
@@ -247,7 +247,7 @@ fn a_script_holds_by_its_descriptor_until_it_ends_or_unlocks() {
 }
 
 #[test]
-fn a_lock_is_made_weaker_in_place_and_stronger_when_the_others_have_left() {
+fn a_lock_gets_weaker_at_once_and_stronger_when_others_leave() {
     for tool in BOTH {
         let sandbox = tool.sandbox();
         let share = "/usr/bin/flock -s -n file true; echo $?";
@@ -284,7 +284,7 @@ fn a_file_that_was_removed_while_it_is_waited_for_is_opened_again() {
 }
 
 #[test]
-fn killed_it_leaves_the_lock_to_its_command() {
+fn when_it_is_killed_its_command_keeps_the_lock() {
     for tool in BOTH {
         for signal in [libc::SIGTERM, libc::SIGKILL] {
             let sandbox = tool.sandbox();
@@ -302,7 +302,7 @@ fn killed_it_leaves_the_lock_to_its_command() {
 }
 
 #[test]
-fn killed_while_it_waits_it_runs_nothing() {
+fn when_it_is_killed_while_waiting_it_runs_nothing() {
     for tool in BOTH {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
             let sandbox = tool.sandbox();
@@ -318,7 +318,7 @@ fn killed_while_it_waits_it_runs_nothing() {
 
 /// Not 122: a script that is written for flock(1) may know what it does.
 #[test]
-fn below_itself_it_waits() {
+fn it_waits_for_itself_as_flock_does() {
     for tool in BOTH {
         let sandbox = tool.sandbox();
         run(&sandbox, "flock file flock -w 0.05 file true").assert_code(1).assert_silent();
@@ -333,7 +333,7 @@ fn below_itself_it_waits() {
 }
 
 #[test]
-fn the_command_finds_its_input_and_its_signals_as_they_were() {
+fn the_command_gets_input_and_signals_unchanged() {
     for tool in BOTH {
         let sandbox = tool.sandbox();
         let outcome = sandbox.sh("flock file cat").input("hello\n").run();
@@ -416,7 +416,7 @@ fn it_waits_in_lockruns_queue() {
 }
 
 #[test]
-fn of_lockruns_variables_it_reads_the_directory_alone() {
+fn of_lockruns_variables_it_reads_only_the_directory() {
     let sandbox = Tool::Ours.sandbox();
     let holder = sandbox.hold_by_flock(&[], &sandbox.path("work/file"));
     let waiter = sandbox.command("flock", &["file", "true"]).env("LOCKRUN_TIMEOUT", "0").start().until_waiting();

@@ -1,10 +1,10 @@
-//! flock(1)'s options that are accepted, so that a script need only change the
-//! command's name. (`-w` is in [`crate::timeout`], `-F` in [`crate::exec`].)
+//! flock(1)'s options that are accepted, so that in a script only the command's name
+//! has to change. (`-w` is in [`crate::timeout`], `-F` in [`crate::exec`].)
 
 use crate::support::{Sandbox, is_held};
 
 #[test]
-fn exclusive_is_what_it_is_anyway() {
+fn exclusive_changes_nothing() {
     for option in ["-x", "-e", "--exclusive"] {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&[option, "-l", "calc"]);
@@ -16,7 +16,7 @@ fn exclusive_is_what_it_is_anyway() {
 }
 
 #[test]
-fn not_to_wait_and_to_close_have_the_names_they_have_there() {
+fn nonblock_and_close_have_flocks_names() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-o", "-l", "calc"]);
     for option in ["--nb", "--nonblock", "--nonblocking"] {
@@ -27,7 +27,7 @@ fn not_to_wait_and_to_close_have_the_names_they_have_there() {
 }
 
 #[test]
-fn short_options_go_together() {
+fn short_options_can_be_joined() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-xl", "calc"]);
     let outcome = sandbox.lockrun(&["-xnq", "-E4", "-lcalc", "--", "true"]).run();

@@ -1,5 +1,4 @@
-//! Something else stands where the lock file belongs: 125, and it is left as it
-//! is.
+//! Something else stands where the lock file belongs: 125, and it is left alone.
 
 use crate::support::{Sandbox, may_act_as_root};
 use std::fs;
@@ -91,7 +90,7 @@ fn a_hard_link_is_refused() {
 }
 
 #[test]
-fn a_file_with_somebody_elses_text_is_not_touched() {
+fn a_file_with_foreign_text_is_not_touched() {
     let lock_files = ["version = 4\n\n[[package]]\n", "{\"lockfileVersion\": 3}\n", "4242\n", "\n", "x"];
     for text in lock_files {
         let sandbox = sandbox();

@@ -1,5 +1,5 @@
-//! A locks directory that cannot be written: the text in a lock file is a hint,
-//! the lock is the kernel's.
+//! A locks directory on a full or read-only disk: the text in a lock file is only a
+//! hint, the lock is the kernel's.
 
 use crate::support::{Outcome, Sandbox, with_mounts};
 
@@ -17,7 +17,7 @@ fn on_small_disk(script: &str) -> Option<Outcome> {
 }
 
 #[test]
-fn a_full_disk_does_not_keep_a_lock_from_being_taken() {
+fn a_lock_is_taken_on_a_full_disk() {
     let script = "fill; lockrun -l calc -- lockrun -l other -- echo ran";
     let Some(outcome) = on_small_disk(script) else {
         return;
@@ -49,7 +49,7 @@ fn on_a_full_disk_fences_rise() {
 }
 
 #[test]
-fn a_read_only_disk_does_not_either() {
+fn a_lock_is_taken_on_a_read_only_disk() {
     let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
         lockrun -l calc -- flock -n $LOCKRUN_DIR/calc.lock true || echo excluded $?
         flock $LOCKRUN_DIR/calc.lock lockrun -n -q -l calc -- true || echo excluded $?
@@ -78,7 +78,7 @@ fn a_limit_on_the_size_of_files_does_not_end_the_command() {
 
 /// It is known by the lock that it holds, there as well.
 #[test]
-fn on_a_read_only_disk_a_tokens_holder_is_spared_by_expiry() {
+fn on_a_read_only_disk_an_expiry_spares_the_keeper_of_a_token() {
     let inner = "lockrun acquire -l calc --expires 1000 >$HOME/token; exec sleep 1000";
     let script = format!(
         "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
@@ -92,7 +92,7 @@ fn on_a_read_only_disk_a_tokens_holder_is_spared_by_expiry() {
 }
 
 #[test]
-fn on_a_read_only_disk_there_are_no_places() {
+fn slots_need_a_disk_that_can_be_written() {
     let script = "lockrun -l calc -- true; mount -o remount,bind,ro \"$LOCKRUN_DIR\"
         lockrun --slots 2 -l calc -- echo ran";
     let Some(outcome) = on_small_disk(script) else {
@@ -102,7 +102,7 @@ fn on_a_read_only_disk_there_are_no_places() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_is_told_even_to_cron() {
+fn a_file_that_cannot_be_made_is_named_even_with_quiet() {
     for make in ["exhaust", "mount -o remount,bind,ro \"$LOCKRUN_DIR\""] {
         let script = format!("{make}; lockrun -n -E 0 -q -l calc -- echo ran");
         let Some(outcome) = on_small_disk(&script) else {
@@ -114,7 +114,7 @@ fn a_file_that_cannot_be_made_is_told_even_to_cron() {
 
 /// The first file that goes makes room for what has to be remembered of it.
 #[test]
-fn on_a_full_disk_files_are_pruned_and_their_numbers_remembered() {
+fn on_a_full_disk_prune_remembers_fencing_tokens() {
     let script = "for name in a b c; do lockrun -l $name -c 'echo $LOCKRUN_FENCE' >>last; done
         fill; lockrun prune; printf '%020d\\n' $(tail -n 1 last) | cmp - $LOCKRUN_DIR/.floor; ls -A $LOCKRUN_DIR";
     let Some(outcome) = on_small_disk(script) else {
@@ -125,7 +125,7 @@ fn on_a_full_disk_files_are_pruned_and_their_numbers_remembered() {
 
 /// A number ahead of the clock is remembered before its file goes.
 #[test]
-fn on_a_full_disk_a_number_ahead_of_the_clock_is_kept() {
+fn on_a_full_disk_prune_keeps_a_file_ahead_of_the_clock() {
     let script = "lockrun -l a -c 'echo $LOCKRUN_FENCE' >first; lockrun -l b -- true
         sed -i \"s/$(cat first)/4$(cat first | cut -c 2-)/\" $LOCKRUN_DIR/a.lock
         fill; lockrun prune; [ $(lockrun -l a -c 'echo $LOCKRUN_FENCE') -gt 4$(cut -c 2- first) ]";

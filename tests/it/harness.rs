@@ -1,4 +1,4 @@
-//! The harness against flock(1): what the other tests lean on is true.
+//! The harness, checked against flock(1): what the other tests rely on is true.
 
 use crate::support::{Sandbox, Timeline, eventually, is_alive, is_held, with_mounts};
 
@@ -13,7 +13,7 @@ fn a_holder_holds_until_it_is_released() {
 }
 
 #[test]
-fn somebody_who_waits_is_seen_to_wait() {
+fn a_waiter_is_seen_to_wait() {
     let sandbox = Sandbox::new();
     let file = sandbox.path("work/file");
     let timeline = Timeline::new(&sandbox);
@@ -39,7 +39,7 @@ fn the_end_of_a_sandbox_is_the_end_of_its_processes() {
 }
 
 #[test]
-fn mounts_of_a_test_are_its_own() {
+fn a_tests_mounts_are_its_own() {
     let sandbox = Sandbox::new();
     let script = "mount -t tmpfs none /run; touch /run/only-in-the-namespace; ls /run";
     let Some(invocation) = with_mounts(&sandbox, script) else {

@@ -78,7 +78,7 @@ fn long_help_has_examples_and_the_exit_codes() {
 }
 
 #[test]
-fn help_and_version_are_words_too() {
+fn help_and_version_are_subcommands_too() {
     let sandbox = Sandbox::new();
     let shown = |words: &[&str]| sandbox.lockrun(words).run().assert_code(0).assert_silent().stdout.clone();
     assert_eq!(shown(&["help"]), shown(&["--help"]));
@@ -102,7 +102,7 @@ fn run_is_the_main_job() {
 }
 
 #[test]
-fn help_after_the_dashes_is_the_commands() {
+fn help_after_the_dashes_belongs_to_the_command() {
     let sandbox = Sandbox::new();
     let command = ["-l", "calc", "--", "sh", "-c", "echo $1", "sh", "--help"];
     let outcome = sandbox.lockrun(&command).run();
@@ -110,7 +110,7 @@ fn help_after_the_dashes_is_the_commands() {
 }
 
 #[test]
-fn a_help_that_cannot_be_printed_is_a_failure_that_is_told() {
+fn help_that_cannot_be_printed_is_an_error() {
     for option in ["--help", "-h", "--version"] {
         let sandbox = Sandbox::new();
         let outcome = sandbox.sh(&format!("lockrun {option} >/dev/full")).run();

@@ -1,6 +1,5 @@
-//! A locks directory that others may write to: nothing that they put there is
-//! opened, locked, followed or removed, and it keeps nobody from `list` and
-//! `prune`.
+//! A locks directory that others may write to: nothing that they put there is opened,
+//! locked, followed or removed, and `list` and `prune` still work.
 
 use crate::support::{Invocation, Sandbox, altered, in_pid_namespace, may_act_as_root};
 use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
@@ -90,7 +89,7 @@ fn no_fifo_or_device_that_a_text_names_is_opened() {
 
 /// A path that leads elsewhere than the gate's name says.
 #[test]
-fn no_other_file_than_the_one_of_the_gate_is_opened() {
+fn only_the_gate_of_a_path_lock_is_opened() {
     let (sandbox, first, gate) = with_forged_gate(|sandbox| sandbox.write("work/first", ""));
     let other = sandbox.write("work/other", "secret\n");
     fs::rename(&other, &first).unwrap();
@@ -142,7 +141,7 @@ fn state(path: &Path) -> impl PartialEq + std::fmt::Debug + use<> {
 }
 
 #[test]
-fn what_is_no_lock_file_is_passed_over_unopened() {
+fn other_files_are_skipped_unopened() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     sandbox.lockrun(&["-l", "model", "--", "true"]).run().assert_code(0);
@@ -175,7 +174,7 @@ fn what_is_no_lock_file_is_passed_over_unopened() {
 
 /// Another user's file that we may not open.
 #[test]
-fn what_may_not_be_opened_is_passed_over() {
+fn files_without_permission_are_skipped() {
     if !may_act_as_root("another user") {
         return;
     }

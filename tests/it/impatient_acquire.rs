@@ -1,4 +1,4 @@
-//! `acquire --timeout 0`: busy or not, it says so at once.
+//! `acquire --timeout 0`: busy or not, it returns at once.
 
 use crate::support::Sandbox;
 

@@ -34,7 +34,7 @@ fn by_way(sandbox: &Sandbox, (options, waits): (&[&str], bool), run: impl FnOnce
 }
 
 #[test]
-fn the_command_gets_the_mask_and_the_dispositions_of_the_caller() {
+fn the_command_gets_the_callers_signal_mask_and_dispositions() {
     let prepared: [(&str, fn()); 5] = [
         ("nothing", || {}),
         ("SIGCHLD ignored", || ignore(libc::SIGCHLD)),
@@ -95,7 +95,7 @@ fn seen(sandbox: &Sandbox) -> String {
 }
 
 #[test]
-fn no_message_lands_in_a_lock_file() {
+fn no_message_is_written_into_a_lock_file() {
     for (redirections, options) in [("2>&-", "-v"), ("<&- >&- 2>&-", "-v"), ("<&- >&-", "-q"), ("2>&-", "--exec")] {
         let sandbox = Sandbox::new();
         let script = format!("lockrun {options} -l calc -- /no/such/command {redirections}");
@@ -106,7 +106,7 @@ fn no_message_lands_in_a_lock_file() {
 }
 
 #[test]
-fn the_lock_is_not_behind_a_descriptor_that_scripts_use() {
+fn the_locks_descriptor_is_none_that_scripts_use() {
     for limit in ["", "ulimit -n 40;"] {
         for way in WAYS {
             let sandbox = Sandbox::new();

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[test]
-fn program_manual_and_completions() {
+fn installs_program_manual_and_completions() {
     let sandbox = Sandbox::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let variables = [
@@ -38,7 +38,7 @@ fn program_manual_and_completions() {
 }
 
 #[test]
-fn flock_is_a_link_where_it_is_asked_for() {
+fn install_flock_makes_a_link() {
     let sandbox = Sandbox::new();
     let root = env!("CARGO_MANIFEST_DIR");
     let make = |variables: &[String]| {

@@ -1,5 +1,5 @@
-//! kill -9 of lockrun at every one of its system calls: afterwards the lock is
-//! free, or COMMAND runs and holds it.
+//! kill -9 of lockrun at each of its system calls: afterwards the lock is free, or
+//! COMMAND runs and holds it.
 
 use crate::support::{Outcome, Running, Sandbox, Timeline, children, eventually};
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! How long a lock is held: as long as COMMAND lives, whoever is killed.
+//! How long a lock is held: as long as COMMAND lives, whichever process is killed.
 
 use crate::support::{Running, Sandbox, children, eventually, in_pid_namespace, is_alive, is_held};
 
@@ -29,7 +29,7 @@ fn a_daemon_that_the_command_leaves_does_not_keep_the_lock() {
 }
 
 #[test]
-fn nor_does_it_after_a_wait() {
+fn a_daemon_does_not_keep_the_lock_after_a_wait_either() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["-l", "calc", "-c", LEAVE_A_DAEMON]).start().until_waiting();
@@ -39,7 +39,7 @@ fn nor_does_it_after_a_wait() {
 }
 
 #[test]
-fn with_hold_tree_it_does() {
+fn a_daemon_keeps_the_lock_with_hold_tree() {
     let sandbox = Sandbox::new();
     let holder = sandbox.lockrun(&["-l", "calc", "--hold", "tree", "-c", LEAVE_A_DAEMON]).start().until_says("\n");
     let daemon = number_in(&holder.stdout());
@@ -51,7 +51,7 @@ fn with_hold_tree_it_does() {
 }
 
 #[test]
-fn with_hold_tree_signals_reach_those_who_are_left() {
+fn with_hold_tree_signals_reach_what_the_command_left() {
     let sandbox = Sandbox::new();
     let script = format!("{LEAVE_A_DAEMON}; exit 4").replace("exec sleep 0", "true");
     let holder = sandbox.lockrun(&["-l", "calc", "--hold", "tree", "-c", &script]).start().until_says("\n");
@@ -63,7 +63,7 @@ fn with_hold_tree_signals_reach_those_who_are_left() {
 }
 
 #[test]
-fn killed_while_the_command_runs_the_lock_stays_until_that_ends() {
+fn when_lockrun_is_killed_the_lock_stays_until_the_command_ends() {
     let sandbox = Sandbox::new();
     for after_a_wait in [false, true] {
         let before = after_a_wait.then(|| sandbox.hold(&["-l", "calc"]));
@@ -86,7 +86,7 @@ fn killed_while_the_command_runs_the_lock_stays_until_that_ends() {
 }
 
 #[test]
-fn killed_while_it_waits_nothing_is_left_and_the_queue_goes_on() {
+fn when_a_waiter_is_killed_nothing_is_left_and_the_queue_goes_on() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let (waiter, child) = waiter(&sandbox);
@@ -100,7 +100,7 @@ fn killed_while_it_waits_nothing_is_left_and_the_queue_goes_on() {
 }
 
 #[test]
-fn the_waiting_child_killed_is_a_failure_and_the_queue_goes_on() {
+fn when_the_waiting_child_is_killed_lockrun_fails_and_the_queue_goes_on() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let (waiter, child) = waiter(&sandbox);
@@ -133,7 +133,7 @@ fn a_child_that_existed_before_is_not_taken_for_the_command() {
 }
 
 #[test]
-fn a_waiting_child_in_a_pid_namespace_of_its_own_does_not_take_us_for_dead() {
+fn a_waiting_child_in_another_pid_namespace_knows_that_lockrun_lives() {
     let sandbox = Sandbox::new();
     // Without --fork, unshare(1) itself stays outside: lockrun's child is the
     // first process of the namespace, and sees no parent.

@@ -1,4 +1,4 @@
-//! `lockrun list --json`: every lock, and whoever the kernel shows to hold it.
+//! `lockrun list --json`: every lock, and every holder that the kernel shows.
 
 use crate::support::{Sandbox, am_root, eventually, in_pid_namespace, is_held, may_act_as_root};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn one(sandbox: &Sandbox, words: &[&str]) -> Value {
 }
 
 #[test]
-fn where_nothing_was_ever_locked_there_is_nothing_and_nothing_is_made() {
+fn a_directory_without_locks_lists_nothing_and_is_not_made() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.list(&[] as &[&str]), [] as [Value; 0]);
     assert!(sandbox.files_in_locks().is_empty());
@@ -51,7 +51,7 @@ fn a_holder_is_described_with_times() {
 }
 
 #[test]
-fn all_who_share_it_are_there() {
+fn every_shared_holder_is_listed() {
     let sandbox = Sandbox::new();
     let holders = [(); 3].map(|()| sandbox.hold(&["-l", "data", "--shared"]));
     let lock = one(&sandbox, &["data"]);
@@ -64,7 +64,7 @@ fn all_who_share_it_are_there() {
 }
 
 #[test]
-fn places_of_a_pool_are_numbered() {
+fn slots_of_a_pool_are_numbered() {
     let sandbox = Sandbox::new();
     let _holders = [(); 2].map(|()| sandbox.hold(&["-l", "gpu", "--slots", "4"]));
     let lock = one(&sandbox, &["gpu"]);
@@ -79,7 +79,7 @@ fn places_of_a_pool_are_numbered() {
 }
 
 #[test]
-fn those_who_wait_are_counted() {
+fn waiters_are_counted() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     assert_eq!(one(&sandbox, &[])["waiting"], 0);
@@ -97,7 +97,7 @@ fn those_who_wait_are_counted() {
 }
 
 #[test]
-fn a_token_is_there_with_its_owner() {
+fn a_token_is_listed_with_its_owner() {
     let sandbox = Sandbox::new();
     let owner = sandbox.command("sleep", &["1000"]).start();
     let pid = owner.pid().to_string();
@@ -128,7 +128,7 @@ fn locks_of_other_programs_are_held_too() {
 }
 
 #[test]
-fn a_path_that_was_locked_is_listed_as_such() {
+fn a_locked_path_is_listed_as_a_path() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/data", "precious\n");
     let path = file.to_str().unwrap();
@@ -145,7 +145,7 @@ fn a_path_that_was_locked_is_listed_as_such() {
 }
 
 #[test]
-fn whoever_inherited_a_lock_is_found_when_the_locker_is_dead() {
+fn a_process_that_inherited_a_lock_is_listed_when_the_locker_is_dead() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     let script = format!("(flock 9; sleep 1000 & echo $! >pid) 9>{}", sandbox.lock_file("calc").display());
@@ -157,7 +157,7 @@ fn whoever_inherited_a_lock_is_found_when_the_locker_is_dead() {
 
 /// kill -9 of the wrapper: COMMAND has the lock, and is found.
 #[test]
-fn command_is_found_when_its_lockrun_was_killed() {
+fn a_command_is_listed_when_its_lockrun_was_killed() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let command = crate::support::children(holder.pid())[0];
@@ -168,7 +168,7 @@ fn command_is_found_when_its_lockrun_was_killed() {
 }
 
 #[test]
-fn what_is_held_in_another_pid_namespace_is_not_free() {
+fn a_lock_held_in_another_pid_namespace_is_not_free() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "free", "--", "true"]).run().assert_code(0);
     let _exclusive = sandbox.hold(&["-l", "calc"]);
@@ -187,7 +187,7 @@ fn what_is_held_in_another_pid_namespace_is_not_free() {
 }
 
 #[test]
-fn another_user_sees_that_it_is_held() {
+fn another_user_sees_that_a_lock_is_held() {
     if !may_act_as_root("another user") {
         return;
     }
@@ -217,7 +217,7 @@ fn another_user_sees_that_it_is_held() {
 
 /// As Python's lockf takes it, which is another kind of lock than the lock.
 #[test]
-fn somebody_elses_record_lock_on_the_whole_file_is_no_waiter() {
+fn a_foreign_record_lock_on_the_whole_file_is_no_waiter() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let script = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); \
@@ -243,7 +243,7 @@ fn any_name_is_shown_as_it_was_given() {
 }
 
 #[test]
-fn files_of_others_are_no_locks() {
+fn foreign_files_are_not_listed() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     sandbox.write("locks/Cargo.lock", "version = 4\n");
@@ -274,7 +274,7 @@ fn a_text_that_lies_is_not_believed() {
 }
 
 #[test]
-fn names_alone_for_a_shell() {
+fn completion_gets_only_names() {
     let sandbox = Sandbox::new();
     for name in ["calc", "a/b", "new\nline"] {
         sandbox.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
@@ -283,7 +283,7 @@ fn names_alone_for_a_shell() {
 }
 
 #[test]
-fn json_has_nothing_raw_that_reorders_text_or_that_a_terminal_obeys() {
+fn json_escapes_what_a_terminal_obeys_or_what_reorders_text() {
     let sandbox = Sandbox::new();
     let name = "a\u{202e}b\u{9b}\u{7f}\u{200b}c";
     let report = sandbox.path("report");

@@ -27,7 +27,7 @@ fn busy_sandbox() -> (Sandbox, Vec<crate::support::Holder>) {
 }
 
 #[test]
-fn every_lock_has_a_line_and_every_holder() {
+fn every_lock_and_every_holder_has_a_line() {
     let (sandbox, holders) = busy_sandbox();
     let outcome = sandbox.lockrun(&["list"]).run();
     outcome.assert_code(0).assert_silent();
@@ -62,7 +62,7 @@ fn a_terminal_that_does_not_say_its_width_has_80_columns() {
 }
 
 #[test]
-fn colours_are_for_terminals_that_want_them() {
+fn only_a_terminal_that_wants_colours_gets_them() {
     let (sandbox, _holders) = busy_sandbox();
     let coloured = |environment: &[(&str, &str)]| on_terminal(&sandbox, 80, environment).concat().contains('\x1b');
     assert!(coloured(&[]));
@@ -93,7 +93,7 @@ fn nothing_that_a_terminal_obeys_gets_through() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_a_failure() {
+fn output_that_cannot_be_printed_is_an_error() {
     let sandbox = Sandbox::new();
     sandbox.sh("lockrun list >/dev/full").run().assert_code(125).assert_one_line(&["stdout"]);
 }

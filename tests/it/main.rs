@@ -1,6 +1,6 @@
 //! The product's promise as tests: real processes, real locks, one behaviour
-//! a file. Each test owns a [`support::Sandbox`]; whatever takes time is waited
-//! for as a condition, never slept for.
+//! a file. Each test owns a [`support::Sandbox`], waits for conditions and never sleeps
+//! for luck.
 //!
 //! Run them with `cargo test`. As root they also cover what needs a second user
 //! or a mount; without root those tests say so and pass (with `CI` set they
@@ -9,7 +9,7 @@
 /// Sandboxes, processes under test, and ways to watch them.
 mod support;
 
-/// The harness itself: what the other tests lean on does what it says.
+/// The harness itself: what the other tests rely on is true.
 mod harness;
 
 // What can be said on the command line.

@@ -1,4 +1,4 @@
-//! `--max-waiters N`: exactly N wait, whoever comes then fails at once.
+//! `--max-waiters N`: exactly N wait, and the next one fails at once.
 
 use crate::support::{Asked, Form, Sandbox, end_of_stubborn, eventually, is_alive, stubborn_holder as stubborn};
 
@@ -7,7 +7,7 @@ fn at_most(number: &str) -> [&str; 4] {
 }
 
 #[test]
-fn so_many_wait_and_the_next_one_fails_at_once() {
+fn n_wait_and_the_next_fails_at_once() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = form.hold(&sandbox, &["-l", "calc"]);
@@ -25,7 +25,7 @@ fn so_many_wait_and_the_next_one_fails_at_once() {
 }
 
 #[test]
-fn of_fifty_who_come_at_once_exactly_five_wait() {
+fn of_fifty_at_the_same_time_exactly_five_wait() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = form.hold(&sandbox, &["-l", "calc"]);
@@ -61,7 +61,7 @@ fn first_to_end(crowd: &[Asked]) -> usize {
 }
 
 #[test]
-fn whoever_leaves_frees_a_place() {
+fn a_waiter_that_leaves_makes_room() {
     let ends: [(&[&str], Option<i32>); 3] =
         [(&[], Some(libc::SIGKILL)), (&[], Some(libc::SIGTERM)), (&["-t", "0.2"], None)];
     for form in Form::BOTH {
@@ -136,7 +136,7 @@ fn a_set_fails_if_any_lock_that_it_would_wait_for_has_so_many_waiters() {
 
 /// Others wait for it, but not for what the set wants of it.
 #[test]
-fn a_lock_of_a_set_that_could_be_had_at_once_does_not_count() {
+fn a_free_lock_of_a_set_does_not_count() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = form.hold(&sandbox, &["-l", "a", "-l", "b", "--slots", "2", "--slot", "0"]);
@@ -151,7 +151,7 @@ fn a_lock_of_a_set_that_could_be_had_at_once_does_not_count() {
 }
 
 #[test]
-fn who_got_the_lock_waits_no_more() {
+fn a_waiter_that_got_the_lock_does_not_count() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let mut holder = form.hold(&sandbox, &["-l", "calc"]);
@@ -165,7 +165,7 @@ fn who_got_the_lock_waits_no_more() {
 }
 
 #[test]
-fn who_replaces_is_not_limited() {
+fn a_replacer_is_not_limited() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = stubborn(&sandbox, &["-l", "calc"]);
@@ -178,7 +178,7 @@ fn who_replaces_is_not_limited() {
 }
 
 #[test]
-fn nor_counted() {
+fn a_replacer_is_not_counted() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = stubborn(&sandbox, &["-l", "calc"]);

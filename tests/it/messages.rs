@@ -1,4 +1,4 @@
-//! What people read, without a terminal: one line or none, never on stdout.
+//! What people read without a terminal: one line or none, never on stdout.
 
 use crate::support::{Outcome, Sandbox, eventually};
 
@@ -27,7 +27,7 @@ fn timed_out_says_how_long_it_tried() {
 }
 
 #[test]
-fn held_by_flock_is_told_as_far_as_it_is_known() {
+fn a_holder_by_flock_is_described_as_far_as_it_is_known() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/file", "");
     let holder = sandbox.hold_by_flock(&[], &file);
@@ -38,7 +38,7 @@ fn held_by_flock_is_told_as_far_as_it_is_known() {
 }
 
 #[test]
-fn the_last_holder_is_not_taken_for_the_present_one() {
+fn the_last_holder_is_not_named_as_the_present_one() {
     let sandbox = Sandbox::new();
     let before = sandbox.hold(&["-l", "calc"]);
     let pid = before.pid();
@@ -51,20 +51,20 @@ fn the_last_holder_is_not_taken_for_the_present_one() {
 }
 
 #[test]
-fn quiet_means_nothing_about_the_lock() {
+fn quiet_says_nothing_about_the_lock() {
     for options in [&["-q", "-n"] as &[&str], &["--quiet", "-t", "0.01"]] {
         attempt_while_held(options).0.assert_silent();
     }
 }
 
 #[test]
-fn cron_skips_quietly() {
+fn n_with_e_0_and_quiet_skips_a_cron_job_silently() {
     let (outcome, _) = attempt_while_held(&["-n", "-E", "0", "-q"]);
     outcome.assert_code(0).assert_silent();
 }
 
 #[test]
-fn quiet_hides_no_failure() {
+fn quiet_hides_no_error() {
     let sandbox = Sandbox::new();
     sandbox.write("work/plain", "");
     let cron = |dir: &str, command: &str| {
@@ -77,7 +77,7 @@ fn quiet_hides_no_failure() {
 }
 
 #[test]
-fn a_short_wait_is_not_worth_a_line() {
+fn a_short_wait_prints_nothing() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["-l", "calc", "--", "true"]);
@@ -87,7 +87,7 @@ fn a_short_wait_is_not_worth_a_line() {
 }
 
 #[test]
-fn a_wait_of_a_minute_is_worth_one_line_and_in_ci_two() {
+fn a_wait_of_a_minute_prints_one_line_and_in_ci_two() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let attempt = |options: &[&str]| sandbox.lockrun(&[options, &["-l", "calc", "--", "true"]].concat()).start();
@@ -127,7 +127,7 @@ fn a_line_that_nobody_reads_is_lost_and_changes_no_code() {
 
 /// A closed pipe, and a file that may not grow, send signals to who writes.
 #[test]
-fn a_line_that_cannot_be_written_ends_nobody() {
+fn a_line_that_cannot_be_written_ends_no_process() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let closed = "exec 3<&0; (exec lockrun -v -l calc -- sh -c 'exit 3') 2>&1 >/dev/null <&3 | true";
@@ -144,7 +144,7 @@ fn a_line_that_cannot_be_written_ends_nobody() {
 
 /// Neither a lock nor a place in its queue.
 #[test]
-fn who_cannot_say_that_the_time_is_over_keeps_nothing() {
+fn a_timeout_that_cannot_be_printed_leaves_the_queue() {
     for form in ["", "--exec"] {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&["-l", "calc"]);
@@ -157,7 +157,7 @@ fn who_cannot_say_that_the_time_is_over_keeps_nothing() {
 }
 
 #[test]
-fn verbose_tells_of_a_wait_at_once_and_of_the_times_after_it() {
+fn verbose_mentions_a_wait_at_once_and_its_times_afterwards() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["-v", "-l", "calc", "--", "echo", "ran"]);
@@ -197,7 +197,7 @@ fn names_in_messages_are_escaped() {
 }
 
 #[test]
-fn what_happened_is_said_once_beside_what_to_do() {
+fn an_error_is_said_once_with_what_to_do() {
     let sandbox = Sandbox::new();
     // Enough to start, too few for the files of 20 locks.
     let script = "names=$(seq -f '-l %g' 20); ulimit -n 20; exec lockrun $names -- touch ran";

@@ -1,10 +1,10 @@
-//! Readers, writers, places and sets in one queue: nobody is overtaken by
-//! those who would keep it from its turn.
+//! Readers, writers, slots and sets in one queue: no conflicting request overtakes
+//! another.
 
 use crate::support::{Asked, Form, Sandbox, eventually};
 
 #[test]
-fn whoever_conflicts_goes_in_the_order_of_arrival() {
+fn conflicting_waiters_go_in_the_order_of_arrival() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         // A set comes to a lock when it has those before it in the order.
@@ -30,7 +30,7 @@ fn whoever_conflicts_goes_in_the_order_of_arrival() {
 }
 
 #[test]
-fn those_who_go_together_do_so_in_their_turn() {
+fn compatible_waiters_go_together_in_their_turn() {
     let sandbox = Sandbox::new();
     let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
     let ask = |options: &[&str]| Form::Run.ask(&sandbox, &[&["-l", "calc"], options].concat()).until_waiting();

@@ -10,7 +10,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn group_and_others_may_use_a_lock_exactly_if_they_may_make_one() {
+fn group_and_others_may_use_a_lock_if_and_only_if_they_may_make_one() {
     for (directory, file) in [
         (0o700, 0o600),
         (0o750, 0o600),
@@ -34,7 +34,7 @@ fn group_and_others_may_use_a_lock_exactly_if_they_may_make_one() {
 }
 
 #[test]
-fn so_is_what_is_kept_about_a_path() {
+fn the_queue_file_of_a_path_is_as_open_as_the_directory() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o1777);
     sandbox.write("work/file", "");
@@ -46,7 +46,7 @@ fn so_is_what_is_kept_about_a_path() {
 }
 
 #[test]
-fn the_command_has_the_umask_that_we_were_given() {
+fn the_command_keeps_the_callers_umask() {
     let sandbox = Sandbox::new();
     let attempt = sandbox.lockrun(&["-l", "calc", "-c", "umask"]).umask(0o027);
     attempt.run().assert_stdout("0027\n");
