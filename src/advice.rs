@@ -5,12 +5,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// What to do next.
 #[derive(Debug)]
 pub struct Advice(pub Cow<'static, str>);
 
 impl Advice {
-    /// Advice that is always the same.
     pub const fn new(text: &'static str) -> Self {
         Self(Cow::Borrowed(text))
     }

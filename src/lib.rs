@@ -3,41 +3,41 @@
 //! From argv to exit code, top to bottom:
 //!
 //! - [`cli`]: what can be typed
-//! - [`command`]: what it means, one file per subcommand
+//! - `command`: what it means, one file per subcommand
 //! - [`lock`]: engines that grant locks
-//! - [`child`]: COMMAND, from waiting for its turn to its end
-//! - [`keeper`]: the process behind a token, and how it is spoken to
+//! - `child`: COMMAND, from waiting for its turn to its end
+//! - `keeper`: the process behind a token, and how it is spoken to
 //! - `net`: connections to servers, names and TLS (with the feature `net`)
-//! - [`waiting`], [`message`], [`table`]: what people see
-//! - [`advice`], [`process`], [`name`], [`record`], [`token`], [`duration`], [`escape`], [`users`], [`exit`]:
-//!   values and their text forms
+//! - `waiting`, `message`, `table`: what people see
+//! - `advice`, `process`, `name`, `record`, `token`, `duration`, `escape`, `users`, `exit`: values and their
+//!   text forms
 //! - [`sys`]: the system calls that need `unsafe`
 //!
-//! The library exists for the binary, its tests and its man pages. It is no
-//! stable interface.
+//! Public is what the binary, the tests and the man pages need. It is no stable
+//! interface.
 
 #![deny(unsafe_code, missing_docs)]
 
-pub mod advice;
-pub mod child;
+mod advice;
+mod child;
 pub mod cli;
-pub mod command;
+mod command;
 pub mod duration;
-pub mod escape;
-pub mod exit;
-pub mod keeper;
+mod escape;
+mod exit;
+mod keeper;
 pub mod lock;
-pub mod message;
-pub mod name;
+mod message;
+mod name;
 #[cfg(feature = "net")]
 pub mod net;
-pub mod process;
-pub mod record;
+mod process;
+mod record;
 pub mod sys;
-pub mod table;
-pub mod token;
-pub mod users;
-pub mod waiting;
+mod table;
+mod token;
+mod users;
+mod waiting;
 
 use std::ffi::OsString;
 

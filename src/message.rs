@@ -13,9 +13,9 @@ use crate::lock::Holder;
 use crate::process;
 use crate::sys;
 
-/// How much of a holder's command line is shown.
+/// Characters of a holder's command line.
 const COMMAND_SHOWN: usize = 120;
-/// How much of a lock's name is shown.
+/// Characters of a lock's name.
 const NAME_SHOWN: usize = 80;
 
 /// Writes one line to stderr; a stderr that is closed or full changes nothing about the
@@ -73,12 +73,10 @@ fn write(text: &str, limit: Duration) {
     }
 }
 
-/// Writes one line about a lock.
 pub fn tell_about(name: &str, text: &str) {
     tell(&format!("{name}: {text}"));
 }
 
-/// Says that this command already runs under the lock.
 pub fn tell_deadlock(name: &str, holders: &[Holder], reentrant_helps: bool) {
     let taken = held_by(holders);
     let advice = if reentrant_helps { "; --reentrant runs it without taking the lock again" } else { "" };
@@ -109,12 +107,10 @@ fn plain(cause: &str) -> String {
     }
 }
 
-/// The text of an operating system error.
 pub fn os_error(errno: i32) -> String {
     plain(&std::io::Error::from_raw_os_error(errno).to_string())
 }
 
-/// A lock's name for messages.
 pub fn shown_name(name: &[u8]) -> String {
     shorten_middle(&printable(name), NAME_SHOWN)
 }

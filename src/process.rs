@@ -33,7 +33,6 @@ pub fn parent(pid: i32) -> Option<i32> {
     stat(pid)?.split(' ').nth(1)?.parse().ok().filter(|parent| *parent > 0)
 }
 
-/// The parent, its parent and so on.
 pub fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
     std::iter::successors(parent(pid), |pid| parent(*pid))
 }

@@ -5,23 +5,19 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// Blanks between two columns.
 const GAP: usize = 2;
 
-/// Colour of a row's state, from the terminal's palette.
+/// From the terminal's palette.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
-    /// The default.
     Plain,
-    /// Normal.
     Green,
-    /// Needs attention.
     Yellow,
 }
 
 /// The terminal that the table is shown on.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Width in columns; `None`: unlimited.
+    /// In columns; `None`: unlimited.
     pub width: Option<usize>,
-    /// Whether to use colours.
     pub coloured: bool,
 }
 
@@ -41,7 +37,7 @@ impl Column {
         Self { title, right: false, shrinks: None, goes: None }
     }
 
-    /// Aligns the texts to the right, for numbers.
+    /// For numbers.
     pub fn right(self) -> Self {
         Self { right: true, ..self }
     }
@@ -64,17 +60,16 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table.
     pub fn new(columns: Vec<Column>) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
-    /// Adds a row with one text per column.
+    /// One text per column.
     pub fn row(&mut self, texts: Vec<String>, colour: Colour) {
         self.rows.push((texts, colour));
     }
 
-    /// The table as text. Optional columns without content are left out.
+    /// Leaves out optional columns without content.
     pub fn render(&self, look: Look) -> String {
         let mut widths = self.natural_widths();
         if let Some(width) = look.width {

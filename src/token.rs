@@ -32,7 +32,6 @@ pub fn hide(text: &str) -> String {
     before.to_owned() + shown + &hide(&rest[length..])
 }
 
-/// The content of a token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// The keeper's address; not secret.
@@ -44,27 +43,23 @@ pub struct Token {
     /// The keeper's user; answers of other users are ignored.
     #[serde(rename = "u")]
     pub uid: u32,
-    /// Names of the locks.
     #[serde(rename = "n")]
     pub name: String,
-    /// One grant per lock.
+    /// One per lock.
     #[serde(rename = "g")]
     pub grants: Vec<TokenGrant>,
-    /// Its slot of a pool.
     #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
-    /// The locks directory, absolute.
+    /// Absolute.
     #[serde(rename = "d", with = "base64")]
     pub dir: Vec<u8>,
 }
 
-/// One grant.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenGrant {
-    /// Its fencing token.
     #[serde(rename = "f")]
     pub fence: u64,
-    /// The file in the locks directory with its record.
+    /// Its record, in the locks directory.
     #[serde(rename = "r")]
     pub file: String,
     /// Recognised by a lockrun that runs under the token.
@@ -78,12 +73,10 @@ impl Token {
         self.grants.first().map_or(0, |grant| grant.fence)
     }
 
-    /// The locks directory.
     pub fn dir(&self) -> &Path {
         Path::new(std::ffi::OsStr::from_bytes(&self.dir))
     }
 
-    /// Encodes the token.
     pub fn to_word(&self) -> String {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         let check = Sha256::digest(&bytes);
@@ -91,7 +84,6 @@ impl Token {
         PREFIX.to_owned() + &BASE64URL_NOPAD.encode(&bytes)
     }
 
-    /// Decodes a token; `None` if `word` is not one.
     pub fn parse(word: &[u8]) -> Option<Self> {
         let bytes = BASE64URL_NOPAD.decode(word.strip_prefix(PREFIX.as_bytes())?).ok()?;
         let (bytes, check) = bytes.split_at_checked(bytes.len().checked_sub(CHECK)?)?;

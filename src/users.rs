@@ -9,11 +9,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// One entry of the user database.
 pub struct User {
-    /// Login name.
     pub name: String,
-    /// Home directory.
     pub home: PathBuf,
 }
 

@@ -32,7 +32,6 @@ const NAME_LEAST: usize = 12;
 /// How much to say about waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
-    /// Nothing.
     Quiet,
     /// Long waits.
     Normal,

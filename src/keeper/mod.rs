@@ -33,9 +33,7 @@ pub const RELEASED: &str = "released";
 
 /// What the keeper of a token needs.
 pub struct Keeper<H> {
-    /// The lock.
     pub held: H,
-    /// Its token.
     pub token: Token,
     /// Where clients connect.
     pub listener: UnixListener,
@@ -86,7 +84,6 @@ impl<H: Held> Keeper<H> {
     }
 }
 
-/// Why to let go, and the client that asked for it.
 struct End {
     why: String,
     client: Option<Client>,

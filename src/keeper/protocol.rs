@@ -13,10 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::sys;
 use crate::token::Token;
 
-/// A request to a keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
-    /// Release the lock.
     Release,
     /// Expire this long from now.
     Renew {
@@ -24,7 +22,6 @@ pub enum Ask {
         #[serde(with = "double_option")]
         lease: Option<Option<Duration>>,
     },
-    /// Report the state.
     Check,
 }
 
@@ -42,25 +39,21 @@ pub(super) enum Reply {
     NotYours,
 }
 
-/// The state of a token's lock.
+/// How a token's lock stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenState {
     /// RFC 3339; `None`: never.
     pub expires: Option<String>,
-    /// Time until then.
     pub remaining: Option<Duration>,
     /// Why others could take it nevertheless.
     pub lost: Option<String>,
 }
 
-/// A keeper's answer.
 pub enum Answer {
-    /// The lock is free.
     Released {
         /// How it was lost before.
         lost: Option<String>,
     },
-    /// It is held.
     State(TokenState),
     /// There is no keeper any more.
     Gone,

@@ -17,14 +17,12 @@
 //!
 //! - The keeper asks, waits and holds.
 //! - The wrapper watches the keeper as it watches a child that waits for a lock file
-//!   (`child::Waiter::watch`: signals, the clock, the waiting line). Its own [`Held`]
-//!   works on the page: `wakes` is the line and the time at which the lease ends,
-//!   `tend` looks into the page, `descriptors` is the write end of the life line, which
-//!   COMMAND inherits as it inherits a lock file. `release` waits for the keeper; what
-//!   it cannot release in time ends with the lease ([`Released::Later`]).
-//! - The supervisor (`child::supervise`) sleeps until a signal, a descriptor or a time
-//!   of `wakes`, and calls `tend`. A [`Loss`] ends COMMAND and all it started as an
-//!   expiry does, and lockrun exits with 123.
+//!   (`child::Waiter::watch`). Its own [`Held`] works on the page: `wakes` is the line
+//!   and the end of the lease, and `descriptors` is the write end of the life line,
+//!   which COMMAND inherits as it inherits a lock file. What `release` cannot release
+//!   in time ends with the lease ([`Released::Later`]).
+//! - The supervisor (`child::supervise`) calls `tend` when `wakes` says so. A [`Loss`]
+//!   ends COMMAND and all it started as an expiry does, and lockrun exits with 123.
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, RawFd};

@@ -24,15 +24,13 @@ const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
 /// A holder. Times are RFC 3339 in UTC.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Record {
-    /// Version of the text, 1.
+    /// Version of the text.
     lockrun: u8,
-    /// The fencing token of the grant.
     pub fence: u64,
     /// The process that called flock(2), as the kernel shows it.
     pub pid: i32,
     /// Login name, or number.
     pub user: String,
-    /// Host name.
     pub host: String,
     /// When the lock was granted.
     pub since: String,
@@ -45,13 +43,11 @@ pub struct Record {
     /// The script whose descriptor was locked, by a process that has ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub script: Option<Script>,
-    /// The slot in a pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
     /// Size of the pool, as this holder sees it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slots: Option<u32>,
-    /// Whether the lock is held shared.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub shared: bool,
     /// The fence of the grant before this one, and how and when it ended, for the
@@ -63,14 +59,12 @@ pub struct Record {
     pub ended: Option<String>,
     /// The lock's name; a file name may end in a hash.
     pub name: String,
-    /// The command line.
     pub command: String,
 }
 
 /// A script that holds a lock by a descriptor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
-    /// Process id.
     pub pid: i32,
     /// Start time of the process, in ticks since boot.
     pub start: u64,
@@ -83,17 +77,13 @@ pub struct Script {
 pub struct Claim {
     /// Login name, or number.
     pub user: String,
-    /// Host name.
     pub host: String,
     /// The command line, perhaps not UTF-8.
     pub command: Vec<u8>,
-    /// How long the lock may be held.
+    /// From the grant on.
     pub expires: Option<Duration>,
-    /// Whether the lock is held for a token.
     pub is_token: bool,
-    /// The process whose end releases a token's lock.
     pub owner: Option<i32>,
-    /// The script whose descriptor is locked.
     pub script: Option<Script>,
 }
 
@@ -102,7 +92,6 @@ pub struct Claim {
 pub enum Text {
     /// A new file, or one emptied by a power cut.
     Empty,
-    /// A record.
     Record(Box<Record>),
     /// A record that cannot be parsed, or that no lockrun can have written.
     Damaged,
@@ -111,7 +100,6 @@ pub enum Text {
 }
 
 impl Record {
-    /// The record of a grant to `pid` now.
     pub fn new(claim: &Claim, name: &[u8], fence: u64, pid: i32, now: SystemTime) -> Self {
         Self {
             lockrun: 1,
@@ -176,7 +164,6 @@ fn latest_fence(now: SystemTime) -> u64 {
     clock.saturating_add(AHEAD).as_micros().try_into().unwrap_or(u64::MAX - 1)
 }
 
-/// Parses the content of a lock file.
 pub fn parse(text: &[u8]) -> Text {
     // After a power cut a file may have its length but no content.
     if text.iter().all(|&b| b == 0) {
@@ -241,7 +228,6 @@ pub fn with_text<T>(file: &File, offset: u64, act: impl FnOnce(&[u8]) -> T) -> T
 }
 
 impl Text {
-    /// The record, if it is one.
     pub fn record(self) -> Option<Record> {
         if let Text::Record(record) = self { Some(*record) } else { None }
     }
