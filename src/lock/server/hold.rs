@@ -7,18 +7,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::net::UnixDatagram;
-use tokio::net::unix::pipe;
-
 use super::contend::random;
-use super::last_resort::Victims;
 use super::lease::{Ending, each_try, renew_at};
 use super::looks::{holders_of, own};
 use super::news::{News, Order};
-use super::page::Page;
 use super::request::{Request, Tenure};
 use super::row::{LockName, Note};
 use super::store::{Event, Kept, Lease, Look, RowStore, Subject, Trouble, Watch, Watched};
+use super::ties::{Ties, life_ended, next_order, tell};
 use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{sleep_until, suspend_aware_now};
@@ -36,14 +32,6 @@ const LEAVING: Duration = Duration::from_secs(5);
 const LOOKING: Duration = Duration::from_secs(1);
 /// A wrapper that does not confirm a loss within this time is dead or stopped.
 const HEARING: Duration = Duration::from_millis(100);
-
-pub struct Ties<'a> {
-    pub line: &'a UnixDatagram,
-    /// Ends when the wrapper, COMMAND and all that inherited it have ended.
-    pub life: &'a pipe::Receiver,
-    pub page: &'a Page,
-    pub victims: Victims,
-}
 
 pub struct Holding<'a, S: RowStore> {
     store: &'a mut S,
@@ -323,43 +311,6 @@ impl<'a, S: RowStore> Holding<'a, S> {
             (false, false) => self.store.leave(self.tenure.lease.id, limits).await.map(drop),
         };
         self.tell(&News::Released { later: left.err().map(|trouble| trouble.to_string()) });
-    }
-}
-
-/// `None`: the wrapper has died.
-pub async fn next_order(line: &UnixDatagram, buffer: &mut [u8]) -> Option<Order> {
-    loop {
-        match line.recv(buffer).await {
-            Ok(0) | Err(_) => return None,
-            Ok(length) => {
-                if let Ok(order) = serde_json::from_slice(&buffer[..length]) {
-                    return Some(order);
-                }
-            }
-        }
-    }
-}
-
-/// All holders of the other end have gone.
-pub async fn life_ended(life: &pipe::Receiver) {
-    let mut byte = [0];
-    loop {
-        if life.readable().await.is_err() {
-            return;
-        }
-        match life.try_read(&mut byte) {
-            // COMMAND may write into a descriptor that it finds.
-            Ok(1..) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return,
-        }
-    }
-}
-
-/// Without waiting for a wrapper that does not read: it is dead or stopped.
-pub fn tell(line: &UnixDatagram, news: &News) {
-    if let Ok(text) = serde_json::to_vec(news) {
-        let _ = line.try_send(&text);
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 
 use super::contend::Contest;
-use super::hold::{Holding, Ties, life_ended, next_order, tell};
+use super::hold::Holding;
 use super::last_resort::Victims;
 use super::lease::{each_try, heartbeat};
 use super::news::{Given, Kept, News};
@@ -24,6 +24,7 @@ use super::queue::{Contender, Id, State};
 use super::request::{GrantedRow, Outcome, Request, Tenure};
 use super::row::{LockName, Note, Row};
 use super::store::{Lease, RowStore, Trouble};
+use super::ties::{Ties, life_ended, next_order, tell};
 use crate::net::Limits;
 use crate::sys::{self, Shared, sleep_until, suspend_aware_now};
 

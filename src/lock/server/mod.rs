@@ -6,7 +6,7 @@
 //! - `contend`: from a request to its grant; `hold`: from the grant to its end
 //! - `lease`: when to renew, and when to end a command in time
 //! - `keeper`: the process that does both; `wrapper`: the process beside it; `page`,
-//!   `news`: between the two
+//!   `news`, `ties`: between the two
 
 mod contend;
 mod engine;
@@ -25,6 +25,7 @@ mod request;
 pub mod row;
 pub mod store;
 mod summon;
+mod ties;
 pub mod url;
 mod wrapper;
 
