@@ -74,7 +74,7 @@ fn a_lease_lasts_as_long_as_the_server_says() {
     let etcd = Etcd::start_with(&["--election-timeout=2000", "--heartbeat-interval=100"]);
     run(async {
         let before = suspend_aware_now();
-        let until = calls(&etcd).grant(LeaseId(7), 1, long()).await.unwrap();
+        let until = calls(&etcd).grant(LeaseId(7), 1, long()).await.unwrap().until;
         // At least one and a half elections.
         let ttl = Duration::from_secs(3);
         assert!((before + ttl..=suspend_aware_now() + ttl).contains(&until));
@@ -88,7 +88,7 @@ fn a_repeated_grant_counts_from_the_first_try() {
         let mut calls = calls(&etcd);
         calls.grant(LeaseId(7), 20, long()).await.unwrap();
         let before = suspend_aware_now();
-        let until = calls.grant(LeaseId(7), 20, long()).await.unwrap();
+        let until = calls.grant(LeaseId(7), 20, long()).await.unwrap().until;
         let ttl = Duration::from_secs(20);
         assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
     });
@@ -130,7 +130,8 @@ fn a_renewed_lease_lasts_from_before_the_renewal_was_sent() {
         let made = enter(&mut calls, LeaseId(7)).await;
         let before = suspend_aware_now();
         let kept = calls.keep(LeaseId(7), &[(ROW.into(), made)], &[Span::one("other")], long()).await.unwrap();
-        let Renewed::Until { until, own, also } = kept else { panic!("{kept:?}") };
+        let Renewed::Until { lasting, own, also } = kept else { panic!("{kept:?}") };
+        let until = lasting.until;
         let ttl = Duration::from_secs(20);
         assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
         assert_eq!((own.len(), also.len(), also[0].kvs.len()), (1, 1, 0));

@@ -67,6 +67,25 @@ fn a_server_that_stops_ends_the_command_before_its_lease_does() {
     }
 }
 
+/// etcd grants no lease below one and a half times its election timeout.
+#[test]
+fn a_longer_lease_than_was_asked_for_is_used_to_the_end() {
+    let place = Place::Server(Etcd::start_with(&["--election-timeout=5000"]));
+    let sandbox = Sandbox::new();
+    let holder = place
+        .lockrun_with(&sandbox, "?ttl=2&connect=60", &["-l", "calc", "-c", "echo holding; exec sleep 600"])
+        .start();
+    let mut holder = holder.until_says("holding");
+    place.server().freeze();
+    // Renewed after a third of 8 s, so that there is time to try again.
+    eventually("the holder has heard of it", || holder.stderr().contains("cannot be renewed"));
+    assert!(!holder.stderr().contains("ms otherwise"), "{}", holder.stderr());
+    assert!(!holder.has_ended());
+    let outcome = holder.wait();
+    outcome.assert_code(123).assert_stderr_has(&["lost", "could not be reached", "TERM"]);
+    place.server().thaw();
+}
+
 #[test]
 fn a_server_that_comes_back_in_time_is_no_loss() {
     let (place, sandbox) = (server(), Sandbox::new());

@@ -103,7 +103,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 Step::Ordered(Some(Order::Started(pid))) => self.ties.victims.set_command(pid),
                 Step::Ordered(Some(Order::Heard)) => {
                     let until = self.tenure.until;
-                    self.kill_at = Ending::new(until, self.request.ttl, Duration::ZERO).last_kill_at;
+                    self.kill_at = Ending::new(until, self.tenure.ttl, Duration::ZERO).last_kill_at;
                 }
                 Step::Ordered(None) => {
                     self.is_wrapper_gone = true;
@@ -147,7 +147,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 return std::future::pending().await;
             }
             // One try at one address: the first failure is reported.
-            let each = each_try(request.ttl);
+            let each = each_try(tenure.ttl);
             let limits = Limits::new((now + each).min(tenure.until), each);
             let rows: Vec<_> = tenure.rows.iter().map(|(lock, row)| (lock, row)).collect();
             if renew_at <= now && tenure.lease.ttl > request.ttl {
@@ -230,6 +230,9 @@ impl<'a, S: RowStore> Holding<'a, S> {
         match kept {
             Ok(Kept::Yes { until, .. }) => {
                 self.out_of_trouble();
+                if !self.is_long() {
+                    self.tenure.ttl = self.store.granted_ttl(self.tenure.lease);
+                }
                 self.renewed(until);
             }
             Ok(Kept::Gone) => self.lose(None),
@@ -242,6 +245,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             Ok(Some(until)) => {
                 self.out_of_trouble();
                 self.tenure.lease = lease;
+                self.tenure.ttl = self.store.granted_ttl(lease);
                 self.ties.page.set_lease(lease.id);
                 self.renewed(until);
             }
@@ -250,12 +254,17 @@ impl<'a, S: RowStore> Holding<'a, S> {
         }
     }
 
+    /// A long lease is for --at-least, and not renewed: its rows leave it in time.
+    fn is_long(&self) -> bool {
+        self.tenure.lease.ttl > self.request.ttl
+    }
+
     fn renewed(&mut self, until: Duration) {
-        let ttl = self.request.ttl;
+        let ttl = self.tenure.ttl;
         self.tenure.until = until;
+        self.ties.page.set_ttl(ttl);
         self.ties.page.set_valid_until(until);
-        // A long lease is for --at-least, and not renewed: its rows leave it in time.
-        self.renew_at = match self.tenure.lease.ttl > ttl {
+        self.renew_at = match self.is_long() {
             true => until.saturating_sub(ttl * 2 / 3),
             false => renew_at(until, ttl, random()),
         };

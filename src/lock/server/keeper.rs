@@ -130,6 +130,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
         }
         Some(Ok(Outcome::Granted { grants, tenure })) => {
             page.set_lease(tenure.lease.id);
+            page.set_ttl(tenure.ttl);
             page.set_valid_until(if tenure.rows.is_empty() { Duration::MAX } else { tenure.until });
             let rows = tenure.rows.iter().map(kept_of).collect();
             tell(line, &News::Granted { grants: grants.iter().map(given_of).collect(), rows });
@@ -183,6 +184,7 @@ fn tenure_of(request: &Request, rows: &[Kept], page: &Page) -> Tenure {
     let ttl = if is_long { request.at_least.unwrap_or(request.ttl).max(request.ttl) } else { request.ttl };
     Tenure {
         lease: Lease { id: page.lease(), ttl },
+        ttl: page.ttl(),
         until: page.valid_until(),
         rows: rows.iter().filter_map(row).collect(),
         kept_until: None,

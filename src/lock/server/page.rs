@@ -9,6 +9,7 @@ use crate::sys::{Shared, suspend_aware_now};
 #[derive(Default)]
 pub struct Page {
     valid_until: AtomicU64,
+    ttl: AtomicU64,
     alive_at: AtomicU64,
     lease: AtomicU64,
     attempt: AtomicU32,
@@ -27,7 +28,17 @@ impl Page {
     }
 
     pub fn set_valid_until(&self, at: Duration) {
-        self.valid_until.store(at.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.valid_until.store(nanos(at), Ordering::SeqCst);
+    }
+
+    /// The lease's length, see [`Tenure::ttl`](super::request::Tenure::ttl).
+    pub fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl.load(Ordering::SeqCst))
+    }
+
+    /// The lease has this length.
+    pub fn set_ttl(&self, ttl: Duration) {
+        self.ttl.store(nanos(ttl), Ordering::SeqCst);
     }
 
     pub fn alive_at(&self) -> Duration {
@@ -35,7 +46,7 @@ impl Page {
     }
 
     pub fn show_alive(&self) {
-        self.alive_at.store(suspend_aware_now().as_nanos().try_into().unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.alive_at.store(nanos(suspend_aware_now()), Ordering::SeqCst);
     }
 
     /// The lease of our rows.
@@ -55,4 +66,8 @@ impl Page {
     pub fn set_attempt(&self, attempt: u32) {
         self.attempt.store(attempt, Ordering::SeqCst);
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos().try_into().unwrap_or(u64::MAX)
 }

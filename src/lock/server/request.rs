@@ -74,6 +74,9 @@ impl Request {
 #[derive(Clone, Debug)]
 pub struct Tenure {
     pub lease: Lease,
+    /// The length by which it is renewed and the command ended: the one that the store
+    /// granted, or `?ttl=` while --at-least has a longer lease.
+    pub ttl: Duration,
     /// Until when the lease lives at least.
     pub until: Duration,
     /// In the order of the locks; without those that are held around us.

@@ -225,6 +225,10 @@ pub trait RowStore {
     /// Where the last answer came from: `a:2379`.
     fn address(&self) -> String;
 
+    /// The length of a lease that it made or renewed; of another one, what is asked
+    /// for.
+    fn granted_ttl(&self, lease: Lease) -> Duration;
+
     /// All rows of a lock, by one linearizable read.
     fn look(&mut self, lock: &LockName, limits: Limits) -> impl Future<Output = Result<Look, Trouble>>;
 

@@ -200,6 +200,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         self.rows.sort_by_key(|(lock, _)| *lock);
         let mut tenure = Tenure {
             lease: self.lease,
+            ttl: self.ttl(),
             until: self.until,
             rows: self.rows.iter().map(|(lock, row)| (self.request.locks[*lock].clone(), row.clone())).collect(),
             kept_until: self.request.at_least.map(|at_least| suspend_aware_now() + at_least),
@@ -214,7 +215,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             let rows: Vec<_> = tenure.rows.iter().map(|(lock, row)| (lock, row)).collect();
             let moved = self.ask(async |store, limits| store.move_to(Some(lease), &rows, limits).await).await?;
             let Some(until) = moved else { return Ok(None) };
-            (tenure.lease, tenure.until) = (lease, until);
+            (tenure.lease, tenure.ttl, tenure.until) = (lease, self.request.ttl, until);
         }
         let mut all: Vec<_> = self.rows.iter().chain(&self.covered).cloned().collect();
         all.sort_by_key(|(lock, _)| *lock);
@@ -252,7 +253,15 @@ impl<'a, S: RowStore> Contest<'a, S> {
     }
 
     fn renew_at(&self) -> Duration {
-        renew_at(self.until, self.lease.ttl, random())
+        renew_at(self.until, self.store.granted_ttl(self.lease), random())
+    }
+
+    /// As [`Tenure::ttl`].
+    fn ttl(&self) -> Duration {
+        match self.lease.ttl > self.request.ttl {
+            true => self.request.ttl,
+            false => self.store.granted_ttl(self.lease),
+        }
     }
 
     fn in_trouble(&mut self, trouble: &Trouble) {

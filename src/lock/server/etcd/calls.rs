@@ -168,13 +168,22 @@ pub struct Written {
     pub found: Vec<Range>,
 }
 
+/// How long a lease lasts if it is not renewed.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting {
+    /// Until then, by [`suspend_aware_now`].
+    pub until: Duration,
+    /// Its length, which may be more than was asked for.
+    pub ttl: Duration,
+}
+
 /// The result of renewing a lease.
 #[derive(Debug)]
 pub enum Renewed {
     /// The lease lives.
     Until {
-        /// At least until then, by [`suspend_aware_now`].
-        until: Duration,
+        /// How long it lasts now.
+        lasting: Lasting,
         /// The keys on it, without values.
         own: Vec<KeyValue>,
         /// The keys in each of the other spans.
@@ -184,6 +193,13 @@ pub enum Renewed {
     Gone,
 }
 
+impl Lasting {
+    fn from(sent: Duration, seconds: u64) -> Self {
+        let ttl = Duration::from_secs(seconds);
+        Self { until: sent.saturating_add(ttl), ttl }
+    }
+}
+
 /// The requests.
 pub struct Calls {
     /// Where they go.
@@ -191,15 +207,15 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Makes a lease of at least this many seconds. Returns until when it lives.
-    pub async fn grant(&mut self, lease: LeaseId, seconds: u64, limits: Limits) -> Result<Duration, Trouble> {
+    /// Makes a lease of at least this many seconds.
+    pub async fn grant(&mut self, lease: LeaseId, seconds: u64, limits: Limits) -> Result<Lasting, Trouble> {
         let first_sent = suspend_aware_now();
         let body = json!({"TTL": seconds.to_string(), "ID": lease.0.to_string()});
         let (reply, sent) = self.gateway.ask::<Granted>("lease/grant", &body, Identity::Hidden, limits).await?;
         Ok(match reply {
-            Reply::Done(granted) => sent + Duration::from_secs(granted.ttl),
+            Reply::Done(granted) => Lasting::from(sent, granted.ttl),
             // An earlier try made it, perhaps the first.
-            Reply::LeaseExists | Reply::NoSuchLease => first_sent + Duration::from_secs(seconds),
+            Reply::LeaseExists | Reply::NoSuchLease => Lasting::from(first_sent, seconds),
         })
     }
 
@@ -241,8 +257,8 @@ impl Calls {
             if keys.is_empty()
                 && let Some((ttl, _)) = renewed
             {
-                let until = sent + Duration::from_secs(ttl);
-                return Ok(Renewed::Until { until, own: Vec::new(), also: Vec::new() });
+                let lasting = Lasting::from(sent, ttl);
+                return Ok(Renewed::Until { lasting, own: Vec::new(), also: Vec::new() });
             }
             let mut read = self.read_together(&reads, limits).await?;
             let there = keys
@@ -256,10 +272,10 @@ impl Calls {
                 && term == read.term
                 && connection == self.gateway.connection()
             {
-                let until = sent + Duration::from_secs(ttl);
+                let lasting = Lasting::from(sent, ttl);
                 let also = read.ranges.split_off(keys.len());
                 let own = read.ranges.into_iter().flat_map(|range| range.kvs).collect();
-                return Ok(Renewed::Until { until, own, also });
+                return Ok(Renewed::Until { lasting, own, also });
             }
             crate::net::pause_randomly(0).await;
         }

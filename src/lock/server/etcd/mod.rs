@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use self::answers::{KeyValue, Range};
-use self::calls::{Calls, Condition as If, LeaseId, Read, Renewed, Span, Write, Written};
+use self::calls::{Calls, Condition as If, Lasting, LeaseId, Read, Renewed, Span, Write, Written};
 use self::gateway::Gateway;
 use self::keys::Prefix;
 use self::watch::{Heard, Wish};
@@ -45,8 +45,8 @@ pub struct Etcd {
     calls: Calls,
     prefix: Prefix,
     version: Option<String>,
-    /// Leases that we made, and until when they live at least.
-    leases: HashMap<u64, Duration>,
+    /// Leases that we made or renewed.
+    leases: HashMap<u64, Lasting>,
     own: HashMap<Id, Own>,
 }
 
@@ -83,13 +83,13 @@ impl Etcd {
 
     /// Until when the lease lives at least.
     async fn lease(&mut self, lease: Lease, limits: Limits) -> Result<Duration, Trouble> {
-        if let Some(until) = self.leases.get(&lease.id) {
-            return Ok(*until);
+        if let Some(lasting) = self.leases.get(&lease.id) {
+            return Ok(lasting.until);
         }
         let seconds = lease.ttl.as_secs() + u64::from(lease.ttl.subsec_nanos() > 0);
-        let until = self.calls.grant(LeaseId(lease.id as i64), seconds.max(1), limits).await?;
-        self.leases.insert(lease.id, until);
-        Ok(until)
+        let lasting = self.calls.grant(LeaseId(lease.id as i64), seconds.max(1), limits).await?;
+        self.leases.insert(lease.id, lasting);
+        Ok(lasting.until)
     }
 
     fn remember(&mut self, id: Id, order: u64, written: u64, slot: Option<u32>) {
@@ -304,6 +304,10 @@ impl RowStore for Etcd {
         self.calls.gateway.address().to_string()
     }
 
+    fn granted_ttl(&self, lease: Lease) -> Duration {
+        self.leases.get(&lease.id).map_or(lease.ttl, |lasting| lasting.ttl)
+    }
+
     async fn look(&mut self, lock: &LockName, limits: Limits) -> Result<Look, Trouble> {
         let keys = self.prefix.lock(lock);
         let (found, at) = self.calls.read(&Read::all(keys.span()), limits).await?;
@@ -403,8 +407,8 @@ impl RowStore for Etcd {
         let also: Vec<_> = waits.iter().map(|watched| self.wish(watched)).collect();
         let spans: Vec<_> = also.iter().map(|wish| wish.span.clone()).collect();
         let renewed = self.calls.keep(LeaseId(lease.id as i64), &own, &spans, limits).await?;
-        let Renewed::Until { until, own, also: found } = renewed else { return Ok(Kept::Gone) };
-        self.leases.insert(lease.id, until);
+        let Renewed::Until { lasting, own, also: found } = renewed else { return Ok(Kept::Gone) };
+        self.leases.insert(lease.id, lasting);
         let was_called = rows.iter().zip(&own).any(|((_, row), now)| {
             let written = self.own.get(&row.contender.id).map_or(0, |own| own.written);
             now.mod_revision.unsigned_abs() > written.max(row.version)
@@ -419,7 +423,7 @@ impl RowStore for Etcd {
         });
         // Not on the way to the grant, where each request counts.
         let _ = self.ask_version(limits).await;
-        Ok(Kept::Yes { until, is_our_turn: was_called || has_moved })
+        Ok(Kept::Yes { until: lasting.until, is_our_turn: was_called || has_moved })
     }
 
     async fn move_to(

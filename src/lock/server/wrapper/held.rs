@@ -71,6 +71,7 @@ impl ServerHeld {
         let Ok(page) = Page::new() else { return };
         page.set_attempt(self.keeper.page.attempt());
         page.set_lease(self.keeper.page.lease());
+        page.set_ttl(self.keeper.page.ttl());
         page.set_valid_until(self.keeper.page.valid_until());
         let task = Task::GoOn(self.rows.clone());
         // Without one the lease ends, and the command in time before it.
@@ -83,7 +84,7 @@ impl ServerHeld {
     }
 
     fn ending(&self) -> Ending {
-        Ending::new(self.keeper.page.valid_until(), self.plan.request.ttl, self.plan.kill_after)
+        Ending::new(self.keeper.page.valid_until(), self.keeper.page.ttl(), self.plan.kill_after)
     }
 
     fn heard(&mut self, news: News) -> Option<Loss> {
