@@ -120,7 +120,7 @@ impl Job {
                 },
                 #[cfg(feature = "etcd")]
                 Admission::Queued(AnyQueued::Server(queued)) => match wait_on_server(&self.request, queued)? {
-                    OnServer::Granted(held) => return self.run_at_once(AnyHeld::Server(held)),
+                    OnServer::Granted(held) => return self.run_at_once(AnyHeld::Server(*held)),
                     OnServer::Over(exit) => return Ok(exit),
                     OnServer::Not(not) => not,
                 },

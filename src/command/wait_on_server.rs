@@ -17,7 +17,7 @@ use crate::sys::{self, Arrived, SignalFd, suspend_aware_now};
 /// How a wait ended.
 pub enum OnServer {
     /// With the locks.
-    Granted(ServerHeld),
+    Granted(Box<ServerHeld>),
     /// Without them.
     Not(NotGranted),
     /// Without them, and the message has been printed.
@@ -58,7 +58,7 @@ pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result
             }
             Some(Progress::Granted(grants)) => {
                 waiting.hide();
-                return Ok(OnServer::Granted(queued.into_held(grants)));
+                return Ok(OnServer::Granted(Box::new(queued.into_held(grants))));
             }
             Some(Progress::Refused(refusal)) => break OnServer::Not(NotGranted::Refused(refusal)),
             Some(Progress::GaveUp(how)) => {

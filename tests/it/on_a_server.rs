@@ -132,6 +132,28 @@ fn a_keeper_that_was_killed_while_it_waited_is_replaced_in_its_place() {
 }
 
 #[test]
+fn where_all_of_us_were_stopped_the_line_says_so() {
+    for keeper_first in [false, true] {
+        let (place, sandbox) = (server(), Sandbox::new());
+        let holder = stubborn(&place, &sandbox);
+        let keeper = keeper_of(holder.pid());
+        let all = if keeper_first { [keeper, holder.pid()] } else { [holder.pid(), keeper] };
+        for pid in all {
+            signal(pid, libc::SIGSTOP);
+        }
+        eventually("the lease has ended", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(0));
+        signal(all[0], libc::SIGCONT);
+        if keeper_first {
+            let command: i32 = holder.stdout().trim().parse().unwrap();
+            eventually("the keeper has killed", || !is_alive(command));
+        }
+        signal(all[1], libc::SIGCONT);
+        let outcome = holder.wait();
+        outcome.assert_code(123).assert_one_line(&["calc: lost: lockrun, or this machine, was stopped for ", "KILL"]);
+    }
+}
+
+#[test]
 fn a_wrapper_that_is_stopped_does_not_keep_its_command_past_the_lease() {
     let (place, sandbox) = (server(), Sandbox::new());
     let holder = stubborn(&place, &sandbox);

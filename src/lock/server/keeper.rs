@@ -20,6 +20,7 @@ use super::last_resort::Victims;
 use super::lease::{each_try, heartbeat};
 use super::news::{Given, Kept, News};
 use super::page::Page;
+use super::pause::Alarm;
 use super::queue::{Contender, Id, State};
 use super::request::{GrantedRow, Outcome, Request, Tenure};
 use super::row::{LockName, Note, Row};
@@ -83,9 +84,15 @@ fn keep<S: RowStore>(
         let life = pipe::Receiver::from_owned_fd(ends.life)?;
         let ties = Ties { line: &line, life: &life, page, victims };
         let pulse = async {
+            let (beat, alarm) = (heartbeat(request.ttl), Alarm::default());
             loop {
+                let now = suspend_aware_now();
+                alarm.ring(now, beat);
+                // First, because an old sign of life is a pause as well.
+                page.set_pause(alarm.pause());
                 page.show_alive();
-                sleep_until(suspend_aware_now() + heartbeat(request.ttl)).await;
+                alarm.set(Some(now + beat));
+                sleep_until(now + beat).await;
             }
         };
         tokio::select! {

@@ -4,7 +4,8 @@
 //! - [`store`]: what a server has to offer; `etcd` offers it; [`url`]: what names a
 //!   server
 //! - `contend`: from a request to its grant; `hold`: from the grant to its end
-//! - `lease`: when to renew, and when to end a command in time
+//! - `lease`: when to renew, and when to end a command in time; `pause`: that it was too
+//!   late
 //! - `keeper`: the process that does both; `wrapper`: the process beside it; `page`,
 //!   `news`, `ties`: between the two
 
@@ -20,6 +21,7 @@ mod lease;
 mod looks;
 mod news;
 mod page;
+mod pause;
 pub mod queue;
 mod request;
 pub mod row;

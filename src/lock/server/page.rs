@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::pause::Pause;
 use crate::sys::{Shared, suspend_aware_now};
 
 #[derive(Default)]
@@ -11,6 +12,8 @@ pub struct Page {
     valid_until: AtomicU64,
     ttl: AtomicU64,
     alive_at: AtomicU64,
+    pause_from: AtomicU64,
+    pause_until: AtomicU64,
     lease: AtomicU64,
     attempt: AtomicU32,
 }
@@ -47,6 +50,18 @@ impl Page {
 
     pub fn show_alive(&self) {
         self.alive_at.store(nanos(suspend_aware_now()), Ordering::SeqCst);
+    }
+
+    /// The keeper's last pause.
+    pub fn pause(&self) -> Pause {
+        let time = |word: &AtomicU64| Duration::from_nanos(word.load(Ordering::SeqCst));
+        Pause { from: time(&self.pause_from), until: time(&self.pause_until) }
+    }
+
+    /// The keeper had a pause.
+    pub fn set_pause(&self, pause: Pause) {
+        self.pause_from.store(nanos(pause.from), Ordering::SeqCst);
+        self.pause_until.store(nanos(pause.until), Ordering::SeqCst);
     }
 
     /// The lease of our rows.

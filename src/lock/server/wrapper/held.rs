@@ -9,9 +9,10 @@ use rustix::process::Pid;
 
 use super::{Keeper, LEAVING, LifeLine, Plan, how, some};
 use crate::lock::server::keeper::Task;
-use crate::lock::server::lease::Ending;
+use crate::lock::server::lease::{Ending, heartbeat};
 use crate::lock::server::news::{Given, Kept, News, Order};
 use crate::lock::server::page::Page;
+use crate::lock::server::pause::{Alarm, Pause};
 use crate::lock::server::row::{CallKind, NotedMode};
 use crate::lock::{Grant, Held, Holder, Loss, LossKind, Lost, Note, Released, Wakes};
 use crate::record::Claim;
@@ -37,6 +38,11 @@ pub struct ServerHeld {
     is_certain: bool,
     /// Whether the keeper has looked who holds it then.
     has_looked: bool,
+    /// Whether renewing has failed, as the keeper says.
+    is_in_trouble: bool,
+    alarm: Alarm,
+    /// All of us were stopped until it was too late; for so long.
+    stopped_for: Option<Duration>,
     command: Option<i32>,
     released: Option<Released>,
 }
@@ -60,6 +66,9 @@ impl ServerHeld {
             is_ending: false,
             is_certain: false,
             has_looked: false,
+            is_in_trouble: false,
+            alarm: Alarm::default(),
+            stopped_for: None,
             command: None,
             released: None,
         }
@@ -87,16 +96,48 @@ impl ServerHeld {
         Ending::new(self.keeper.page.valid_until(), self.keeper.page.ttl(), self.plan.kill_after)
     }
 
+    fn is_awake(&self) {
+        self.alarm.ring(suspend_aware_now(), heartbeat(self.plan.request.ttl));
+    }
+
+    /// For how long neither we nor the keeper did anything, until after the time to
+    /// end COMMAND.
+    fn slept_through(&self) -> Option<Duration> {
+        let (now, alive_at) = (suspend_aware_now(), self.keeper.page.alive_at());
+        let keepers = match self.keeper.hangs_at(&self.plan) <= now {
+            true => Pause { from: alive_at, until: now },
+            false => self.keeper.page.pause(),
+        };
+        let (pauses, term_at) = ([self.alarm.pause(), keepers], self.ending().term_at);
+        let is_long = pauses.iter().all(|pause| pause.until >= term_at);
+        pauses.into_iter().map(Pause::length).min().filter(|_| is_long)
+    }
+
+    /// Why a lock is gone, as a clause.
+    fn why(&self, otherwise: &str) -> String {
+        match self.stopped_for.filter(|_| !self.is_in_trouble) {
+            Some(time) => {
+                let time = crate::duration::display(time);
+                format!("lockrun, or this machine, was stopped for {time}, and the lease ended meanwhile")
+            }
+            None => otherwise.into(),
+        }
+    }
+
     fn heard(&mut self, news: News) -> Option<Loss> {
         match news {
             News::Trouble { text } => {
+                self.is_in_trouble = true;
                 let left = self.ending().term_at.saturating_sub(suspend_aware_now());
                 (self.plan.tell)(&format!(
                     "the lock cannot be renewed: {text}; trying again, the command is ended in {} otherwise",
                     crate::duration::display(left)
                 ));
             }
-            News::WorksAgain => (self.plan.tell)("the lock was renewed"),
+            News::WorksAgain => {
+                self.is_in_trouble = false;
+                (self.plan.tell)("the lock was renewed");
+            }
             News::Removed { holder } => self.plan.tell_removed(*holder),
             News::Called(call) => {
                 let kill_after = call.kill_after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -110,7 +151,7 @@ impl ServerHeld {
             News::Lost { lock } => {
                 self.is_certain = true;
                 self.keeper.order(&Order::Heard);
-                let lost = self.lost(Some(&lock), "the store has taken it away".into());
+                let lost = self.lost(Some(&lock), self.why("the store has taken it away"));
                 return Some(Loss { lost, kill_at: Some(suspend_aware_now()) });
             }
             News::Released { later } => {
@@ -195,7 +236,10 @@ impl Held for ServerHeld {
         let is_over = self.is_ending || self.rows.is_empty();
         let ends = Some(self.ending().term_at).filter(|_| !is_over);
         let hangs = Some(self.keeper.hangs_at(&self.plan)).filter(|_| !self.is_certain);
-        Wakes { descriptor: Some(line), at: ends.into_iter().chain(hangs).min() }
+        let at = ends.into_iter().chain(hangs).min();
+        self.is_awake();
+        self.alarm.set(at);
+        Wakes { descriptor: Some(line), at }
     }
 
     fn started(&mut self, command: Pid) {
@@ -205,13 +249,15 @@ impl Held for ServerHeld {
     }
 
     fn tend(&mut self) -> Option<Loss> {
+        self.is_awake();
+        self.stopped_for = self.stopped_for.or_else(|| self.slept_through());
         // The clock first: after a suspend nothing else matters.
         let ending = self.ending();
         let is_due = !self.rows.is_empty() && ending.term_at <= suspend_aware_now();
         let heard = self.hear();
         let is_due = is_due && self.ending().term_at <= suspend_aware_now();
         let loss = heard.or_else(|| {
-            let how = || "the store could not be reached in time".to_owned();
+            let how = || self.why("the store could not be reached in time");
             (is_due && !self.is_ending).then(|| Loss { lost: self.lost(None, how()), kill_at: Some(ending.kill_at) })
         });
         self.is_ending |= loss.as_ref().is_some_and(|loss| loss.kill_at.is_some());
