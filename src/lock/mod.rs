@@ -1,8 +1,8 @@
 //! Locks: the values of requests, answers and listings. [`engine`] has the traits.
 
 pub mod engine;
-pub mod file;
-pub mod markers;
+pub(crate) mod file;
+pub(crate) mod markers;
 #[cfg(feature = "net")]
 pub mod server;
 

@@ -12,9 +12,9 @@ mod support;
 /// The harness itself: what the other tests rely on is true.
 mod harness;
 
-// What can be said on the command line.
+// The command line.
 
-/// What is refused, and how.
+/// Bad input and its messages.
 mod bad_input;
 /// `--dir`, `LOCKRUN_DIR`.
 mod directory_option;
@@ -39,32 +39,32 @@ mod suggestions;
 /// `--timeout` in every form, `-n`, `LOCKRUN_TIMEOUT`.
 mod timeout;
 
-// What comes of it.
+// Results.
 
 /// Two loops and a counter: the main job, with and without the lock.
 mod counter;
-/// What COMMAND finds: input, arguments, environment.
+/// What COMMAND gets: input, arguments, environment.
 mod environment;
 /// Every exit code and signal that one lock can give.
 mod exit_codes;
-/// The numbers of the grants.
+/// Fencing tokens.
 mod fence;
 /// What people read without a terminal.
 mod messages;
 
 // Files.
 
-/// Where locks live by default: root, users, users that nobody knows.
+/// The default directory of root, users and unknown users.
 mod default_directory;
-/// Symlinks, FIFOs, devices, other people's text where a lock file belongs.
+/// Symlinks, FIFOs, devices and foreign text where a lock file belongs.
 mod foreign_files;
 /// Disks that are full or read-only.
 mod full_disk;
-/// A locks directory where others put what they like.
+/// A locks directory that others may write to.
 mod hostile_directory;
 /// Modes that follow the directory under any umask.
 mod modes;
-/// What stands in a lock file.
+/// The text of a lock file.
 mod record;
 /// Lock files removed or replaced while held or waited for.
 mod replaced_file;
@@ -81,15 +81,15 @@ mod command_killed;
 mod ctrl_z_waiting;
 /// `--expires`, `--kill-after`.
 mod expires;
-/// Signals and descriptors as COMMAND finds them.
+/// Signals and descriptors that COMMAND inherits.
 mod inheritance;
-/// Who keeps the lock when whom is killed.
+/// How long a lock is held, whichever process is killed.
 mod lifetime;
 /// Kernels and sandboxes without pidfd_open(2).
 mod old_kernels;
 /// A COMMAND whose lockrun was killed is known as the holder.
 mod orphaned_command;
-/// From whoever sends them to COMMAND.
+/// Signals that lockrun passes on to COMMAND.
 mod signals;
 /// Ctrl-C, Ctrl-\\, Ctrl-Z, fg, bg, hang-ups.
 mod terminal;
@@ -100,13 +100,13 @@ mod waiting_line;
 
 /// A waiter makes no system call.
 mod asleep;
-/// Somebody was stopped in the moment in which a lock is asked for.
+/// A lockrun that was stopped while it takes a lock.
 mod busy_door;
 /// kill -9 at every system call.
 mod kill_points;
 /// `--timeout 0` among others.
 mod nonblock;
-/// Who waits and who watches it.
+/// The waiting child and its parent in one memory.
 mod one_memory;
 /// First in, first out.
 mod queue;
@@ -121,17 +121,17 @@ mod break_lock;
 mod list;
 /// `list` for people: columns, widths, colours.
 mod list_table;
-/// `prune`, also against those who take locks meanwhile.
+/// `prune`, also while locks are taken.
 mod prune;
 /// `--report`.
 mod report;
 /// `status`.
 mod status;
-/// Those who look disturb nobody who takes.
+/// Looking at a lock disturbs no request for it.
 mod undisturbed;
 /// `wait`.
 mod wait;
-/// Whom `break`, `--replace` and `--expires` signal, and whom they spare.
+/// Processes that `break`, `--replace` and `--expires` signal or spare.
 mod who_is_signalled;
 
 // Pools, sets, and what goes with them.
@@ -142,11 +142,11 @@ mod campaign;
 mod impatient_acquire;
 /// `--max-waiters`.
 mod max_waiters;
-/// Readers, writers, places and sets in one queue.
+/// Readers, writers, slots and sets in one queue.
 mod mixed_queue;
 /// A lock under itself.
 mod nesting;
-/// The same where the environment does not say so.
+/// A lock under itself where the environment does not show it.
 mod nesting_ancestors;
 /// `--reentrant`.
 mod reentrant;
@@ -163,7 +163,7 @@ mod storm;
 
 // Descriptors of scripts.
 
-/// `acquire --fd`: what is locked, and what is told.
+/// `acquire --fd`: what is locked, and the messages.
 mod descriptor;
 /// Scripts to copy that lock a descriptor of their own.
 mod descriptor_recipes;
@@ -174,7 +174,7 @@ mod descriptor_wait;
 /// `lockrun flock`, beside flock(1).
 mod flock_command;
 
-// What is written about it.
+// Documentation and packages.
 
 /// Imports in `src/` only go down.
 mod architecture;
@@ -225,23 +225,23 @@ mod store_option;
 
 /// `check --json`, `renew`.
 mod token_check_renew;
-/// CI jobs, and tokens taken inside of another lockrun.
+/// CI jobs, and tokens taken inside another lockrun.
 mod token_ci;
-/// Bad and many clients of the process behind a token.
+/// Bad clients of a token's keeper, and many at once.
 mod token_clients;
-/// Many tokens at once, and what they leave behind: nothing.
+/// Many tokens at once, which leave nothing behind.
 mod token_contest;
 /// From acquire to release, with every lock option.
 mod token_cycle;
 /// Tokens, commands and flock(1) exclude each other.
 mod token_exclusion;
-/// Tokens that reach nobody; processes killed or slow at any system call.
+/// Tokens that cannot be delivered; processes killed or slow at any system call.
 mod token_hand_over;
-/// What the process behind a token keeps of its caller.
+/// What a token's keeper keeps of its caller.
 mod token_holder;
-/// Locks lost while somebody has their token.
+/// Locks that are lost while a token stands for them.
 mod token_lost;
-/// A token's lock in the lines that people read.
+/// Messages about a token's lock.
 mod token_messages;
 /// `--owner PID`.
 mod token_owner;

@@ -35,10 +35,11 @@ const LARGEST: usize = 256 * 1024;
 /// How long a wrapper that gives up waits for the deletion of its row.
 const LEAVING: Duration = Duration::from_millis(50);
 
-/// The keeper that this process started last.
+/// The keepers that this process has started and not yet waited for.
 static KEEPERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Whether this process keeps our locks. It is our child, but COMMAND did not start it.
+/// Whether this process keeps our locks, or did. It is our child, but COMMAND did not
+/// start it.
 pub fn is_our_keeper(pid: i32) -> bool {
     keepers().iter().any(|keeper| keeper.as_raw_nonzero().get() == pid)
 }
@@ -82,7 +83,8 @@ impl Keeper {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let wrapper = getpid();
         page.show_alive();
-        // The next news; `None`: none yet. An error means that the keeper has ended.
+        // Where /proc does not show which of our children are COMMAND's, only wait(2)
+        // shows whether one is left.
         let pid = match sys::fork_apart()? {
             Forked::Parent(pid) => pid,
             Forked::Child => {
@@ -98,7 +100,7 @@ impl Keeper {
         Ok(Self { process, line: ours.into(), page })
     }
 
-    /// The keeper hangs if it has not shown before then that it is alive.
+    /// The next news; `None`: none yet. An error means that the keeper has ended.
     fn news(&self) -> io::Result<Option<News>> {
         let mut buffer = vec![0; LARGEST];
         loop {
@@ -121,15 +123,15 @@ impl Keeper {
         }
     }
 
-    /// So that another keeper can take over its page.
+    /// The keeper hangs if it has not shown before then that it is alive.
     fn hangs_at(&self, plan: &Plan) -> Duration {
         self.page.alive_at().saturating_add(hung_after(plan.request.ttl))
     }
 
-    /// In uninterruptible sleep it does no harm: it would renew the same row.
+    /// So that another keeper can take over its page.
     fn kill(&self) {
         let _ = sys::send_by_pidfd(&self.process, libc::SIGKILL);
-        // One in uninterruptible sleep does no harm: it would renew the same row.
+        // In uninterruptible sleep it does no harm: it would renew the same row.
         crate::process::wait_for_end(&self.process, Duration::from_millis(100));
     }
 }
@@ -157,7 +159,7 @@ impl Plan {
     }
 }
 
-/// For messages.
+/// `replaced by pid 4242 on db1 (deploy.sh), user root`.
 fn how(call: &Call) -> String {
     let what = match call.what {
         CallKind::Break => "broken",
@@ -170,7 +172,7 @@ fn some(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// A holder for messages, from what its row says.
+/// For messages.
 pub fn holder(seen: HolderSeen) -> Holder {
     let HolderSeen { note, fence, slot } = seen;
     let since = note.since.or(note.entered);
