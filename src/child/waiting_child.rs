@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use rustix::process::set_parent_process_death_signal;
 use rustix::thread::futex::{self, Timespec};
 
@@ -35,6 +35,9 @@ impl WaitingChild<'_> {
     /// The last step before this process becomes something else: from now on it
     /// survives its parent. Does not return if the parent has given up.
     pub fn let_go_of_parent(&self) {
+        if let Err(error) = set_parent_process_death_signal(None) {
+            self.failed(&anyhow!(error).context("cannot outlive the process that watches the lock"));
+        }
         if !self.outcome.change(GRANTED, STARTING) {
             sys::exit_now(0);
         }
@@ -46,7 +49,6 @@ impl WaitingChild<'_> {
                 let _ = futex::wait(&self.outcome.line, futex::Flags::empty(), SHOWN, Some(&CLEARED_AT_LAST));
             }
         }
-        let _ = set_parent_process_death_signal(None);
     }
 
     /// Becomes COMMAND. Returns only on failure, with `errno`.

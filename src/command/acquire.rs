@@ -51,6 +51,7 @@ pub fn acquire(mut options: cli::Acquire) -> Result<Exit> {
     }
 }
 
+const AT_ONCE: &str = "as soon as the token was printed";
 const ENDED_EARLY: &str = "the process that holds the lock was ended before the token could be printed";
 
 struct Acquisition {
@@ -226,14 +227,14 @@ impl Acquisition {
         sys::retitle(format!("lockrun: holds {}", self.request.name).as_bytes(), &KEPT_ENVIRONMENT);
         drop(handover.callers_channel);
         keeper::take_over(&handover.listener)?;
-        let mut channel = handover.channel;
+        let ties = handover.owner.into_iter().map(|descriptor| Tie { descriptor, end: "its owner ended" }).collect();
+        let (listener, lease) = (handover.listener, self.lease);
+        let keeper = Keeper { held, token, listener, ties, lease, printed: handover.channel };
+        let keeper = keeper.get_ready(granted_at).context("cannot keep the lock")?;
         // Only before the parent can end: it must not take us with it. If it ends too
         // early, the channel shows it.
         granted.let_go_of_parent();
-        channel.write_all((token.to_word() + "\n").as_bytes())?;
-        let ties = handover.owner.into_iter().map(|descriptor| Tie { descriptor, end: "its owner ended" }).collect();
-        let (listener, lease) = (handover.listener, self.lease);
-        Keeper { held, token, listener, ties, lease, printed: channel }.hold(granted_at)
+        keeper.hold()
     }
 
     /// The exit, if what arrived ends us.
@@ -278,8 +279,10 @@ impl Acquisition {
                 &format!("without --owner and --expires, the lock is let go after {lease} at the latest"),
             );
         }
-        if let Some(why) = let_go(&mut holder) {
-            return self.lost(&why);
+        match let_go(&mut holder).as_deref() {
+            None => {}
+            Some("") => bail!("{ENDED_EARLY}"),
+            Some(why) => return Ok(self.lost("before the token was printed", why)),
         }
         stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
         // From now on the token is valid, and no signal ends us.
@@ -288,18 +291,15 @@ impl Acquisition {
         match let_go(&mut holder).unwrap_or_default() {
             // The token's reader has already released it.
             why if why.starts_with(keeper::RELEASED) => Ok(Exit::Ok),
-            why => self.lost(&why),
+            why if why.is_empty() => Ok(self.lost(AT_ONCE, "the process that held it was killed")),
+            why => Ok(self.lost(AT_ONCE, &why)),
         }
     }
 
     /// The keeper let go before it knew that the token was printed.
-    fn lost(&self, why: &str) -> Result<Exit> {
-        if why.is_empty() {
-            bail!("{ENDED_EARLY}");
-        }
-        let why = printable(why.as_bytes());
-        message::tell_about(&self.request.name, &format!("lost before the token was printed: {why}"));
-        Ok(Exit::Lost)
+    fn lost(&self, when: &str, why: &str) -> Exit {
+        message::tell_about(&self.request.name, &format!("lost {when}: {}", printable(why.as_bytes())));
+        Exit::Lost
     }
 }
 

@@ -59,27 +59,53 @@ pub struct Tie {
 /// Clients of a release do not wait longer.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Pause after a failed accept(2), which would otherwise be repeated at once.
+/// Pause after a failed accept(2) or poll(2), which would otherwise be repeated at once.
 const A_PAUSE: Duration = Duration::from_millis(100);
 
+/// A lack of memory that ends within seconds loses no lock.
+const MOST_FAILURES: u32 = 100;
+
+/// A keeper with all that it needs of the system.
+pub struct ReadyKeeper<H> {
+    holding: Holding<H>,
+    listener: UnixListener,
+    ties: Vec<Tie>,
+    signals: SignalFd,
+}
+
 impl<H: Held> Keeper<H> {
-    /// Holds the lock until there is a reason to let go. `granted_at` counts from boot
-    /// (CLOCK_BOOTTIME).
-    pub fn hold(self, granted_at: Duration) -> ! {
+    /// Does what may fail, so that no token is handed out for a lock that cannot be kept.
+    /// `granted_at` counts from boot (CLOCK_BOOTTIME).
+    ///
+    /// # Errors
+    /// No memory, or a limit is reached.
+    pub fn get_ready(self, granted_at: Duration) -> io::Result<ReadyKeeper<H>> {
         let Self { held, token, listener, ties, lease, printed } = self;
+        listener.set_nonblocking(true)?;
+        printed.set_nonblocking(true)?;
         let mut holding = Holding {
             held,
             token,
             lease,
             expires_at: lease.map(|lease| granted_at.saturating_add(lease)),
-            timer: None,
+            timer: Timer::new()?,
             armed_for: None,
             printed: Some(printed),
             clients: VecDeque::new(),
         };
+        holding.arm()?;
+        let signals = SignalFd::new(&[libc::SIGTERM, sys::timer_signal()])?;
+        Ok(ReadyKeeper { holding, listener, ties, signals })
+    }
+}
+
+impl<H: Held> ReadyKeeper<H> {
+    /// Hands out the token, and holds the lock until there is a reason to let go.
+    pub fn hold(self) -> ! {
+        let Self { mut holding, listener, ties, signals } = self;
         // Without memory or descriptors nobody could release the lock, so it is not
         // kept.
-        let end = holding.serve(&listener, &ties).unwrap_or_else(|error| format!("failed: {error}").into());
+        let end = holding.serve(&listener, &ties, &signals).unwrap_or_else(|error| format!("failed: {error}").into());
         holding.let_go(&listener, end)
     }
 }
@@ -105,7 +131,7 @@ struct Holding<H> {
     token: Token,
     lease: Option<Duration>,
     expires_at: Option<Duration>,
-    timer: Option<Timer>,
+    timer: Timer,
     armed_for: Option<Duration>,
     /// `None`: the token has been printed.
     printed: Option<UnixStream>,
@@ -114,12 +140,11 @@ struct Holding<H> {
 
 impl<H: Held> Holding<H> {
     /// Returns when the lock must be released.
-    fn serve(&mut self, listener: &UnixListener, ties: &[Tie]) -> io::Result<End> {
-        listener.set_nonblocking(true)?;
-        if let Some(caller) = &self.printed {
-            caller.set_nonblocking(true)?;
+    fn serve(&mut self, listener: &UnixListener, ties: &[Tie], signals: &SignalFd) -> io::Result<End> {
+        if let Some(caller) = &mut self.printed {
+            caller.write_all((self.token.to_word() + "\n").as_bytes())?;
         }
-        let signals = SignalFd::new(&[libc::SIGTERM, sys::timer_signal()])?;
+        let mut failures = 0;
         loop {
             self.arm()?;
             let ready = {
@@ -132,7 +157,14 @@ impl<H: Held> Holding<H> {
                 let ties = ties.iter().map(|tie| Some(tie.descriptor.as_fd()));
                 let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
                 let sources: Vec<_> = sources.into_iter().chain(ties).chain(clients).collect();
-                wait_for_any(&sources)?
+                match wait_for_any(&sources) {
+                    Err(_) if failures < MOST_FAILURES => {
+                        failures += 1;
+                        sys::nap(A_PAUSE);
+                        vec![false; sources.len()]
+                    }
+                    ready => ready?,
+                }
             };
             let (tied, clients) = ready[4..].split_at(ties.len());
             if let Some((tie, _)) = ties.iter().zip(tied).find(|(_, is_over)| **is_over) {
@@ -153,7 +185,7 @@ impl<H: Held> Holding<H> {
             {
                 match caller.read(&mut [0]) {
                     Ok(1..) => self.printed = None,
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    Err(e) if is_not_yet(&e) => {}
                     _ => return Ok("its token was never printed".into()),
                 }
             }
@@ -267,12 +299,8 @@ impl<H: Held> Holding<H> {
             return Ok(());
         }
         self.armed_for = next;
-        self.timer = None;
-        let Some(next) = next else { return Ok(()) };
-        let timer = Timer::new()?;
-        timer.fire_at(next)?;
-        self.timer = Some(timer);
-        Ok(())
+        // One that fires without a need does no harm.
+        next.map_or(Ok(()), |next| self.timer.fire_at(next))
     }
 
     /// Frees the lock, then reports the end: to the record, to `acquire` if it still
@@ -304,7 +332,7 @@ impl Client {
         match self.stream.read(&mut buffer) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => self.said.extend_from_slice(&buffer[..length]),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(e) if is_not_yet(&e) => return Ok(None),
             Err(e) => return Err(e),
         }
         if self.said.len() > 4 * buffer.len() {
@@ -322,6 +350,11 @@ impl Client {
         // Fits into the socket's buffer; a client that hung up needs no answer.
         let _ = self.stream.write_all(&line);
     }
+}
+
+/// Whether a call that was refused for now may be repeated after the next poll.
+fn is_not_yet(error: &io::Error) -> bool {
+    [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind())
 }
 
 /// Sleeps until one of the descriptors is readable; which of them, in the order given.

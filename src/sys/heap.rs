@@ -13,6 +13,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::process::exit_now;
+
 struct Heap;
 
 #[global_allocator]
@@ -44,12 +46,12 @@ pub(super) fn use_childs(childs: bool) {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
-        if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc(layout) } }
+        or_end(if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc(layout) } })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // New mappings are zero. SAFETY: the caller's promise.
-        if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc_zeroed(layout) } }
+        or_end(if is_childs() { alloc_for_child(layout) } else { unsafe { System.alloc_zeroed(layout) } })
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
@@ -62,16 +64,27 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if !is_childs() {
             // SAFETY: the caller's promise.
-            return unsafe { System.realloc(memory, layout, size) };
+            return or_end(unsafe { System.realloc(memory, layout, size) });
         }
         // SAFETY: the caller promises that it is valid with this alignment.
-        let new = alloc_for_child(unsafe { Layout::from_size_align_unchecked(size, layout.align()) });
-        if !new.is_null() {
-            // SAFETY: both allocations are at least this long.
-            unsafe { ptr::copy_nonoverlapping(memory, new, layout.size().min(size)) };
-        }
+        let new = or_end(alloc_for_child(unsafe { Layout::from_size_align_unchecked(size, layout.align()) }));
+        // SAFETY: both allocations are at least this long.
+        unsafe { ptr::copy_nonoverlapping(memory, new, layout.size().min(size)) };
         new
     }
+}
+
+/// Without memory, lockrun fails as with any other error. Rust would abort, and
+/// leave a core file.
+#[inline(always)]
+fn or_end(memory: *mut u8) -> *mut u8 {
+    if memory.is_null() { out_of_memory() } else { memory }
+}
+
+#[cold]
+fn out_of_memory() -> ! {
+    let _ = rustix::io::write(rustix::stdio::stderr(), b"lockrun: out of memory\n");
+    exit_now(125)
 }
 
 #[cold]

@@ -223,6 +223,17 @@ fn says_unsafe(line: &str) -> bool {
     words.any(|word| word == "unsafe")
 }
 
+/// std panics where getrandom(2) (it seeds hash maps), closedir(3) or nanosleep(2) fail.
+#[test]
+fn nothing_is_used_that_panics_when_a_system_call_fails() {
+    for file in sources() {
+        let code = code(&file);
+        for word in ["HashMap", "HashSet", "read_dir", "thread::sleep", "thread::spawn"] {
+            assert!(!code.contains(word), "{} in {}", word, file.display());
+        }
+    }
+}
+
 /// A file without its comments and its tests.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();

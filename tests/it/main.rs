@@ -102,6 +102,8 @@ mod waiting_line;
 mod asleep;
 /// A lockrun that was stopped while it takes a lock.
 mod busy_door;
+/// Each system call of each command fails.
+mod errno_sweep;
 /// kill -9 at every system call.
 mod kill_points;
 /// `--timeout 0` among others.

@@ -243,13 +243,14 @@ fn lines(sandbox: &Sandbox, file: &str) -> Vec<String> {
 }
 
 /// What lockrun says; the last two with exit code 125.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 10] = [
     " replaced by pid ",
     " replaced while waiting, by ",
     " broken by pid ",
     " broken while waiting, by ",
     " expired after ",
     " lost before the token was printed: ",
+    " lost as soon as the token was printed: ",
     " not held, nothing to break",
     " the process that waited for the lock was ended by signal ",
     " the process that holds the lock was ended before the token could be printed",

@@ -3,6 +3,7 @@
 
 use crate::support::{
     Interruption, Outcome, Running, Sandbox, children, eventually, holder_of, interrupt, is_alive, is_held,
+    status_field,
 };
 use std::fs::File;
 use std::io::{Read, Write};
@@ -194,6 +195,25 @@ fn a_lock_that_expires_before_its_token_is_printed_is_lost() {
         "{running:?}"
     );
     assert_eq!(running.stderr().lines().count(), 1, "{running:?}");
+}
+
+#[test]
+fn one_whose_keeper_is_killed_as_soon_as_it_was_printed_is_lost() {
+    let sandbox = Sandbox::new();
+    // After the token was printed, acquire tells its keeper.
+    let inject = "inject=sendto:delay_enter=600s:when=1";
+    let words =
+        ["-D", "-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", inject, "lockrun", "acquire", "-l", "calc"];
+    let acquire = sandbox.command("strace", &words).start().until_says("\n");
+    let keeper = holder_of(&sandbox.lock_file("calc"));
+    let tracer = status_field(acquire.pid(), "TracerPid").parse().unwrap();
+    for pid in [keeper, tracer] {
+        // SAFETY: kill has no memory effects; both are processes of this test.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        eventually("it has ended", || !is_alive(pid));
+    }
+    acquire.wait().assert_code(123).assert_stderr_has(&["calc: lost as soon as the token was printed", "was killed"]);
+    sandbox.assert_free("calc");
 }
 
 /// `work/pipe`, full: what is printed there waits until somebody reads.

@@ -16,6 +16,7 @@ use super::slots;
 use crate::advice::Advice;
 use crate::process;
 use crate::record::Record;
+use crate::sys;
 
 /// Further looks at a held lock without a visible holder: it may just have changed
 /// hands.
@@ -104,7 +105,7 @@ impl Holding {
             if before.is_empty() {
                 before = lockers;
             }
-            std::thread::sleep(BETWEEN_LOOKS);
+            sys::nap(BETWEEN_LOOKS);
         }
     }
 

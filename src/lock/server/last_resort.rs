@@ -37,7 +37,7 @@ impl Victims {
             let _ = sys::send_by_pidfd(command, libc::SIGKILL);
         }
         let us = rustix::process::getpid().as_raw_nonzero().get();
-        for pid in everybody().filter(|pid| *pid != us && *pid != self.wrapper) {
+        for pid in sys::numbers_in("/proc").into_iter().filter(|pid| *pid != us && *pid != self.wrapper) {
             if self.has_life_line(pid)
                 && let Some(process) = open(pid)
                 && self.has_life_line(pid)
@@ -48,17 +48,12 @@ impl Victims {
     }
 
     fn has_life_line(&self, pid: i32) -> bool {
-        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        let links = descriptors.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        links.into_iter().any(|link| link.as_os_str() == self.life.as_str())
+        let directory = format!("/proc/{pid}/fd");
+        let link = |number: &i32| std::fs::read_link(format!("{directory}/{number}")).ok();
+        sys::numbers_in(&directory).iter().filter_map(link).any(|link| link.as_os_str() == self.life.as_str())
     }
 }
 
 fn open(pid: i32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
-}
-
-fn everybody() -> impl Iterator<Item = i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

@@ -15,7 +15,7 @@ pub mod gateway;
 mod keys;
 pub mod watch;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::answers::{KeyValue, Range};
@@ -46,8 +46,8 @@ pub struct Etcd {
     prefix: Prefix,
     version: Option<String>,
     /// Leases that we made or renewed.
-    leases: HashMap<u64, Lasting>,
-    own: HashMap<Id, Own>,
+    leases: BTreeMap<u64, Lasting>,
+    own: BTreeMap<Id, Own>,
 }
 
 #[derive(Clone, Copy)]
@@ -68,8 +68,8 @@ impl Etcd {
             calls: Calls { gateway: Gateway::new(client, server.account.clone(), cluster) },
             prefix: Prefix::new(&server.prefix),
             version: None,
-            leases: HashMap::new(),
-            own: HashMap::new(),
+            leases: BTreeMap::new(),
+            own: BTreeMap::new(),
         }
     }
 
@@ -494,7 +494,7 @@ impl RowStore for Etcd {
         }
         let (page, _) = self.calls.read(&Read::page(span, PAGE), limits).await?;
         let mut names: Vec<String> = Vec::new();
-        let mut found: HashMap<String, Vec<KeyValue>> = HashMap::new();
+        let mut found: BTreeMap<String, Vec<KeyValue>> = BTreeMap::new();
         for key in page.kvs {
             let whole = calls::key_of(&key);
             let Some(name) = self.prefix.encoded_name(&whole) else { continue };
@@ -538,7 +538,7 @@ fn revokes_living_leases(version: &str) -> bool {
 pub struct EtcdWatch {
     watch: watch::Watch,
     /// The keys of our own rows.
-    own: HashMap<String, Id>,
+    own: BTreeMap<String, Id>,
 }
 
 impl store::Watch for EtcdWatch {
