@@ -27,7 +27,7 @@ pub enum Exit {
     /// Timed out: waited the whole `--timeout`, as timeout(1) says it.
     TimedOut,
     /// lockrun itself failed: usage, permission, disk, a damaged or foreign
-    /// file, a word that is no token.
+    /// file, an invalid token.
     Failed,
     /// COMMAND was found but cannot be executed, as env(1) says it.
     CannotExecute,

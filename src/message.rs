@@ -80,7 +80,7 @@ pub fn tell_about(name: &str, text: &str) {
 pub fn tell_deadlock(name: &str, holders: &[Holder], reentrant_helps: bool) {
     let taken = held_by(holders);
     let advice = if reentrant_helps { "; --reentrant runs it without taking the lock again" } else { "" };
-    tell_about(name, &format!("would wait for itself: this command already runs under the lock, {taken}{advice}"));
+    tell_about(name, &format!("would deadlock: this command already runs under the lock, {taken}{advice}"));
 }
 
 /// Writes an error: its causes from the outermost in, then what to do next.
@@ -119,7 +119,7 @@ pub fn shown_name(name: &[u8]) -> String {
 /// it is visible.
 pub fn by(pid: i32) -> String {
     if pid == 0 {
-        return "a process that cannot be seen from here".into();
+        return "a process that is not visible from here".into();
     }
     let mut text = format!("pid {pid}");
     if let Some(line) = process::command_line(pid) {
@@ -134,7 +134,7 @@ pub fn by(pid: i32) -> String {
 /// `held by pid 4242 (backup.sh --all), user root, for 3m12s`.
 pub fn held_by(holders: &[Holder]) -> String {
     let Some(first) = holders.first() else {
-        return "held, by whom cannot be seen from here".into();
+        return "held by a process that is not visible from here".into();
     };
     let mut text = String::from("held by");
     match first.pid {
@@ -188,7 +188,7 @@ mod tests {
         };
         assert_eq!(held_by(std::slice::from_ref(&holder)), "held by pid 4242 (backup.sh --all), user root, for 3m12s");
         assert!(held_by(&[holder.clone(), holder.clone(), holder]).ends_with("for 3m12s, and by 2 others"));
-        assert_eq!(held_by(&[]), "held, by whom cannot be seen from here");
+        assert_eq!(held_by(&[]), "held by a process that is not visible from here");
     }
 
     #[test]

@@ -319,7 +319,7 @@ impl Supervisor {
 
     fn tell_refused(&mut self, plan: &Supervision, refused: &[i32]) {
         let [pid, ..] = refused else { return };
-        let text = format!("pid {pid} may not be ended by us (another user's); the lock stays held until it ends");
+        let text = format!("pid {pid} belongs to another user, so we cannot end it; the lock stays held until it ends");
         self.tell_once(plan, &text);
     }
 

@@ -250,7 +250,8 @@ impl Acquisition {
     fn hand_out(&self, mut channel: UnixStream) -> Result<Exit> {
         let signals = SignalFd::of_all().context("cannot wait for signals")?;
         channel.set_nonblocking(true)?;
-        let mut holder = BufReader::new(channel.try_clone().context("cannot hear the process that holds the lock")?);
+        let mut holder =
+            BufReader::new(channel.try_clone().context("cannot read from the process that holds the lock")?);
         let mut word = String::new();
         loop {
             // The keeper may not listen to signals before it has spoken.
@@ -276,7 +277,7 @@ impl Acquisition {
             let lease = duration::display(DEFAULT_LEASE);
             message::tell_about(
                 &self.request.name,
-                &format!("without --owner and --expires, the lock is let go after {lease} at the latest"),
+                &format!("without --owner and --expires, the lock is released after {lease} at the latest"),
             );
         }
         match let_go(&mut holder).as_deref() {
@@ -284,7 +285,7 @@ impl Acquisition {
             Some("") => bail!("{ENDED_EARLY}"),
             Some(why) => return Ok(self.lost("before the token was printed", why)),
         }
-        stdout::print(&word).context("the token could not be printed, so the lock was let go")?;
+        stdout::print(&word).context("the token could not be printed, so the lock was released")?;
         // From now on the token is valid, and no signal ends us.
         sys::block_all();
         let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
@@ -323,7 +324,7 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
     let process = process::id(pid).ok_or_else(|| refused("not a process id")).and_then(|pid| {
         pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
             Errno::SRCH => refused("there is no such process"),
-            Errno::INVAL | Errno::NOENT => refused("is a thread, not a process"),
+            Errno::INVAL | Errno::NOENT => refused("that is a thread, not a process"),
             other => process::cannot_open(other).context(format!("--owner {pid}")),
         })
     })?;

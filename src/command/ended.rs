@@ -73,10 +73,9 @@ pub fn not_executed(name: &str, program: &OsStr, errno: i32) -> Exit {
     // In PATH, a directory that is missing or may not be searched is passed over.
     let is_searched = !program.as_bytes().contains(&b'/');
     let (exit, text) = match errno {
-        libc::ENOENT if is_there => (
-            Exit::NotFound,
-            format!("cannot execute {shown}: its interpreter, behind #! or of its format, is not there"),
-        ),
+        libc::ENOENT if is_there => {
+            (Exit::NotFound, format!("cannot execute {shown}: its interpreter (after #!) or dynamic loader is missing"))
+        }
         libc::ENOENT => (Exit::NotFound, format!("command not found: {shown}")),
         libc::EACCES | libc::ENOTDIR if is_searched && !is_there => {
             (Exit::NotFound, format!("command not found: {shown}"))

@@ -271,7 +271,7 @@ fn limit_of_environment() -> Result<Option<Limit>> {
     match value.to_str().map(duration::parse_limit) {
         Some(Ok(limit)) => Ok(Some(limit)),
         Some(Err(why)) => bail!("invalid {TIMEOUT} '{}': {why}", value.display()),
-        None => bail!("invalid {TIMEOUT}: not a time"),
+        None => bail!("invalid {TIMEOUT}: not UTF-8"),
     }
 }
 

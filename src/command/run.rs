@@ -219,7 +219,10 @@ impl Job {
     /// has not failed.
     fn release(&self, held: &mut AnyHeld) -> Result<()> {
         if let Released::Later(why) = held.release(RELEASE_LIMIT)? {
-            message::tell_about(&self.request.name, &format!("could not be given back, its lease ends it: {why}"));
+            message::tell_about(
+                &self.request.name,
+                &format!("could not be released, so it ends with its lease: {why}"),
+            );
         }
         Ok(())
     }

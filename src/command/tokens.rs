@@ -64,7 +64,11 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Res
         }),
         None => {
             // Without the text itself: it may be a valid token with a typo.
-            message::tell(if word.is_empty() { "the token is empty" } else { "that word is no token" });
+            message::tell(if word.is_empty() {
+                "the token is empty"
+            } else {
+                "not a token: expected the output of 'lockrun acquire'"
+            });
             Exit::Failed
         }
     });
@@ -114,7 +118,7 @@ pub fn tell_lost(token: &Token, how: &str) {
 fn tell_gone(token: &Token, record: Option<Record>) {
     let name = message::shown_name(token.name.as_bytes());
     let Some(record) = record else {
-        return tell_lost(token, "not held any more, since when is not known");
+        return tell_lost(token, "no longer held, since when is unknown");
     };
     let is_ours = record.fence == token.fence();
     let ended = match &record.previous {
@@ -123,13 +127,13 @@ fn tell_gone(token: &Token, record: Option<Record>) {
     };
     match ended {
         Some(ended) if ended.starts_with(keeper::RELEASED) => {
-            message::tell_about(&name, &format!("not held any more: {}", printable(ended.as_bytes())));
+            message::tell_about(&name, &format!("no longer held: {}", printable(ended.as_bytes())));
         }
         Some(ended) => tell_lost(token, ended),
-        None if is_ours => tell_lost(token, "its holder was killed, when is not known"),
+        None if is_ours => tell_lost(token, "its holder was killed at an unknown time"),
         None => {
             let since = &record.since;
-            tell_lost(token, &format!("not held any more, and granted to others since, last at {since}"));
+            tell_lost(token, &format!("no longer held; granted to others since then, most recently at {since}"));
         }
     }
 }

@@ -118,7 +118,9 @@ pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
     if line.is_empty() {
         bail!("the token's holder does not answer");
     }
-    match serde_json::from_str(&line).map_err(|_| anyhow!("the token's holder answers in words of another version"))? {
+    match serde_json::from_str(&line)
+        .map_err(|_| anyhow!("cannot understand the token's holder: it is another version of lockrun"))?
+    {
         Reply::Released { lost } => Ok(Answer::Released { lost }),
         Reply::State(state) => Ok(Answer::State(state)),
         Reply::WrongSecret => bail!("this is not the token that the lock was acquired with"),
@@ -135,7 +137,7 @@ fn connect(token: &Token) -> Result<Option<(UnixStream, Option<Pid>)>> {
         Err(e) => return Err(e).context("cannot reach the token's holder"),
     };
     // A process that listens there in place of the keeper gets no secret.
-    let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the token's holder is")?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot identify the token's holder")?;
     // 0: it is in a pid namespace that we cannot see into.
     let pid = Some(peer.pid).filter(|pid| pid.as_raw_nonzero().get() > 0);
     Ok((peer.uid.as_raw() == token.uid).then_some((stream, pid)))
@@ -161,10 +163,10 @@ fn exchange(mut stream: UnixStream, keeper: Option<Pid>, request: &[u8]) -> Resu
         (_, Err(e)) if e.kind() == ErrorKind::WouldBlock => {
             let pid = keeper.map(|pid| format!(", pid {pid},")).unwrap_or_default();
             bail!(
-                "the token's holder{pid} does not answer: it is stopped or hangs, and holds the lock until it goes on"
+                "the token's holder{pid} does not answer: it is stopped or hangs, and holds the lock until it continues"
             )
         }
-        (Err(e), _) | (_, Err(e)) if !ended(&e) => Err(e).context("cannot speak with the token's holder"),
+        (Err(e), _) | (_, Err(e)) if !ended(&e) => Err(e).context("cannot talk to the token's holder"),
         _ => Ok(line),
     }
 }

@@ -187,9 +187,9 @@ impl Patience {
 }
 
 /// The lock is held, but nobody can be made to let go.
-pub const NOBODY_SEEN: &str = "held, but nobody who holds it can be seen from here; nobody was signalled";
+pub const NOBODY_SEEN: &str = "held, but its holder is not visible from here; no process was signalled";
 /// What to do then.
-pub const WHO_SEES: &str = "root, or the holder's user, outside of containers, can end it";
+pub const WHO_SEES: &str = "root or the holder's user can end it, outside of containers";
 
 /// An engine's answer to a request.
 pub enum Admission<Q, H> {

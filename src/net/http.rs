@@ -388,6 +388,6 @@ mod tests {
             .post(&post("x"), LONG.into()))
         .unwrap_err();
         assert_eq!(fault.kind, FaultKind::Refused);
-        assert!(fault.text.contains("Cargo.toml: nothing of this kind"), "{fault}");
+        assert!(fault.text.contains("Cargo.toml: none found"), "{fault}");
     }
 }

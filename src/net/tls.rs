@@ -81,7 +81,7 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, Fault> {
 fn in_words(error: &pem::Error) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => "nothing of this kind in the file (expected PEM)".into(),
+        pem::Error::NoItemsFound => "none found in the file (expected PEM)".into(),
         error => error.to_string(),
     }
 }

@@ -284,7 +284,7 @@ fn nobody_is_signalled_from_an_inner_pid_namespace() {
     let holder = sandbox.hold(&["-l", "calc"]);
     let lockrun = sandbox.path("bin/lockrun");
     let Some(inside) = in_pid_namespace(&sandbox, &[lockrun.to_str().unwrap(), "break", "calc"]) else { return };
-    let words = ["calc: held, but nobody who holds it can be seen", "nobody was signalled", "root", "containers"];
+    let words = ["calc: held, but its holder is not visible", "no process was signalled", "root", "containers"];
     inside.run().assert_code(125).assert_one_line(&words);
     assert!(is_held(&sandbox.lock_file("calc")));
     holder.release().assert_code(0).assert_silent();
@@ -299,7 +299,7 @@ fn a_holder_in_an_inner_pid_namespace_ends() {
     let holder = inside.start().until_says("holding");
     break_it(&sandbox, &["calc"]);
     // Inside, nobody knows who it was.
-    holder.wait().assert_code(123).assert_one_line(&["broken by", "cannot be seen from here"]);
+    holder.wait().assert_code(123).assert_one_line(&["broken by", "is not visible from here"]);
 }
 
 #[test]

@@ -298,7 +298,7 @@ fn reentrant_runs_at_once_below_a_lockrun_that_holds_it() {
     let sandbox = Sandbox::new();
     let text = "exec 9<>\"$(lockrun path calc)\" || exit; lockrun acquire --fd 9 OPTION; echo $?";
     let below = |option: &str| sandbox.lockrun(&["-l", "calc", "-c", &text.replace("OPTION", option)]).run();
-    below("").assert_stdout("122\n").assert_one_line(&["calc", "would wait for itself"]);
+    below("").assert_stdout("122\n").assert_one_line(&["calc", "would deadlock"]);
     below("--reentrant").assert_stdout("0\n").assert_silent();
 }
 
@@ -307,11 +307,11 @@ fn reentrant_runs_at_once_below_a_lockrun_that_holds_it() {
 fn a_call_below_the_script_fails_instead_of_waiting_for_itself() {
     let sandbox = Sandbox::new();
     let run = |call: &str| sandbox.sh(&script(&format!("{call}; echo $?"))).run();
-    run("lockrun -l calc -- true").assert_stdout("122\n").assert_one_line(&["calc", "would wait for itself"]);
+    run("lockrun -l calc -- true").assert_stdout("122\n").assert_one_line(&["calc", "would deadlock"]);
     run("env -i \"PATH=$PATH\" \"LOCKRUN_DIR=$LOCKRUN_DIR\" lockrun -l calc -- true").assert_stdout("122\n");
     run("lockrun -l calc --reentrant -- echo in").assert_stdout("in\n0\n").assert_silent();
     // It may unlock half way.
     run("lockrun -l calc -t 0.01 -- true").assert_stdout("124\n");
     let own = "exec 8<>\"$LOCKRUN_DIR/calc.lock\"; lockrun acquire --fd 8";
-    run(own).assert_stdout("122\n").assert_one_line(&["calc", "would wait for itself"]);
+    run(own).assert_stdout("122\n").assert_one_line(&["calc", "would deadlock"]);
 }

@@ -41,7 +41,7 @@ fn a_new_directory_is_mentioned_once_and_not_with_quiet() {
     let sandbox = Sandbox::new();
     let absolute = |dir: &str| sandbox.path("work").join(dir).display().to_string();
     let run = |options: &[&str]| sandbox.lockrun(&[options, &["-l", "calc", "--", "true"]].concat());
-    let told = |dir: &str| format!("lockrun: made the locks directory {}\n", absolute(dir));
+    let told = |dir: &str| format!("lockrun: created the locks directory {}\n", absolute(dir));
     assert_eq!(run(&["--dir", "typo"]).run().assert_code(0).stderr, told("typo"));
     run(&["--dir", "typo"]).run().assert_code(0).assert_silent();
     run(&["--dir", "quiet", "-q"]).run().assert_code(0).assert_silent();

@@ -422,7 +422,7 @@ fn users_that_are_switched_on_while_we_run_are_noticed() {
         let text = refused(calls.read(&Read::all(Span::one("other/row")), long()).await);
         assert!(text.starts_with("permission denied"), "{text}");
         let text = refused(calls_to(&[etcd.address()]).read(&Read::all(Span::one(ROW)), long()).await);
-        assert_eq!(text, "etcd wants to know the user: give ?user= and a password");
+        assert_eq!(text, "etcd requires a user: give ?user= and a password");
     });
 }
 

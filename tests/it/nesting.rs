@@ -23,7 +23,7 @@ fn inner(form: Form, options: &str) -> String {
 /// That the call, as above, fails with 122 and says where the lock was taken.
 #[track_caller]
 fn assert_deadlock(form: Form, outcome: &Outcome) {
-    let lines = ["would wait for itself", "held by"];
+    let lines = ["would deadlock", "held by"];
     match form {
         Form::Run => outcome.assert_code(122).assert_one_line(&lines),
         Form::Acquire => outcome.assert_stderr_has(&["code 122"]).assert_stderr_has(&lines),
@@ -67,7 +67,7 @@ fn the_line_names_reentrant_where_that_would_help() {
         let script = format!("lockrun {inner} -- true");
         let script = format!("lockrun -s -l shared -c '{script}'");
         let outcome = under(&sandbox, outer, &script);
-        outcome.assert_code(122).assert_one_line(&["would wait for itself"]);
+        outcome.assert_code(122).assert_one_line(&["would deadlock"]);
         assert_eq!(outcome.stderr.contains("; --reentrant"), helps, "{outcome:?}");
     }
 }
@@ -77,7 +77,7 @@ fn quiet_or_impatient_it_is_told_all_the_same() {
     let sandbox = Sandbox::new();
     for options in ["-q", "-n", "-q -n", "-E 9"] {
         let outcome = under(&sandbox, &["-l", "calc"], &format!("lockrun {options} -l calc -- true"));
-        outcome.assert_code(122).assert_one_line(&["would wait for itself"]);
+        outcome.assert_code(122).assert_one_line(&["would deadlock"]);
     }
 }
 
@@ -194,7 +194,7 @@ fn with_the_descriptor_closed_and_the_text_somebody_elses() {
         let script = format!("{ask} {inner} -- true");
         let outer_one = sandbox.lockrun(&[outer, &["-c", &script]].concat()).input("").start().until_says("in");
         let others = [(); 2].map(|()| Form::Run.hold(&sandbox, outer));
-        outer_one.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
+        outer_one.wait().assert_code(122).assert_stderr_has(&["would deadlock"]);
         drop(others);
     }
 }
@@ -365,7 +365,7 @@ fn also_when_others_were_granted_the_lock_later() {
             let script = format!("{token} || exit 1; echo in; read line; lockrun -t 5 {inner} -- true");
             let outer = sandbox.sh(&script).input("").start().until_says("in");
             let others = Form::BOTH.map(|form| form.hold(&sandbox, options));
-            outer.wait().assert_code(122).assert_stderr_has(&["would wait for itself"]);
+            outer.wait().assert_code(122).assert_stderr_has(&["would deadlock"]);
             drop(others);
         }
     }

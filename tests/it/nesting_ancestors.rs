@@ -35,7 +35,7 @@ fn a_call_without_limit_is_refused_and_the_line_names_the_ancestor_and_what_help
             let sandbox = Sandbox::new();
             let outcome = run_under(&sandbox, holder, &format!("{close} lockrun --file file -- true"));
             outcome.assert_code(122).assert_one_line(&[
-                "would wait for itself",
+                "would deadlock",
                 "held by pid",
                 shown,
                 "an ancestor of this command",
@@ -131,7 +131,7 @@ fn reentrant_does_not_help_where_more_is_asked_for_than_is_held() {
     let nested = |options: &str| run_under(&sandbox, "flock -s file sh ./script", options);
     for options in ["", "--reentrant"] {
         let outcome = nested(&format!("lockrun {options} --file file -- true"));
-        outcome.assert_code(122).assert_one_line(&["would wait for itself"]);
+        outcome.assert_code(122).assert_one_line(&["would deadlock"]);
         assert!(!outcome.stderr.contains("; --reentrant"), "{outcome:?}");
     }
     nested("lockrun -s --file file -- true").assert_code(0).assert_silent();
@@ -207,7 +207,7 @@ fn a_token_of_an_ancestor_of_another_user_is_seen_but_not_taken_for_ours() {
     };
     for options in ["", "--reentrant"] {
         let outcome = nested(options);
-        outcome.assert_code(122).assert_stdout("").assert_one_line(&["would wait for itself", "until pid"]);
+        outcome.assert_code(122).assert_stdout("").assert_one_line(&["would deadlock", "until pid"]);
         assert!(!outcome.stderr.contains("; --reentrant"), "{outcome:?}");
     }
     nested("-t 0.1").assert_code(124);

@@ -40,7 +40,7 @@ fn what_is_held_less_strongly_is_refused() {
         (&["--slots", "3", "-l", "calc"], "-s -l calc"),
     ];
     for (outer, inner) in not_covered {
-        under(&sandbox, outer, &again(inner)).assert_code(122).assert_one_line(&["would wait for itself"]);
+        under(&sandbox, outer, &again(inner)).assert_code(122).assert_one_line(&["would deadlock"]);
     }
 }
 

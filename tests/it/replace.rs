@@ -339,7 +339,7 @@ fn another_users_holder_cannot_be_replaced() {
 /// What is not seen cannot be ended, and its natural end may be far.
 #[test]
 fn a_holder_that_cannot_be_seen_is_not_waited_for() {
-    let words = ["nobody who holds it can be seen", "nobody was signalled", "root", "containers"];
+    let words = ["its holder is not visible", "no process was signalled", "root", "containers"];
     for subcommand in [&["--replace", "-l", "calc", "--", "true"] as &[&str], &["acquire", "--replace", "-l", "calc"]] {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&["-l", "calc"]);

@@ -103,5 +103,5 @@ fn the_next_one_simply_makes_a_new_file() {
     fs::remove_file(sandbox.lock_file("calc")).unwrap();
     attempt().assert_code(0).assert_silent();
     fs::remove_dir_all(sandbox.locks()).unwrap();
-    attempt().assert_code(0).assert_one_line(&["made the locks directory"]);
+    attempt().assert_code(0).assert_one_line(&["created the locks directory"]);
 }

@@ -219,7 +219,7 @@ fn of_two_releases_at_the_same_time_one_is_answered() {
     });
     let released = answers.iter().filter(|answer| answer.contains("Released")).count();
     assert_eq!(released, 1, "{answers:?}");
-    sandbox.release(&token).assert_code(123).assert_one_line(&["calc: not held any more: released at"]);
+    sandbox.release(&token).assert_code(123).assert_one_line(&["calc: no longer held: released at"]);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn of_many_releases_at_the_same_time_one_succeeds() {
         let (released, late): (Vec<_>, Vec<_>) = outcomes.iter().partition(|outcome| outcome.code == Some(0));
         assert_eq!(released.len(), 1, "{outcomes:?}");
         for outcome in late {
-            outcome.assert_code(123).assert_one_line(&["calc: not held any more: released at"]);
+            outcome.assert_code(123).assert_one_line(&["calc: no longer held: released at"]);
         }
     }
 }

@@ -46,11 +46,11 @@ fn under_the_lock_itself_it_fails_at_once() {
     ];
     for way in ways {
         let outcome = sandbox.sh(&format!("lockrun {way}")).run();
-        outcome.assert_code(122).assert_one_line(&["would wait for itself", "held by pid"]);
+        outcome.assert_code(122).assert_one_line(&["would deadlock", "held by pid"]);
     }
     let _holder = sandbox.hold(&["-l", "another"]);
     let outcome = sandbox.sh("lockrun -l calc -- lockrun wait another calc").run();
-    outcome.assert_code(122).assert_one_line(&["lockrun: calc: would wait for itself"]);
+    outcome.assert_code(122).assert_one_line(&["lockrun: calc: would deadlock"]);
     let script = "export LOCKRUN_TOKEN=$(lockrun acquire -l calc) && lockrun wait calc; echo $?; lockrun release";
     sandbox.sh(script).run().assert_code(0).assert_stdout("122\n");
 }

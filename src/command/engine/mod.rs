@@ -95,7 +95,9 @@ impl AnyEngine {
         let place = location.place()?;
         if targets.is_empty() {
             if !matches!(place, Place::Files(_)) {
-                bail!("a lock on a server needs --name: by its command line it would be the same on every host");
+                bail!(
+                    "a lock on a server needs --name: named after the command line, it would be shared by every host that runs it"
+                );
             }
             targets.push(Target::Name(default_name()));
         }
@@ -184,7 +186,7 @@ impl AnyEngine {
         match self {
             Self::Files(files) => Ok(files),
             #[cfg(feature = "etcd")]
-            Self::Server(_) => bail!("only a process that holds a lock file itself can do this, not with --store"),
+            Self::Server(_) => bail!("this works only with lock files, not with --store"),
         }
     }
 
@@ -202,7 +204,7 @@ impl AnyEngine {
         match self {
             Self::Files(files) => {
                 let dir = files.dir().context("a token needs a locks directory")?;
-                std::path::absolute(dir.path()).context("cannot tell where we are")
+                std::path::absolute(dir.path()).context("cannot find the current directory")
             }
             #[cfg(feature = "etcd")]
             Self::Server(_) => bail!("a token of a server has no directory"),

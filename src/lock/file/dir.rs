@@ -53,7 +53,7 @@ impl Dir {
     pub fn given_to_look(path: &Path) -> Result<Self> {
         if is_missing(path) {
             return Err(anyhow!("the locks directory {} does not exist", path.display()))
-                .context(Advice::new("check --dir and LOCKRUN_DIR; a run makes it"));
+                .context(Advice::new("check --dir and LOCKRUN_DIR; a run creates it"));
         }
         Self::given(path)
     }
@@ -153,8 +153,8 @@ impl Dir {
     /// Warnings for users of its locks.
     pub fn warnings(&self) -> Vec<String> {
         let path = self.path.display();
-        let made = || format!("made the locks directory {path}");
-        let network = |kind| format!("{path} is on {kind}: locks there reach as far as its server lets them");
+        let made = || format!("created the locks directory {path}");
+        let network = |kind| format!("{path} is on {kind}: locks there work only as far as its server supports them");
         // A mistyped directory excludes no other process.
         let was_made = self.was_made && !self.is_default;
         was_made.then(made).into_iter().chain(self.network().map(network)).collect()

@@ -28,7 +28,7 @@ pub struct Opened {
 /// A file is not removed and made again more often in a row, between two system
 /// calls.
 const MOST_TRIES: u32 = 100;
-const CONTRADICTION: &str = "it is there and not there, again and again: check what removes it, or its file system";
+const CONTRADICTION: &str = "it keeps appearing and disappearing: check what removes it, or its file system";
 
 /// Not a plain file with one link.
 #[derive(Debug)]

@@ -141,7 +141,7 @@ impl Queue {
         let last = self.last().context("cannot read the queue")?;
         let ticket = Ticket(last.map_or(0, |last| last.0 + 1));
         if ticket.0 >= NUMBERS {
-            bail!("the queue has run out of numbers: it was never empty since the first one");
+            bail!("the queue has run out of numbers, because it has never been empty");
         }
         let length = i64::from(pid) + 2;
         let lane = match mode {

@@ -72,7 +72,7 @@ impl Engine for FileEngine {
                 return Ok(Admission::Not(NotGranted::TimedOut));
             }
         }
-        Err(anyhow!("the lock file at its path is another one each time it is opened"))
+        Err(anyhow!("the file at its path is a different one each time it is opened"))
             .context(Advice::new("check what replaces it, or its file system"))
     }
 

@@ -65,7 +65,7 @@ impl Rival {
         match sent {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) if self.kind == Kind::Unseen || !is_ours() => {
-                Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
+                Err(anyhow!("pid {} belongs to another user, so we cannot end it", self.pid))
                     .context(Advice::new("ask that user, or root"))
             }
             Err(e) => Err(process::cannot_signal(e)).with_context(|| format!("cannot end pid {}", self.pid)),

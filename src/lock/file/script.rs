@@ -130,7 +130,7 @@ impl Member {
         match sys::send_by_pidfd(&self.process, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) if !is_ours() => {
-                Err(anyhow!("pid {} belongs to another user, and cannot be ended by us", self.pid))
+                Err(anyhow!("pid {} belongs to another user, so we cannot end it", self.pid))
                     .context(Advice::new("ask that user, or root"))
             }
             Err(e) => Err(process::cannot_signal(e)).with_context(|| format!("cannot end pid {}", self.pid)),

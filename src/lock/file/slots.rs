@@ -121,7 +121,7 @@ impl<'fd> Slots<'fd> {
         let start = |slot| {
             self.start_sleeper(slot, queue, ticket, &winner).map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => io::Error::other(format!(
-                    "waiting for any of {count} slots takes a process for each, and that many are not allowed here"
+                    "waiting for any of {count} slots needs a process for each, and that many are not allowed here"
                 )),
                 _ => error,
             })

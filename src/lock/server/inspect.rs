@@ -198,7 +198,7 @@ impl Store for ServerStore {
         let all = contenders(&rows);
         let holders: Vec<_> = rows.iter().filter(|row| !is_waiting(&all, row.contender.id)).cloned().collect();
         if holders.iter().any(|row| row.note.format == 0) {
-            bail!("another program holds it (key {}); nobody was called", holders[0].key);
+            bail!("another program holds it (key {}), which lockrun cannot ask to let go", holders[0].key);
         }
         let store = &mut *self.store.borrow_mut();
         let removed = self.runtime.block_on(self.end_holders(store, &lock, &holders, kill_after));

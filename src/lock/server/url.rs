@@ -253,7 +253,7 @@ impl Parameters {
                 "password" => return Err("a password is not a parameter; give password-file=FILE".into()),
                 _ => {
                     let known = "ttl, connect, user, password-file, cacert, cert, key";
-                    return Err(format!("the parameter {name} is unknown; there are {known}"));
+                    return Err(format!("the parameter {name} is unknown; the parameters are {known}"));
                 }
             }
         }
@@ -350,7 +350,7 @@ fn decode(text: &str) -> Result<String, String> {
         let value = digit().zip(digit()).map(|(high, low)| (high * 16 + low) as u8);
         decoded.push(value.ok_or("a % stands before two hexadecimal digits; write %25 for % itself")?);
     }
-    String::from_utf8(decoded).map_err(|_| "it is not UTF-8 behind its %".into())
+    String::from_utf8(decoded).map_err(|_| "its % sequences are not UTF-8".into())
 }
 
 /// The URL without what may be a password.

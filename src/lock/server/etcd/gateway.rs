@@ -147,7 +147,7 @@ impl Gateway {
         match setback {
             Setback::Refused(text) => return Err(Trouble::Refused(text)),
             Setback::Unknown(_) if self.account.is_none() => {
-                return Err(Trouble::Refused("etcd wants to know the user: give ?user= and a password".into()));
+                return Err(Trouble::Refused("etcd requires a user: give ?user= and a password".into()));
             }
             Setback::Unknown(text) => {
                 self.forget_token();
@@ -295,7 +295,7 @@ fn explain(status: u16, line: &[u8]) -> Setback {
         }
         INVALID_ARGUMENT => Setback::Refused(text.into()),
         PERMISSION_DENIED => {
-            Setback::Refused(format!("{text}: the user's role lacks a right on the keys of this lock"))
+            Setback::Refused(format!("{text}: the user's role lacks permission for the keys of this lock"))
         }
         RESOURCE_EXHAUSTED if has("database space exceeded") => {
             Setback::Refused("etcd's database is full (alarm NOSPACE): compact it, then 'etcdctl alarm disarm'".into())
