@@ -17,7 +17,6 @@ use crate::lock::Target;
 use crate::lock::{Grant, Mode, Patience, Refusal};
 use crate::record::{self, Claim, Record, Script};
 
-/// One lock of a request.
 pub struct Contender {
     files: Files,
     taking: Taking,
@@ -34,9 +33,6 @@ pub struct Contender {
 
 impl Contender {
     /// Opens a target's files.
-    ///
-    /// # Errors
-    /// See [`Files::open`].
     pub fn open(dir: Option<&Dir>, target: &Target, mode: Mode) -> Result<Self> {
         Ok(Self {
             files: Files::open(dir, target, mode)?,
@@ -85,17 +81,14 @@ impl Contender {
         self.files.identity()
     }
 
-    /// See [`Taking::enter_door`].
     pub fn enter_door(&mut self, patience: &Patience) -> Result<bool> {
         self.taking.enter_door(&self.files, patience)
     }
 
-    /// See [`Taking::leave_door`].
     pub fn leave_door(&mut self) -> Result<()> {
         self.taking.leave_door(&self.files)
     }
 
-    /// See [`Taking::take`].
     pub fn take(&mut self) -> Result<bool> {
         let taken = self.covered || self.taking.take(&mut self.files)?;
         if taken {
@@ -104,7 +97,6 @@ impl Contender {
         Ok(taken)
     }
 
-    /// See [`Taking::wait`].
     pub fn wait(&mut self) -> io::Result<()> {
         self.taking.wait(&self.files)?;
         self.remember_to_undo();
@@ -153,22 +145,18 @@ impl Contender {
         (self.files.are_callers() && !self.covered).then(|| standing::script(self.files.lock())).flatten()
     }
 
-    /// See [`Taking::draw_ticket`].
     pub fn draw_ticket(&mut self, will_replace: bool) -> Result<()> {
         self.taking.draw_ticket(&self.files, will_replace)
     }
 
-    /// See [`Taking::give_ticket_back`].
     pub fn give_ticket_back(&mut self) {
         self.taking.give_ticket_back(&self.files);
     }
 
-    /// See [`Taking::would_wait_with`].
     pub fn would_wait_with(&mut self, most: usize) -> Result<bool> {
         if self.covered { Ok(false) } else { self.taking.would_wait_with(&mut self.files, most) }
     }
 
-    /// See [`Taking::end_rivals`].
     pub fn end_rivals(&self) -> Result<()> {
         self.taking.end_rivals(&self.files)
     }
@@ -178,7 +166,6 @@ impl Contender {
         if self.covered { Ok(true) } else { Ok(!self.is_siblings && self.files.are_current()?) }
     }
 
-    /// See [`ledger::read_own_text`].
     pub fn require_own_text(&self) -> Result<()> {
         ledger::read_own_text(&self.files).map(drop)
     }
@@ -199,12 +186,10 @@ impl Contender {
         self.grant().filter(|_| is_foretold)
     }
 
-    /// The fencing token.
     pub fn fence(&self) -> Option<u64> {
         self.ledger.fence()
     }
 
-    /// The grant.
     pub fn grant(&self) -> Option<Grant> {
         let fence = self.ledger.fence()?;
         let slot = self.taking.slot();
@@ -283,7 +268,6 @@ impl Contender {
         (!self.covered).then(|| self.files.descriptor())
     }
 
-    /// The lock's name as given.
     pub fn name(&self) -> &[u8] {
         self.files.name()
     }
@@ -302,12 +286,10 @@ impl Contender {
         self.taking.release(&self.files)
     }
 
-    /// See [`Ledger::amend`].
     pub fn amend(&self, dir: Option<&Dir>, change: &dyn Fn(&mut Record)) {
         self.ledger.amend(&self.files, self.taking.slot(), dir, change);
     }
 
-    /// See [`Files::lock_failed`].
     pub fn lock_failed(&self, error: io::Error) -> anyhow::Error {
         self.files.lock_failed(error)
     }

@@ -154,9 +154,6 @@ fn shown_path(file: impl AsFd) -> Option<PathBuf> {
 }
 
 /// Names the descriptor after its lock, if its file is a lock file.
-///
-/// # Errors
-/// As [`look_at`].
 pub fn named_in(dir: Option<&Dir>, descriptor: Descriptor) -> Result<Descriptor> {
     let Some(dir) = dir else { return Ok(descriptor) };
     let opened = open(descriptor.number)?;

@@ -60,9 +60,6 @@ impl Dir {
 
     /// As [`default_of_user`](Self::default_of_user), or `None` if it is
     /// missing.
-    ///
-    /// # Errors
-    /// As [`default_of_user`](Self::default_of_user).
     pub fn default_of_user_if_any() -> Result<Option<Self>> {
         let missing = default_path().is_ok_and(|path| is_missing(&path));
         if missing { Ok(None) } else { Self::default_of_user().map(Some) }
@@ -93,9 +90,6 @@ impl Dir {
     }
 
     /// Opens the directory that is at the path now, and creates it if it is missing.
-    ///
-    /// # Errors
-    /// As the first time.
     pub fn reopen(&self) -> Result<Self> {
         if self.is_default { Self::default_of_user() } else { Self::given(&self.given) }
     }
@@ -145,7 +139,6 @@ impl Dir {
         })
     }
 
-    /// The absolute path.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -41,9 +41,6 @@ struct QueueFile {
 
 impl Files {
     /// Opens a target's files, and creates missing ones.
-    ///
-    /// # Errors
-    /// See [`open::lock_file`], [`open::user_file`] and [`descriptor::open`].
     pub fn open(dir: Option<&Dir>, target: &Target, mode: Mode) -> Result<Self> {
         let (location, lock) = match target {
             Target::Name(name) => {
@@ -98,7 +95,6 @@ impl Files {
         }
     }
 
-    /// The locked file.
     pub fn lock(&self) -> &File {
         &self.lock.file
     }
@@ -133,7 +129,6 @@ impl Files {
         self.queue = None;
     }
 
-    /// The lock's name as given.
     pub fn name(&self) -> &[u8] {
         self.target.name()
     }

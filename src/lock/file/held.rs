@@ -23,9 +23,6 @@ impl FileHeld {
 
     /// Draws the fencing tokens and writes the records, as [`settle`](Held::settle)
     /// does, but leaves the queue open for execve of COMMAND to close, which is faster.
-    ///
-    /// # Errors
-    /// As [`settle`](Held::settle).
     pub fn record(&mut self, claim: &Claim) -> Result<()> {
         self.contenders.iter_mut().try_for_each(|contender| contender.settle(self.dir.as_ref(), claim))
     }

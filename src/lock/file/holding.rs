@@ -88,9 +88,6 @@ impl Holding {
 
     /// As [`look`](Self::look), for a lock that may change hands as fast as we look.
     /// Also returns whether a holder released the lock before it could be identified.
-    ///
-    /// # Errors
-    /// As [`look`](Self::look).
     pub fn look_while_it_changes(lock: FileId, records: &Records) -> Result<(Self, bool)> {
         let mut before = Vec::new();
         let mut look = 0;

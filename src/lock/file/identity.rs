@@ -70,18 +70,10 @@ impl Location {
         Self { start: self.start.clone(), path: self.path.join(name) }
     }
 
-    /// See [`Identity::at`].
-    ///
-    /// # Errors
-    /// As [`Identity::at`].
     pub fn file(&self) -> rustix::io::Result<Option<Identity>> {
         Identity::at(self.start(), &self.path)
     }
 
-    /// See [`Identity::behind`].
-    ///
-    /// # Errors
-    /// As [`Identity::behind`].
     pub fn target(&self) -> rustix::io::Result<Option<Identity>> {
         found(statat(self.start(), &self.path, AtFlags::empty()))
     }

@@ -80,8 +80,7 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// A text of at most this size was read in one piece: the kernel returns a page at a
 /// time, and no line is longer than the remainder.
 const ONE_PIECE: usize = 3500;
-/// A text of at most this size was read in one piece: the kernel returns a page at a
-/// time, and no line is longer than the rest of the page.
+/// How often a text is read again that did not come in one piece.
 const LOOKS: usize = 3;
 
 impl Kernel {

@@ -43,7 +43,6 @@ const _: () = assert!((MAX_SLOTS as i64 + 1) * LANE <= AREA);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub i64);
 
-/// A range of tickets.
 #[derive(Clone, Copy)]
 pub struct Lane {
     pub start: i64,

@@ -39,7 +39,6 @@ impl Ledger {
         self.fence = Some(fence);
     }
 
-    /// The fencing token.
     pub fn fence(&self) -> Option<u64> {
         self.fence
     }

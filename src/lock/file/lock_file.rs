@@ -34,7 +34,6 @@ impl LockFile {
         }
     }
 
-    /// The file name.
     pub fn file_name(&self) -> String {
         match self {
             Self::Named(stem) => format!("{stem}.lock"),

@@ -31,9 +31,7 @@ use crate::token::Token;
 /// A grant that covers this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
-    /// The locked file.
     pub identity: Identity,
-    /// The fencing token.
     pub fence: u64,
     /// How strongly it is held.
     pub strength: Strength,
@@ -278,9 +276,6 @@ pub fn held_by_tokens(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
 /// As [`held_by_tokens`], for ancestors of another user that own a token, as above
 /// `sudo lockrun` in a script. That token is not ours, but our ancestor is waiting for
 /// us.
-///
-/// # Errors
-/// As [`held_by_tokens`].
 pub fn held_by_tokens_of_others(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     let us = geteuid().as_raw();
     let tokens = lock.queue.keepers_for(ancestors_but_init())?.into_iter();
@@ -291,12 +286,8 @@ pub fn held_by_tokens_of_others(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     Ok(others.collect())
 }
 
-/// As [`held_by_tokens`], for ancestors of another user that own a token, as above
-/// `sudo lockrun` in a script. That token is not ours, but waiting for it would mean
-/// waiting for our own ancestor.
-///
-/// # Errors
-/// As [`held_by_tokens`].
+/// The grant of a token, if this process is of this user and really holds the lock for
+/// that owner.
 fn kept_by(holder: i32, user: u32, lock: Lock<'_>, owner: Option<i32>) -> Option<Marker> {
     if process::user_id(holder) != Some(user) {
         return None;

@@ -72,9 +72,6 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
 }
 
 /// Opens a lock file if it exists.
-///
-/// # Errors
-/// As [`lock_file`].
 pub fn existing_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     try_existing(dir, name).with_context(|| shown(dir, name).to_string())
 }

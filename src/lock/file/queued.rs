@@ -34,9 +34,6 @@ impl FileQueued {
 
     /// As [`Queued::wait`], with the result in [`into_held`](Self::into_held). Runs in
     /// a child that is killed to give up, or under an interrupting timer.
-    ///
-    /// # Errors
-    /// As [`Engine::ask`](crate::lock::Engine::ask).
     pub fn wait_for_turn(&mut self, patience: &Patience) -> Result<Waited<()>> {
         loop {
             let this = &mut self.contenders[self.at];

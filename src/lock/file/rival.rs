@@ -44,9 +44,6 @@ impl Rival {
     }
 
     /// Asks it to release the lock.
-    ///
-    /// # Errors
-    /// As [`signal`](Self::signal).
     pub fn ask(&self, what: LetGo) -> Result<()> {
         self.sent(sys::ask_to_let_go(&self.process, what))
     }

@@ -126,9 +126,6 @@ pub fn break_lock(lock: &File, records: &Records, kill_after: Duration) -> Resul
 
 /// Signals each rival once, except those that a lockrun among them runs. Returns
 /// whether all were left to a lockrun.
-///
-/// # Errors
-/// See [`Rival::signal`].
 fn ask(rivals: &[Rival], what: LetGo) -> Result<bool> {
     let mut is_lockruns_own = true;
     for rival in rivals {

@@ -108,9 +108,6 @@ impl ScriptTree {
     }
 
     /// Kills the rest. They are stopped first, so that they start nothing meanwhile.
-    ///
-    /// # Errors
-    /// See [`of`](Self::of).
     pub fn kill(&mut self) -> Result<()> {
         self.members.retain(|member| !process::wait_for_end(&member.process, Duration::ZERO));
         loop {

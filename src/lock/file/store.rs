@@ -28,9 +28,6 @@ pub struct FileStore {
 
 impl FileStore {
     /// Opens the given directory, or the user's own.
-    ///
-    /// # Errors
-    /// See [`Dir::given_to_look`] and [`Dir::default_of_user`].
     pub fn open(given: Option<PathBuf>) -> Result<Self> {
         let store = Self { given, dir: OnceCell::new() };
         store.dir()?;
@@ -118,9 +115,6 @@ fn records_of(dir: &Dir, lock: &File) -> Vec<(Option<u32>, Record)> {
 }
 
 /// Creates the lock file of a name if it is missing. Returns its absolute path.
-///
-/// # Errors
-/// See [`open::lock_file`]; also if it has a foreign text.
 pub fn make_lock_file(dir: &Dir, name: &[u8]) -> Result<PathBuf> {
     let file_name = LockFile::of_name(name).file_name();
     let opened = open::lock_file(dir, &file_name)?;

@@ -157,7 +157,7 @@ pub enum Subject {
         id: Id,
         /// Its [`Row::key`].
         key: String,
-        /// For its removal, or for any change.
+        /// Whether for its end only, or also for its grant.
         until: Until,
     },
     /// Our own row.

@@ -33,10 +33,8 @@ pub struct KeyValue {
     pub key: Vec<u8>,
     #[serde(deserialize_with = "base64")]
     pub value: Vec<u8>,
-    /// Revision.
     #[serde(deserialize_with = "number")]
     pub create_revision: i64,
-    /// Revision.
     #[serde(deserialize_with = "number")]
     pub mod_revision: i64,
     /// 0: none.

@@ -59,7 +59,7 @@ enum Setback {
     Fault(Fault),
     /// etcd rejects our token: it has expired, or users were switched on.
     Unknown(String),
-    /// At every address.
+    /// Another try would not help.
     Refused(String),
 }
 
