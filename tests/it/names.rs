@@ -51,7 +51,7 @@ fn without_a_name_the_same_command_line_never_runs_twice() {
 }
 
 #[test]
-fn without_a_name_the_same_string_never_runs_twice() {
+fn without_a_name_the_same_shell_string_never_runs_twice() {
     let sandbox = Sandbox::new();
     let string = "echo holding; exec cat";
     let _running = sandbox.lockrun(&["-c", string]).input("").start().until_says("holding");

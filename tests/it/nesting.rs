@@ -41,7 +41,7 @@ fn the_same_lock_is_refused_and_the_line_says_where_it_was_taken() {
 }
 
 #[test]
-fn every_mode_under_every_mode_of_the_whole_lock() {
+fn every_mode_is_refused_under_every_mode_of_the_whole_lock() {
     for form in Form::BOTH {
         for outer in [&["-l", "calc"] as &[&str], &["-s", "-l", "calc"]] {
             for options in ["-l calc", "-s -l calc", "--slots 3 -l calc", "--slots 3 --slot 1 -l calc"] {
@@ -73,7 +73,7 @@ fn the_line_names_reentrant_where_that_would_help() {
 }
 
 #[test]
-fn quiet_or_impatient_it_is_told_all_the_same() {
+fn the_line_is_printed_with_quiet_and_timeout_0_too() {
     let sandbox = Sandbox::new();
     for options in ["-q", "-n", "-q -n", "-E 9"] {
         let outcome = under(&sandbox, &["-l", "calc"], &format!("lockrun {options} -l calc -- true"));
@@ -82,7 +82,7 @@ fn quiet_or_impatient_it_is_told_all_the_same() {
 }
 
 #[test]
-fn a_lock_of_a_set_under_the_set_and_a_set_under_one_of_its_locks() {
+fn a_lock_is_refused_under_its_set_and_a_set_under_one_of_its_locks() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         for name in ["a", "b"] {
@@ -95,7 +95,7 @@ fn a_lock_of_a_set_under_the_set_and_a_set_under_one_of_its_locks() {
 }
 
 #[test]
-fn every_lock_of_a_large_set() {
+fn every_lock_of_a_large_set_is_refused_under_it() {
     let sandbox = Sandbox::new();
     let names: Vec<_> = (0..40).map(|number| format!("n{number}")).collect();
     let options: Vec<&str> = names.iter().flat_map(|name| ["-l", name]).collect();
@@ -104,7 +104,7 @@ fn every_lock_of_a_large_set() {
 }
 
 #[test]
-fn through_many_levels() {
+fn it_is_refused_through_many_levels() {
     let sandbox = Sandbox::new();
     let levels: Vec<_> =
         (0..40).flat_map(|number| ["lockrun".into(), "-l".into(), format!("n{number}"), "--".into()]).collect();
@@ -114,7 +114,7 @@ fn through_many_levels() {
 }
 
 #[test]
-fn a_file_by_another_spelling() {
+fn a_file_is_refused_by_another_spelling_too() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         sandbox.write("work/file", "");
@@ -126,7 +126,7 @@ fn a_file_by_another_spelling() {
 }
 
 #[test]
-fn the_whole_lock_and_the_own_place_under_a_place() {
+fn under_a_slot_the_same_slot_and_the_whole_lock_are_refused() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let pool = ["-l", "gpu", "--slots", "3", "--slot", "1"];
@@ -137,7 +137,7 @@ fn the_whole_lock_and_the_own_place_under_a_place() {
 }
 
 #[test]
-fn another_free_place_may_be_taken() {
+fn another_free_slot_may_be_taken() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let pool = ["-l", "gpu", "--slots", "2"];
@@ -151,7 +151,7 @@ fn another_free_place_may_be_taken() {
 }
 
 #[test]
-fn under_a_command_whose_lockrun_was_killed() {
+fn it_is_refused_under_a_command_whose_lockrun_was_killed() {
     let sandbox = Sandbox::new();
     let script = "kill -9 $PPID; exec 2>>said; lockrun -t 5 -l calc -- true; echo $? >>said";
     under(&sandbox, &["-l", "calc"], script).assert_signal(libc::SIGKILL);
@@ -167,7 +167,7 @@ fn under_a_command_whose_lockrun_was_killed() {
 const CLOSE: &str = "python3 -c 'import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))'";
 
 #[test]
-fn with_the_descriptor_closed_on_the_way() {
+fn it_is_refused_with_the_descriptor_closed_on_the_way() {
     let sandbox = Sandbox::new();
     let again = |options: &str| format!("{CLOSE} lockrun -t 5 {options} -- true");
     under(&sandbox, &["-l", "calc"], &again("-l calc")).assert_code(122);
@@ -180,7 +180,7 @@ fn with_the_descriptor_closed_on_the_way() {
 
 /// The lock's text tells of the last grant only.
 #[test]
-fn with_the_descriptor_closed_and_the_text_somebody_elses() {
+fn it_is_refused_with_the_descriptor_closed_and_another_holders_record() {
     let ask = format!("echo in; read line; {CLOSE} lockrun -t 5");
     let nested: [(&[&str], &str); 4] = [
         (&["-s", "-l", "calc"], "-l calc"),
@@ -201,7 +201,7 @@ fn with_the_descriptor_closed_and_the_text_somebody_elses() {
 
 /// The number is that of the outer grant, and not of the last one.
 #[test]
-fn a_reader_under_it_finds_the_number_of_its_own_grant() {
+fn reentrant_under_a_reader_has_the_fence_of_its_own_grant() {
     let sandbox = Sandbox::new();
     let show = "echo fence $LOCKRUN_FENCE";
     let script = format!("{show}; read line; {CLOSE} lockrun -t 5 --reentrant -s -l calc -c \"{show}\"");
@@ -216,7 +216,7 @@ fn a_reader_under_it_finds_the_number_of_its_own_grant() {
 /// A place that was given back is not held for those who outlived it, though
 /// their first one is.
 #[test]
-fn a_place_under_it_that_was_given_back_is_free() {
+fn a_slot_that_was_released_is_free_for_what_outlives_it() {
     let sandbox = Sandbox::new();
     sandbox.write("work/inner", &survivor("lockrun -t 5 -l gpu --slots 2 -- sh -c \"echo \\$LOCKRUN_SLOT >place\""));
     sandbox.write(
@@ -245,7 +245,7 @@ fn code_of_survivor(sandbox: &Sandbox) -> String {
 }
 
 #[test]
-fn the_marker_of_a_lock_that_was_given_back_counts_for_nothing() {
+fn the_marker_of_a_released_lock_is_ignored() {
     let sandbox = Sandbox::new();
     let script = survivor("lockrun -n -l calc -- true");
     under(&sandbox, &["-l", "calc"], &script).assert_code(0);
@@ -253,7 +253,7 @@ fn the_marker_of_a_lock_that_was_given_back_counts_for_nothing() {
 }
 
 #[test]
-fn also_when_somebody_else_has_the_lock_now() {
+fn the_marker_is_ignored_when_another_lockrun_has_the_lock_now() {
     for reentrant in ["", "--reentrant"] {
         let sandbox = Sandbox::new();
         under(&sandbox, &["-l", "calc"], &survivor(&format!("lockrun -t 0.1 {reentrant} -l calc -- true")))
@@ -266,7 +266,7 @@ fn also_when_somebody_else_has_the_lock_now() {
 
 /// flock(1) writes no text, so that the lock's text is still about us.
 #[test]
-fn also_when_flock_has_it_now() {
+fn the_marker_is_ignored_when_flock_has_the_lock_now() {
     for reentrant in ["", "--reentrant"] {
         let sandbox = Sandbox::new();
         under(&sandbox, &["-l", "calc"], &survivor(&format!("lockrun -t 0.1 {reentrant} -l calc -- true")))
@@ -278,7 +278,7 @@ fn also_when_flock_has_it_now() {
 }
 
 #[test]
-fn also_with_the_descriptor_closed() {
+fn the_marker_is_ignored_with_the_descriptor_closed() {
     let sandbox = Sandbox::new();
     let ask = "exec 0<&- 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-; lockrun -t 0.1 -l calc -- true";
     under(&sandbox, &["-l", "calc"], &survivor(ask)).assert_code(0);
@@ -299,7 +299,7 @@ fn with_token(sandbox: &Sandbox, options: &str, script: &str) -> Outcome {
 
 /// The mount that the lock is on is none of those that are listed there.
 #[test]
-fn in_a_chroot() {
+fn it_is_refused_in_a_chroot() {
     let sandbox = Sandbox::new();
     let root =
         "mkdir -p root/proc root/bin root/locks; mount --rbind /proc root/proc; cp $(command -v lockrun) root/bin";
@@ -337,7 +337,7 @@ fn a_shared_token_of_an_ancestor_is_seen() {
 }
 
 #[test]
-fn a_place_of_a_token_of_an_ancestor_is_seen() {
+fn a_slot_of_a_token_of_an_ancestor_is_seen() {
     let sandbox = Sandbox::new();
     with_token(&sandbox, "-l gpu --slots 2", &inner(Form::Run, "-l gpu")).assert_code(122);
     with_token(&sandbox, "-l gpu --slots 2", &inner(Form::Run, "-l gpu --slots 2")).assert_code(0);
@@ -346,7 +346,7 @@ fn a_place_of_a_token_of_an_ancestor_is_seen() {
 
 /// The lock's text tells of the last grant only.
 #[test]
-fn also_when_others_were_granted_the_lock_later() {
+fn a_shared_token_is_seen_when_others_were_granted_the_lock_later() {
     let nested: [(&[&str], &str); 4] = [
         (&["-s", "-l", "calc"], "-l calc"),
         (&["-s", "-l", "calc"], "-s -l calc"),
@@ -372,7 +372,7 @@ fn also_when_others_were_granted_the_lock_later() {
 }
 
 #[test]
-fn and_its_number_is_that_of_the_token() {
+fn reentrant_under_a_token_has_the_fence_of_the_token() {
     for token in ["--owner $$", "--expires 50"] {
         let sandbox = Sandbox::new();
         let script = format!(
@@ -404,7 +404,7 @@ fn a_lock_of_a_set_that_a_token_of_an_ancestor_holds_is_seen_at_once() {
 
 /// Two places by two tokens: the pool has no third one.
 #[test]
-fn all_places_of_a_pool_by_tokens_of_an_ancestor() {
+fn a_pool_full_of_tokens_of_an_ancestor_is_refused() {
     let sandbox = Sandbox::new();
     let take = "lockrun acquire -q -l gpu --slots 2 --owner $$ || exit 1";
     let script = format!("{take}; {take}; lockrun -t 5 -l gpu --slots 2 -- true");
@@ -413,7 +413,7 @@ fn all_places_of_a_pool_by_tokens_of_an_ancestor() {
 
 /// Neither the signs of those who died nor of those who let go.
 #[test]
-fn a_token_that_was_given_back_is_none_though_others_hold_the_lock() {
+fn a_released_token_does_not_count_even_if_others_hold_the_lock() {
     for end in
         ["lockrun release $T", "kill -9 $HOLDER; while grep -q \"^State:.[^ZX]\" /proc/$HOLDER/status; do :; done"]
     {
@@ -446,7 +446,7 @@ fn a_token_in_the_environment_is_seen() {
 }
 
 #[test]
-fn a_token_that_holds_nothing_any_more_is_none() {
+fn a_token_that_no_longer_holds_the_lock_does_not_count() {
     let sandbox = Sandbox::new();
     let script = "export LOCKRUN_TOKEN=$(lockrun acquire -q -l calc --expires 50) || exit 1
         lockrun release; exec lockrun -t 0.1 -l calc -- true";
@@ -457,7 +457,7 @@ fn a_token_that_holds_nothing_any_more_is_none() {
 }
 
 #[test]
-fn who_waits_is_not_mistaken_for_nested() {
+fn a_waiter_is_not_mistaken_for_nested() {
     let sandbox = Sandbox::new();
     let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
     let args = [&PATIENCE[..], &["-l", "other", "--", "lockrun", "-t", "0.1", "-l", "calc", "--", "true"]].concat();

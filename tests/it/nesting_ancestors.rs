@@ -46,7 +46,7 @@ fn a_call_without_limit_is_refused_and_the_line_names_the_ancestor_and_what_help
 }
 
 #[test]
-fn every_form_and_mode_of_it() {
+fn every_form_and_mode_is_refused() {
     let sandbox = Sandbox::new();
     for options in ["--file file", "-s --file file", "--file file -l other", "--max-waiters 5 --file file"] {
         run_under(&sandbox, HOLDERS[0].0, &format!("lockrun {options} -- true")).assert_code(122);
@@ -61,7 +61,7 @@ fn every_form_and_mode_of_it() {
 }
 
 #[test]
-fn slots_with_a_cleared_environment() {
+fn slots_are_refused_with_a_cleared_environment() {
     let pool = |slot: &str| format!("lockrun {slot} -l gpu -- env -i PATH=$PATH LOCKRUN_DIR=$LOCKRUN_DIR sh ./script");
     let outcomes = [
         ("--slots 2", "-l gpu", 122),
@@ -139,7 +139,7 @@ fn reentrant_does_not_help_where_more_is_asked_for_than_is_held() {
 
 /// The number is the outer grant's, or 0 where no lockrun gave one.
 #[test]
-fn the_number_under_it_is_the_outer_one_if_there_is_one() {
+fn reentrant_has_the_fence_of_the_outer_grant_if_there_is_one() {
     let sandbox = Sandbox::new();
     let clear = "env -i PATH=$PATH LOCKRUN_DIR=$LOCKRUN_DIR";
     let show = "echo $LOCKRUN_FENCE";
@@ -219,7 +219,7 @@ fn a_token_of_an_ancestor_of_another_user_is_seen_but_not_taken_for_ours() {
 
 /// Everybody is a descendant of it.
 #[test]
-fn a_token_whose_owner_is_the_first_process_is_nobodys() {
+fn a_token_owned_by_pid_1_is_not_ours() {
     for reentrant in [&[] as &[&str], &["--reentrant"]] {
         let sandbox = Sandbox::new();
         let token = sandbox.acquire(&["-l", "calc", "--owner", "1"]);

@@ -27,7 +27,7 @@ fn thousands_of_tries_one_after_the_other_never_fail() {
 }
 
 #[test]
-fn of_those_who_try_at_once_one_succeeds() {
+fn of_many_tries_at_once_one_succeeds() {
     let sandbox = Sandbox::new();
     let attempt = "lockrun -n -q -l calc -- true &";
     let round = format!(
@@ -53,7 +53,7 @@ fn a_waiter_that_left_a_moment_ago_does_not_count() {
 }
 
 #[test]
-fn it_passes_nobody_who_waits() {
+fn it_does_not_pass_waiters() {
     let sandbox = Sandbox::new();
     let reader = sandbox.hold(&["-l", "calc", "-s"]);
     let attempt = || sandbox.lockrun(&["-n", "-s", "-l", "calc", "--", "true"]).run();

@@ -12,7 +12,7 @@ fn without(sandbox: &Sandbox, call: &str, error: &str, words: &[&str]) -> Invoca
 }
 
 #[test]
-fn what_has_to_open_processes_says_what_is_in_the_way() {
+fn what_needs_pidfd_open_says_that_it_is_missing() {
     for (error, said) in [("ENOSYS", "kernel"), ("EPERM", "sandbox")] {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&["-l", "calc"]);
@@ -36,7 +36,7 @@ fn what_has_to_open_processes_says_what_is_in_the_way() {
 }
 
 #[test]
-fn a_free_lock_is_taken_with_replace_all_the_same() {
+fn a_free_lock_is_still_taken_with_replace() {
     let sandbox = Sandbox::new();
     without(&sandbox, "pidfd_open", "ENOSYS", &["--replace", "-l", "calc", "--", "true"]).run().assert_code(0);
 }

@@ -171,7 +171,7 @@ fn a_wrapper_that_is_stopped_does_not_keep_its_command_past_the_lease() {
 }
 
 #[test]
-fn a_lock_is_kept_for_at_least_so_long() {
+fn at_least_keeps_the_lock_after_the_command() {
     let (place, sandbox) = (server(), Sandbox::new());
     let began = Instant::now();
     let args = ["--at-least", "4", "-l", "calc", "--", "true"];

@@ -7,7 +7,7 @@ use std::thread;
 use crate::support::{Interruption, Outcome, Sandbox, children, eventually, interrupt, status_field};
 
 #[test]
-fn one_that_is_stopped_does_not_hold_up_its_command() {
+fn a_stopped_lockrun_does_not_hold_up_its_command() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["-l", "calc", "--", "echo", "ran"]).start().until_waiting();
@@ -20,7 +20,7 @@ fn one_that_is_stopped_does_not_hold_up_its_command() {
 
 /// After a minute it wants to say that it waits, where nobody reads.
 #[test]
-fn one_that_cannot_write_holds_up_neither_its_command_nor_the_next() {
+fn a_lockrun_that_cannot_write_holds_up_neither_its_command_nor_the_next() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let _full = sandbox.full_pipe("full");
@@ -34,7 +34,7 @@ fn one_that_cannot_write_holds_up_neither_its_command_nor_the_next() {
 
 /// Awake again and again, while it is their turn.
 #[test]
-fn those_that_get_signals_all_the_time_all_get_their_turns() {
+fn waiters_under_constant_signals_all_get_their_turns() {
     const LOOPS: usize = 6;
     const TURNS: usize = 40;
     let sandbox = Sandbox::new();
@@ -132,7 +132,7 @@ fn a_child_that_is_stopped_when_the_lock_is_granted_keeps_nobody_from_ending_loc
 
 /// Some sandboxes refuse a child that shares our memory.
 #[test]
-fn where_such_a_child_is_refused_one_is_forked() {
+fn where_clone_is_refused_the_child_is_forked() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let refused = ["-f", "-o", "trace", "-e", "trace=clone", "-e", "inject=clone:error=EPERM:when=1"];

@@ -53,7 +53,7 @@ fn break_ends_one_of_a_set_that_had_to_wait() {
 }
 
 #[test]
-fn so_does_replace() {
+fn replace_ends_one_of_a_set_that_had_to_wait() {
     orphan_of_each_set(|sandbox, names| {
         sandbox.lockrun(&["--replace", "-t", "9", "-l", names[0], "--", "true"]).run().assert_code(0).assert_silent();
     });
@@ -72,7 +72,7 @@ fn list_shows_the_record_of_each_lock_of_a_set_that_had_to_wait() {
 
 /// The text of the lock's file is about the last of several who share it.
 #[test]
-fn break_ends_one_that_shares_the_lock_and_has_no_record_any_more() {
+fn break_ends_one_that_shares_the_lock_without_a_record() {
     for (lock, looked_at) in [(["-l", "calc"], &["calc"] as &[&str]), (["--file", "calc"], &["--file", "calc"])] {
         let sandbox = Sandbox::new();
         sandbox.write("work/calc", "");

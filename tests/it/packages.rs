@@ -13,7 +13,7 @@ const FILES: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn a_debian_package() {
+fn a_debian_package_installs_and_runs() {
     let sandbox = Sandbox::new();
     let package = package(&sandbox, "deb");
     let package = package.to_str().unwrap();
@@ -30,7 +30,7 @@ fn a_debian_package() {
 }
 
 #[test]
-fn an_rpm_package() {
+fn an_rpm_package_installs_and_runs() {
     let sandbox = Sandbox::new();
     let package = package(&sandbox, "rpm");
     let package = package.to_str().unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 #[test]
-fn it_makes_the_file_of_a_name_and_prints_where_it_is() {
+fn it_creates_the_file_of_a_name_and_prints_its_path() {
     let sandbox = Sandbox::new();
     for words in [&["path", "calc"][..], &["path", "--name", "calc"], &["path", "-l", "calc"]] {
         let expected = format!("{}\n", sandbox.lock_file("calc").display());
@@ -34,7 +34,7 @@ fn its_mode_is_that_of_the_directory_whatever_the_umask() {
 }
 
 #[test]
-fn what_stands_in_the_file_stays() {
+fn the_content_of_the_file_stays() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let record = fs::read_to_string(sandbox.lock_file("calc")).unwrap();
@@ -64,7 +64,7 @@ fn it_takes_exactly_one_name() {
 
 /// A script that goes on with an empty path must not open anything.
 #[test]
-fn what_is_no_lock_file_is_left_alone_and_no_path_is_printed() {
+fn anything_but_a_lock_file_is_left_alone_and_no_path_is_printed() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     let victim = sandbox.write("work/victim", "precious\n");

@@ -40,7 +40,7 @@ fn what_is_held_or_waited_for_stays() {
 }
 
 #[test]
-fn a_lock_for_which_only_somebody_stopped_waits_stays() {
+fn a_lock_with_only_a_stopped_waiter_stays() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["-l", "calc", "--exec", "--", "true"]).start().until_waiting();
@@ -151,7 +151,7 @@ fn a_floor_that_is_locked_holds_nobody_up() {
 }
 
 #[test]
-fn another_users_file_in_a_shared_directory_is_told() {
+fn another_users_file_in_a_shared_directory_is_reported() {
     if !may_act_as_root("another user") {
         return;
     }
@@ -213,7 +213,7 @@ fn a_number_that_no_clock_can_have_made_is_not_remembered() {
 
 /// 8 takers, some at once, some waiting, beside a loop that prunes.
 #[test]
-fn nobody_gets_in_twice_beside_it() {
+fn it_never_lets_in_a_second_holder() {
     let sandbox = Sandbox::new();
     let timeline = Timeline::new(&sandbox);
     let pruning = "touch pruning; while [ -e pruning ]; do lockrun prune >>pruned || exit 1; done";

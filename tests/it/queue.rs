@@ -49,7 +49,7 @@ fn thirty_waiters_are_served_in_the_order_of_their_arrival() {
 }
 
 #[test]
-fn who_asks_again_at_once_goes_to_the_end() {
+fn a_holder_that_asks_again_goes_to_the_end() {
     let sandbox = Sandbox::new();
     let mut holder = sandbox.hold(&["-l", "calc"]);
     let mut next = waiter(&sandbox, &[]);
@@ -84,7 +84,7 @@ fn two_greedy_loops_take_turns() {
 }
 
 #[test]
-fn readers_who_come_later_do_not_pass_a_writer() {
+fn later_readers_do_not_pass_a_writer() {
     let sandbox = Sandbox::new();
     let mut reader = sandbox.hold(&["-l", "calc", "-s"]);
     let writer = waiter(&sandbox, &[]);
@@ -137,7 +137,7 @@ fn readers_between_writers_run_together_and_in_their_turn() {
 }
 
 #[test]
-fn those_who_leave_do_not_disturb_the_order_of_the_others() {
+fn waiters_that_leave_do_not_disturb_the_order() {
     let sandbox = Sandbox::new();
     let timeline = Timeline::new(&sandbox);
     let holder = sandbox.hold(&["-l", "calc"]);
@@ -174,7 +174,7 @@ fn those_who_leave_do_not_disturb_the_order_of_the_others() {
 }
 
 #[test]
-fn who_leaves_the_head_lets_the_next_one_in() {
+fn a_waiter_that_leaves_the_head_lets_the_next_one_in() {
     let sandbox = Sandbox::new();
     let reader = sandbox.hold(&["-l", "calc", "-s"]);
     let writer = waiter(&sandbox, &[]);
@@ -185,7 +185,7 @@ fn who_leaves_the_head_lets_the_next_one_in() {
 }
 
 #[test]
-fn who_waits_behind_flock_is_served_in_order() {
+fn waiters_behind_flock_are_served_in_order() {
     let sandbox = Sandbox::new();
     let timeline = Timeline::new(&sandbox);
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);

@@ -38,7 +38,7 @@ fn it_says_who_holds_the_lock() {
 }
 
 #[test]
-fn it_names_a_living_process_after_a_wait_too() {
+fn it_names_a_living_process_after_a_wait() {
     let sandbox = Sandbox::new();
     let first = sandbox.hold(&["-l", "calc"]);
     let command = ["-l", "calc", "-c", "echo holding; exec cat"];
@@ -76,7 +76,7 @@ fn only_the_holder_writes_it() {
 }
 
 #[test]
-fn an_older_text_leaves_nothing_behind() {
+fn nothing_of_an_older_record_stays() {
     let sandbox = Sandbox::new();
     let run = |argument: &str| {
         let attempt = sandbox.lockrun(&["-l", "calc", "--", "true", argument]);
@@ -107,7 +107,7 @@ fn what_it_quotes_stays_one_printable_line() {
 }
 
 #[test]
-fn what_somebody_wrote_into_it_is_shown_escaped() {
+fn foreign_text_in_it_is_shown_escaped() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let forged = text(&sandbox).replace("holding", "\\u001b[2J\\n");

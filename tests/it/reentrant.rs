@@ -46,7 +46,7 @@ fn what_is_held_less_strongly_is_refused() {
 
 /// Any place is asked for, and one is held.
 #[test]
-fn a_place_that_is_held_is_any_place() {
+fn a_held_slot_counts_as_any_slot() {
     let sandbox = Sandbox::new();
     under(&sandbox, &["--slots", "1", "-l", "gpu"], &again("--slots 1 -l gpu")).assert_code(0);
     let other = sandbox.hold(&["--slots", "2", "--slot", "0", "-l", "gpu"]);
@@ -60,7 +60,7 @@ fn a_place_that_is_held_is_any_place() {
 }
 
 #[test]
-fn the_inner_end_does_not_give_the_lock_back() {
+fn the_end_of_the_inner_run_does_not_release_the_lock() {
     let sandbox = Sandbox::new();
     let others = "env -u LOCKRUN_HELD lockrun -n -q -l calc -- true";
     under(&sandbox, &["-l", "calc"], &format!("{} && {others}", again("-l calc"))).assert_code(75);
@@ -80,7 +80,7 @@ fn a_waiter_in_between_does_not_matter() {
 }
 
 #[test]
-fn the_command_finds_the_number_of_the_outer_grant() {
+fn the_command_finds_the_fence_of_the_outer_grant() {
     let sandbox = Sandbox::new();
     let show = "echo $LOCKRUN_NAME $LOCKRUN_FENCE";
     let outcome = under(&sandbox, &["-l", "calc"], &format!("{show}; lockrun --reentrant -l calc -c '{show}'"));
@@ -89,7 +89,7 @@ fn the_command_finds_the_number_of_the_outer_grant() {
 }
 
 #[test]
-fn many_levels_deep() {
+fn it_works_many_levels_deep() {
     let sandbox = Sandbox::new();
     let mut args = vec!["-l", "calc", "--"];
     for _ in 0..40 {
@@ -100,14 +100,14 @@ fn many_levels_deep() {
 }
 
 #[test]
-fn with_the_descriptor_closed_on_the_way() {
+fn it_works_with_the_descriptor_closed_on_the_way() {
     let sandbox = Sandbox::new();
     let close = "python3 -c 'import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))'";
     under(&sandbox, &["-l", "calc"], &format!("{close} {}", again("-l calc"))).assert_code(0);
 }
 
 #[test]
-fn under_a_token_of_an_ancestor() {
+fn it_works_under_a_token_of_an_ancestor() {
     let sandbox = Sandbox::new();
     let script = "T=$(lockrun acquire -q -l calc --owner $$) || exit 1
         sh -c 'lockrun -t 5 --reentrant -l calc -- true'; code=$?

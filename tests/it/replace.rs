@@ -111,7 +111,7 @@ fn a_flock_holder_is_ended() {
 }
 
 #[test]
-fn an_exec_holder_is_ended_also_when_it_runs_another_lockrun() {
+fn an_exec_holder_that_runs_another_lockrun_is_ended() {
     let sandbox = Sandbox::new();
     let script = "lockrun -l other -- sleep 1000 & echo holding; sleep 1000; sleep 1000";
     let holder = sandbox.lockrun(&["--exec", "-l", "calc", "-c", script]).start().until_says("holding");
@@ -122,7 +122,7 @@ fn an_exec_holder_is_ended_also_when_it_runs_another_lockrun() {
 }
 
 #[test]
-fn so_is_a_command_whose_lockrun_was_killed_and_that_runs_another() {
+fn an_orphaned_command_that_runs_another_lockrun_is_ended() {
     let sandbox = Sandbox::new();
     let script = "lockrun -l other -- sleep 1000 & echo holding; sleep 1000; sleep 1000";
     let holder = sandbox.lockrun(&["-l", "calc", "-c", script]).start().until_says("holding");
@@ -148,7 +148,7 @@ fn a_lockrun_under_the_ended_one_ends_with_it() {
 }
 
 #[test]
-fn who_waits_to_replace_is_replaced_too_and_says_by_whom() {
+fn a_waiter_with_replace_is_replaced_and_names_the_newer_one() {
     for (older, newer) in [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(a, b)| (Form::BOTH[a], Form::BOTH[b])) {
         let sandbox = Sandbox::new();
         let holder = stubborn(&sandbox, &["-l", "calc"]);
@@ -163,7 +163,7 @@ fn who_waits_to_replace_is_replaced_too_and_says_by_whom() {
 
 /// As long as it waits, it is still a lockrun.
 #[test]
-fn so_is_one_that_waits_with_exec() {
+fn a_waiter_with_replace_and_exec_is_replaced() {
     let sandbox = Sandbox::new();
     let holder = stubborn(&sandbox, &["-l", "calc"]);
     let older = sandbox.lockrun(&["--exec", "--replace", "-l", "calc", "--", "true"]).start().until_waiting();
@@ -176,7 +176,7 @@ fn so_is_one_that_waits_with_exec() {
 /// What ends the holder does not keep the place in the queue of one that gave
 /// it up.
 #[test]
-fn who_is_stopped_while_it_waits_holds_nobody_up() {
+fn a_stopped_waiter_holds_nobody_up() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let script = "import fcntl, signal, sys
@@ -215,13 +215,13 @@ fn keeps_its_turn(holder: &[&str], patient: &[&str]) {
 }
 
 #[test]
-fn who_waits_without_replace_keeps_its_turn() {
+fn a_waiter_without_replace_keeps_its_turn() {
     keeps_its_turn(&["-l", "calc"], &["-l", "calc"]);
 }
 
 /// Meanwhile it has the lock shared with those who have a place.
 #[test]
-fn who_waits_for_places_without_replace_keeps_its_turn_too() {
+fn a_waiter_for_slots_without_replace_keeps_its_turn() {
     for patient in [&["--slots", "1", "-l", "calc"] as &[&str], &["--shared", "-l", "calc"]] {
         keeps_its_turn(&["--slots", "1", "-l", "calc"], patient);
     }
@@ -271,7 +271,7 @@ fn of_ten_at_once_exactly_one_stays() {
 }
 
 #[test]
-fn one_after_the_other_the_newest_always_wins() {
+fn the_newest_always_wins() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let mut holder = form.hold(&sandbox, &REPLACE);

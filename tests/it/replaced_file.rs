@@ -24,7 +24,7 @@ fn visit(sandbox: &Sandbox, timeline: &Timeline, id: &str) -> Invocation {
 }
 
 #[test]
-fn those_who_wait_meanwhile_never_enter_twice() {
+fn waiters_never_enter_twice() {
     for script in CHANGES {
         let sandbox = Sandbox::new();
         let timeline = Timeline::new(&sandbox);
@@ -88,7 +88,7 @@ fn a_holder_whose_file_is_gone_says_so_when_it_lets_go() {
 }
 
 #[test]
-fn that_beats_the_commands_code_which_the_line_names() {
+fn a_lost_file_beats_the_commands_code_which_the_line_names() {
     let sandbox = Sandbox::new();
     let remove = "rm ../locks/calc.lock; exit 41";
     let outcome = sandbox.lockrun(&["-l", "calc", "-c", remove]).run();
@@ -96,7 +96,7 @@ fn that_beats_the_commands_code_which_the_line_names() {
 }
 
 #[test]
-fn the_next_one_simply_makes_a_new_file() {
+fn the_next_run_creates_a_new_file() {
     let sandbox = Sandbox::new();
     let attempt = || sandbox.lockrun(&["-l", "calc", "--", "true"]).run();
     attempt().assert_code(0);

@@ -40,7 +40,7 @@ fn waiting_and_holding_are_told_apart() {
 }
 
 #[test]
-fn a_run_that_did_not_get_the_lock_is_there_too() {
+fn a_run_that_did_not_get_the_lock_is_reported() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     for (timeout, code) in [("0", 75), ("0.1", 124)] {
@@ -56,7 +56,7 @@ fn a_run_that_did_not_get_the_lock_is_there_too() {
 }
 
 #[test]
-fn a_command_that_cannot_be_executed_had_the_lock_free_or_not() {
+fn a_command_that_cannot_be_executed_is_reported_as_a_holder() {
     let sandbox = Sandbox::new();
     let args = ["-l", "calc", "--report", "report", "--", "./missing"];
     sandbox.lockrun(&args).run().assert_code(127);
@@ -83,7 +83,7 @@ fn fifty_at_once_write_whole_lines() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_told_before_anything_runs() {
+fn a_report_that_cannot_be_written_fails_before_anything_runs() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["-l", "calc", "--report", "missing/report", "--", "touch", "ran"]).run();
     outcome.assert_code(125).assert_one_line(&["missing/report"]);
@@ -93,7 +93,7 @@ fn a_report_that_cannot_be_written_is_told_before_anything_runs() {
 }
 
 #[test]
-fn with_exec_nobody_is_left_to_write_it() {
+fn it_is_refused_with_exec() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["--exec", "--report", "report", "-l", "calc", "--", "true"]).run();
     outcome.assert_usage_error(&["--report"]);

@@ -38,7 +38,7 @@ fn where_proc_is_not_mounted_an_expired_command_ends_the_run() {
 }
 
 #[test]
-fn where_proc_shows_other_processes_it_does_too() {
+fn where_proc_shows_other_processes_an_expired_command_ends_the_run() {
     let (place, sandbox) = (server(), Sandbox::new());
     let url = place.server().url("jobs");
     // A second pid namespace in the first, which shows the first one's /proc.
@@ -64,7 +64,7 @@ fn where_proc_is_not_mounted_hold_tree_waits_for_the_tree_alone() {
 /// Neither the keeper nor the one that it replaced counts, also before anybody has
 /// waited for the first.
 #[test]
-fn nor_for_a_keeper_that_was_killed() {
+fn hold_tree_does_not_wait_for_a_killed_keeper() {
     for proc_is_mounted in [true, false] {
         let (place, sandbox) = (server(), Sandbox::new());
         let options = ["--hold", "tree"];

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 const BOTH: [&str; 4] = ["-l", "a", "-l", "b"];
 
 #[test]
-fn all_are_held_and_all_are_given_back() {
+fn all_are_held_and_all_are_released() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = form.hold(&sandbox, &BOTH);
@@ -90,7 +90,7 @@ fn with_shared_all_are_shared() {
 }
 
 #[test]
-fn who_waits_for_a_part_and_gives_up_gives_back_the_rest() {
+fn a_waiter_for_a_part_that_gives_up_releases_the_rest() {
     let sandbox = Sandbox::new();
     let [first, second] = sandbox.in_order(["a", "b"]);
     let holder = Form::Run.hold(&sandbox, &["-l", second]);
@@ -110,7 +110,7 @@ fn who_waits_for_a_part_and_gives_up_gives_back_the_rest() {
 }
 
 #[test]
-fn a_b_against_b_a_never_deadlocks() {
+fn opposite_orders_never_deadlock() {
     let sandbox = Sandbox::new();
     let rounds = size(400, 2500);
     let turns =
@@ -158,7 +158,7 @@ fn half_way<'sandbox>(
 }
 
 #[test]
-fn a_place_that_a_waiting_set_leaves_free_is_free() {
+fn a_slot_that_a_waiting_set_leaves_free_is_free() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let order = sandbox.in_order(["a", "b"]);
@@ -170,7 +170,7 @@ fn a_place_that_a_waiting_set_leaves_free_is_free() {
 }
 
 #[test]
-fn a_set_that_has_one_lock_is_no_waiter_for_it_any_more() {
+fn a_set_does_not_count_as_a_waiter_for_a_lock_that_it_has() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let order = sandbox.in_order(["a", "b"]);

@@ -42,7 +42,7 @@ fn a_writer_waits_for_the_last_reader() {
 }
 
 #[test]
-fn readers_who_waited_are_let_in_together() {
+fn waiting_readers_are_let_in_together() {
     let sandbox = Sandbox::new();
     let writer = sandbox.hold(&["-l", "calc"]);
     let command = ["-l", "calc", "-s", "-c", "echo holding; exec cat"];

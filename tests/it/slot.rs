@@ -9,7 +9,7 @@ fn certain(place: &str) -> [&str; 6] {
 const ANY: [&str; 4] = ["-l", "gpu", "--slots", "5"];
 
 #[test]
-fn any_integer_counts_modulo_the_number_of_places() {
+fn any_integer_counts_modulo_the_number_of_slots() {
     let numbers = [
         ("0", 0),
         ("4", 4),
@@ -35,7 +35,7 @@ fn any_integer_counts_modulo_the_number_of_places() {
 }
 
 #[test]
-fn two_numbers_for_one_place_exclude_each_other() {
+fn two_numbers_for_one_slot_exclude_each_other() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = form.hold(&sandbox, &certain("7"));
@@ -49,7 +49,7 @@ fn two_numbers_for_one_place_exclude_each_other() {
 }
 
 #[test]
-fn a_certain_place_and_any_place_respect_each_other() {
+fn a_given_slot_and_any_slot_respect_each_other() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let first = form.hold(&sandbox, &certain("0"));
@@ -66,7 +66,7 @@ fn a_certain_place_and_any_place_respect_each_other() {
 }
 
 #[test]
-fn waiters_for_different_places_do_not_hold_each_other_up() {
+fn waiters_for_different_slots_do_not_hold_each_other_up() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let [one, two] = ["1", "2"].map(|place| form.hold(&sandbox, &certain(place)));
@@ -84,7 +84,7 @@ fn waiters_for_different_places_do_not_hold_each_other_up() {
 
 /// Any of two, and place 4 of five.
 #[test]
-fn nor_do_those_whose_places_cannot_be_the_same() {
+fn waiters_whose_slots_cannot_coincide_do_not_hold_each_other_up() {
     let any_of_two = ["-l", "gpu", "--slots", "2"];
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
@@ -107,7 +107,7 @@ fn nor_do_those_whose_places_cannot_be_the_same() {
 
 /// In a mix of sizes, each is found that may take the place.
 #[test]
-fn a_certain_place_waits_for_all_pools_that_have_it() {
+fn a_given_slot_waits_for_all_pools_that_have_it() {
     let any = |places| ["-l", "gpu", "--slots", places];
     let sandbox = Sandbox::new();
     let whole = Form::Run.hold(&sandbox, &["-l", "gpu"]);
@@ -138,7 +138,7 @@ fn a_certain_place_waits_for_all_pools_that_have_it() {
 }
 
 #[test]
-fn waiters_for_one_place_are_served_in_order() {
+fn waiters_for_one_slot_are_served_in_order() {
     let sandbox = Sandbox::new();
     let mut holder = Form::Run.hold(&sandbox, &certain("2"));
     let mut waiters: Vec<_> = Form::BOTH.map(|form| form.ask(&sandbox, &certain("2")).until_waiting()).into();
@@ -151,7 +151,7 @@ fn waiters_for_one_place_are_served_in_order() {
 }
 
 #[test]
-fn who_came_first_gets_the_place_certain_or_any() {
+fn the_first_waiter_gets_the_slot_given_or_any() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let all = || ["0", "1", "2", "3", "4"].map(|place| form.hold(&sandbox, &certain(place)));
@@ -176,7 +176,7 @@ fn who_came_first_gets_the_place_certain_or_any() {
 }
 
 #[test]
-fn any_place_in_a_loop_does_not_starve_a_certain_one() {
+fn a_loop_for_any_slot_does_not_starve_a_given_one() {
     let sandbox = Sandbox::new();
     let take = "while [ ! -e done ]; do lockrun --slots 2 -l gpu -- sleep 0.02; done";
     let loops = [(); 4].map(|()| sandbox.sh(take).start());
@@ -190,7 +190,7 @@ fn any_place_in_a_loop_does_not_starve_a_certain_one() {
 }
 
 #[test]
-fn certain_places_in_a_loop_do_not_starve_any_place() {
+fn loops_for_given_slots_do_not_starve_any_slot() {
     let sandbox = Sandbox::new();
     let take = |place| format!("while [ ! -e done ]; do lockrun --slots 2 --slot {place} -l gpu -- sleep 0.02; done");
     let loops = [0, 0, 1, 1].map(|place| sandbox.sh(&take(place)).start());
@@ -204,7 +204,7 @@ fn certain_places_in_a_loop_do_not_starve_any_place() {
 }
 
 #[test]
-fn the_whole_lock_waits_behind_those_who_wait_for_a_place() {
+fn the_whole_lock_queues_behind_waiters_for_a_slot() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holder = form.hold(&sandbox, &certain("2"));

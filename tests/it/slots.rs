@@ -12,7 +12,7 @@ fn places(holders: &[Asked]) -> Vec<u32> {
 }
 
 #[test]
-fn so_many_hold_at_once_each_in_a_place_of_its_own() {
+fn n_hold_at_once_each_with_a_slot_of_its_own() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let holders = [(); 3].map(|()| form.hold(&sandbox, &GPU));
@@ -22,7 +22,7 @@ fn so_many_hold_at_once_each_in_a_place_of_its_own() {
 }
 
 #[test]
-fn the_next_one_gets_whichever_place_is_free_first() {
+fn the_next_waiter_gets_the_first_free_slot() {
     for form in Form::BOTH {
         for first in 0..3 {
             let sandbox = Sandbox::new();
@@ -56,7 +56,7 @@ fn waiters_are_served_one_by_one_in_the_order_of_their_arrival() {
 }
 
 #[test]
-fn the_whole_lock_excludes_every_place() {
+fn the_whole_lock_excludes_every_slot() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let whole = form.hold(&sandbox, &["-l", "gpu"]);
@@ -69,7 +69,7 @@ fn the_whole_lock_excludes_every_place() {
 }
 
 #[test]
-fn the_whole_lock_waits_for_all_places_and_keeps_newcomers_behind() {
+fn the_whole_lock_waits_for_all_slots_and_newcomers_queue_behind_it() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let [first, second] = [(); 2].map(|()| form.hold(&sandbox, &GPU));
@@ -88,7 +88,7 @@ fn the_whole_lock_waits_for_all_places_and_keeps_newcomers_behind() {
 }
 
 #[test]
-fn overlapping_places_do_not_starve_the_whole_lock() {
+fn overlapping_slots_do_not_starve_the_whole_lock() {
     let sandbox = Sandbox::new();
     let take = "while [ ! -e done ]; do lockrun --slots 2 -l gpu -- sleep 0.02; done";
     let loops = [(); 3].map(|()| sandbox.sh(take).start());
@@ -100,7 +100,7 @@ fn overlapping_places_do_not_starve_the_whole_lock() {
 }
 
 #[test]
-fn readers_and_places_exclude_each_other() {
+fn readers_and_slots_exclude_each_other() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let reader = form.hold(&sandbox, &["-s", "-l", "gpu"]);
@@ -117,7 +117,7 @@ fn readers_and_places_exclude_each_other() {
 }
 
 #[test]
-fn flock_and_places_exclude_each_other() {
+fn flock_and_slots_exclude_each_other() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let place = form.hold(&sandbox, &GPU);
@@ -136,7 +136,7 @@ fn flock_and_places_exclude_each_other() {
 }
 
 #[test]
-fn a_larger_number_adds_places_and_a_smaller_one_uses_the_first() {
+fn a_larger_pool_adds_slots_and_a_smaller_one_uses_the_first() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let slots = |number| ["-l", "gpu", "--slots", number];
@@ -159,7 +159,7 @@ fn a_larger_number_adds_places_and_a_smaller_one_uses_the_first() {
 }
 
 #[test]
-fn a_holder_that_is_killed_leaves_its_place() {
+fn a_killed_holder_frees_its_slot() {
     let sandbox = Sandbox::new();
     let holders = [(); 3].map(|()| Form::Run.hold(&sandbox, &GPU));
     let next = Form::Run.ask(&sandbox, &GPU).until_waiting();
@@ -168,7 +168,7 @@ fn a_holder_that_is_killed_leaves_its_place() {
 }
 
 #[test]
-fn a_daemon_that_is_left_behind_does_not_keep_a_place() {
+fn a_daemon_left_behind_does_not_keep_a_slot() {
     let sandbox = Sandbox::new();
     let left = "setsid sleep 1000 & exec sleep 0";
     sandbox.lockrun(&["--slots", "1", "-l", "gpu", "-c", left]).run().assert_code(0);
@@ -177,7 +177,7 @@ fn a_daemon_that_is_left_behind_does_not_keep_a_place() {
 }
 
 #[test]
-fn as_many_as_there_are_places_never_fail_with_timeout_0() {
+fn n_runs_in_n_slots_never_fail_with_timeout_0() {
     let sandbox = Sandbox::new();
     let attempt = "for i in $(seq 500); do lockrun -n --slots 4 -l gpu -- true || echo $?; done";
     let loops = [(); 4].map(|()| sandbox.sh(attempt).start());
@@ -187,7 +187,7 @@ fn as_many_as_there_are_places_never_fail_with_timeout_0() {
 }
 
 #[test]
-fn a_waiter_for_a_place_that_left_a_moment_ago_does_not_count() {
+fn a_waiter_for_a_slot_that_left_a_moment_ago_does_not_count() {
     let sandbox = Sandbox::new();
     let reader = Form::Run.hold(&sandbox, &["-s", "-l", "gpu"]);
     let round = "lockrun -q -t 0.01 --slots 40 -l gpu -- true; lockrun -n -s -l gpu -- true || echo $?";
@@ -197,7 +197,7 @@ fn a_waiter_for_a_place_that_left_a_moment_ago_does_not_count() {
 }
 
 #[test]
-fn nor_does_its_lock_stay() {
+fn a_waiter_that_left_keeps_no_slot() {
     let sandbox = Sandbox::new();
     // Without its marker, the inner one does not know that it is an inner one.
     let inner = "env -u LOCKRUN_HELD lockrun -q -t 0.01 --slots 40 -l gpu -- true; true";
@@ -237,7 +237,7 @@ fn times_run(pid: i32) -> u64 {
 }
 
 #[test]
-fn nobody_polls_for_a_place() {
+fn waiting_for_a_slot_does_not_poll() {
     let sandbox = Sandbox::new();
     let holders = [(); 3].map(|()| Form::Run.hold(&sandbox, &GPU));
     let waiters = Form::BOTH.map(|form| form.ask(&sandbox, &GPU).until_waiting());
@@ -257,7 +257,7 @@ fn nobody_polls_for_a_place() {
 
 /// A process for each place is more than a machine has.
 #[test]
-fn one_place_of_very_many_is_found_without_a_process_for_each() {
+fn one_slot_of_very_many_is_found_without_a_process_for_each() {
     let sandbox = Sandbox::new();
     let whole = Form::Run.hold(&sandbox, &["-l", "gpu"]);
     let trace = ["-f", "-o", "trace", "-e", "trace=clone,clone3,fork,vfork", "lockrun"];
@@ -272,7 +272,7 @@ fn one_place_of_very_many_is_found_without_a_process_for_each() {
 
 /// A reader has all of them at once.
 #[test]
-fn nor_does_it_take_one_for_each_to_wait_for_a_reader() {
+fn waiting_for_a_reader_takes_no_process_for_each_slot() {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
         let readers = [(); 2].map(|()| form.hold(&sandbox, &["-s", "-l", "gpu"]));
@@ -290,7 +290,7 @@ fn nor_does_it_take_one_for_each_to_wait_for_a_reader() {
 }
 
 #[test]
-fn nor_a_look_at_each_place() {
+fn finding_a_slot_does_not_look_at_each() {
     let sandbox = Sandbox::new();
     let reader = Form::Run.hold(&sandbox, &["-s", "-l", "gpu"]);
     let trace = ["-o", "trace", "-e", "trace=fcntl", "lockrun", "-n", "-q", "-l", "gpu", "--slots", "1000000"];
@@ -301,7 +301,7 @@ fn nor_a_look_at_each_place() {
 }
 
 #[test]
-fn without_a_process_for_each_held_place_it_fails_and_says_why() {
+fn without_a_process_for_each_held_slot_it_fails_and_says_why() {
     if !may_act_as_root("a user with few processes") {
         return;
     }

@@ -9,7 +9,7 @@ fn assert_status(sandbox: &Sandbox, words: &[&str], code: i32) {
 }
 
 #[test]
-fn free_and_held_in_every_way() {
+fn it_tells_free_from_held_in_every_mode() {
     let sandbox = Sandbox::new();
     assert_status(&sandbox, &["calc"], 0);
     let holder = sandbox.hold(&["-l", "calc"]);
@@ -27,7 +27,7 @@ fn free_and_held_in_every_way() {
 }
 
 #[test]
-fn a_path() {
+fn it_takes_a_path() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/data", "precious\n");
     assert_status(&sandbox, &["--file", "data"], 0);
@@ -39,7 +39,7 @@ fn a_path() {
 
 /// It would not get it: nobody passes those who wait.
 #[test]
-fn not_free_while_somebody_waits() {
+fn a_lock_with_waiters_is_not_free() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["-l", "calc", "--exec", "--", "true"]).start().until_waiting();
@@ -53,7 +53,7 @@ fn not_free_while_somebody_waits() {
 }
 
 #[test]
-fn what_cannot_be_known_is_125() {
+fn an_unknown_state_is_125() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     sandbox.write("locks/foreign.lock", "4242\n");

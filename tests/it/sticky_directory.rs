@@ -24,7 +24,7 @@ impl Drop for Protected {
 }
 
 #[test]
-fn users_who_do_not_own_the_file_can_lock_it() {
+fn users_can_lock_a_file_that_they_do_not_own() {
     if !may_act_as_root("acting as two users") {
         return;
     }

@@ -23,7 +23,7 @@ fn a_wrong_url_is_125_and_says_what_to_write() {
 }
 
 #[test]
-fn a_server_that_nobody_answers_for_is_69() {
+fn an_unreachable_server_is_69() {
     let sandbox = Sandbox::new();
     let store = "etcd://127.0.0.1:1,127.0.0.1:2?connect=0.2";
     for args in [
@@ -41,7 +41,7 @@ fn a_server_that_nobody_answers_for_is_69() {
 }
 
 #[test]
-fn what_means_this_machine_does_so_whatever_the_environment_says() {
+fn options_for_this_machine_ignore_the_environment() {
     let sandbox = Sandbox::new();
     let nowhere = "etcd://127.0.0.1:1?connect=0.2";
     let run = |args: &[&str]| lockrun(&sandbox, args).env("LOCKRUN_STORE", nowhere).run();
@@ -79,7 +79,7 @@ fn a_command_under_the_lock_inherits_the_store() {
 
 /// Root and its password, which only the environment has.
 #[test]
-fn a_password_is_nowhere_to_be_seen() {
+fn a_password_is_never_shown() {
     let sandbox = Sandbox::new();
     let etcd = Etcd::start();
     for command in

@@ -142,7 +142,7 @@ fn a_line_that_is_shown_whole_works_and_executes_no_lock_file() {
 }
 
 #[test]
-fn a_descriptors_line_locks_it() {
+fn the_line_for_a_descriptor_locks_it() {
     let sandbox = sandbox();
     for (typed, number) in [("lockrun -n 9", 9), ("lockrun -s 7", 7)] {
         let line = proposed(&sandbox.sh(typed).run()).to_owned();
@@ -175,7 +175,7 @@ fn no_token_is_shown() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_words_of_people() {
+fn errors_are_in_plain_words() {
     let sandbox = sandbox();
     let said = [
         ("lockrun -n F touch ran", "'F' is not an option: the lock file goes after --file, the command after '--'"),

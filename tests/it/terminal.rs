@@ -112,7 +112,7 @@ fn fg_reaches_the_command_exactly_once() {
 }
 
 #[test]
-fn ctrl_z_stops_the_job_also_when_only_those_are_left_whom_the_command_started() {
+fn ctrl_z_stops_the_job_when_only_the_commands_children_are_left() {
     let sandbox = Sandbox::new();
     let mut shell = Terminal::shell(&sandbox);
     shell.enter("lockrun --hold tree -l calc -c 'sleep 1000 & exit 3'");

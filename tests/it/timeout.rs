@@ -38,7 +38,7 @@ fn zero_does_not_wait() {
 }
 
 #[test]
-fn a_wait_that_is_long_enough_ends_with_the_lock() {
+fn a_lock_released_within_the_timeout_is_granted() {
     for options in [
         &[] as &[&str],
         &["-t", "-1"],
@@ -60,7 +60,7 @@ fn a_wait_that_is_long_enough_ends_with_the_lock() {
 }
 
 #[test]
-fn no_timeout_matters_when_the_lock_is_free() {
+fn a_free_lock_ignores_the_timeout() {
     let sandbox = Sandbox::new();
     for duration in ["0", ".007", "10", "500ms", "-1", "forever", "1m 30s"] {
         let args = ["-t", duration, "-l", "calc", "--", "true"];
@@ -82,13 +82,13 @@ fn the_environment_gives_a_timeout_and_the_option_beats_it() {
 }
 
 #[test]
-fn of_an_option_given_twice_the_last_one_counts() {
+fn the_last_of_repeated_options_counts() {
     attempt_while_held(&["-t", "50", "--timeout", "0.01"]).assert_code(124);
     attempt_while_held(&["-n", "-n", "-E", "3", "-E", "4"]).assert_code(4);
 }
 
 #[test]
-fn of_options_that_contradict_each_other_the_last_one_counts() {
+fn the_last_of_contradicting_options_counts() {
     attempt_while_held(&["-n", "-t", "0.01"]).assert_code(124);
     attempt_while_held(&["-t", "50", "-n"]).assert_code(75);
     attempt_while_held(&["-t50", "--timeout=forever", "--nonblock"]).assert_code(75);

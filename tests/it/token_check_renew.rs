@@ -21,7 +21,7 @@ fn renew(sandbox: &Sandbox, token: &str, options: &[&str]) -> Outcome {
 }
 
 #[test]
-fn check_tells_name_slot_fence_expires_and_remaining() {
+fn check_prints_name_slot_fence_expires_and_remaining() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "a b", "--expires", "60"]);
     let details = details(&sandbox, &token);
@@ -50,7 +50,7 @@ fn the_fence_rises_with_every_token() {
 }
 
 #[test]
-fn what_never_expires_has_neither_time() {
+fn a_token_without_expiry_has_neither_time() {
     let sandbox = Sandbox::new();
     let forever = sandbox.acquire(&["-l", "a", "--expires", "forever"]);
     let owned = sandbox.acquire(&["-l", "b", "--owner", &std::process::id().to_string()]);
@@ -62,7 +62,7 @@ fn what_never_expires_has_neither_time() {
 }
 
 #[test]
-fn what_is_gone_has_no_details() {
+fn a_lost_lock_has_no_details() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     sandbox.release(&token).assert_code(0);
@@ -71,7 +71,7 @@ fn what_is_gone_has_no_details() {
 }
 
 #[test]
-fn renew_without_a_time_counts_anew_what_it_was_taken_for() {
+fn renew_without_a_time_extends_by_the_original_time() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc", "--expires", "60"]);
     eventually("time passes", || remaining(&sandbox, &token) < Some(59.98));
@@ -112,7 +112,7 @@ fn a_renewed_lock_expires_at_its_new_time() {
 }
 
 #[test]
-fn times_beyond_all_calendars_are_times() {
+fn times_beyond_all_calendars_are_accepted() {
     let sandbox = Sandbox::new();
     for time in ["300000000000", "99999999999999999", "584000000000y"] {
         let token = sandbox.acquire(&["-l", "calc", "--expires", time]);

@@ -26,7 +26,7 @@ fn the_clean_up_of_a_cancelled_job_frees_the_lock() {
 }
 
 #[test]
-fn the_clean_up_of_another_job_does_not() {
+fn the_clean_up_of_another_job_leaves_the_lock() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc", "--expires", "1h"]);
     sandbox.sh(CLEAN_UP).env("MARK", "BUILD_ID=another one").run().assert_stdout("");
@@ -34,7 +34,7 @@ fn the_clean_up_of_another_job_does_not() {
 }
 
 #[test]
-fn the_end_of_a_commands_time_is_not_the_end_of_a_token_from_inside() {
+fn a_token_from_inside_survives_the_expiry_of_the_outer_command() {
     let sandbox = Sandbox::new();
     let script = "lockrun acquire -l calc --expires 1h >token; echo acquired; exec sleep 1000";
     let outcome = sandbox.lockrun(&["-l", "outer", "--expires", "300ms", "--", "sh", "-c", script]).run();
@@ -45,7 +45,7 @@ fn the_end_of_a_commands_time_is_not_the_end_of_a_token_from_inside() {
 }
 
 #[test]
-fn a_tree_does_not_wait_for_the_holder_of_a_token() {
+fn hold_tree_does_not_wait_for_the_keeper_of_a_token() {
     let sandbox = Sandbox::new();
     let run = ["-l", "outer", "--hold", "tree", "--", "lockrun", "acquire", "-l", "calc", "--expires", "1h"];
     let outcome = sandbox.lockrun(&run).run();
@@ -56,7 +56,7 @@ fn a_tree_does_not_wait_for_the_holder_of_a_token() {
 }
 
 #[test]
-fn whoever_adopts_holders_also_reaps_them() {
+fn adopted_keepers_are_reaped() {
     let sandbox = Sandbox::new();
     // The outer lockrun becomes the parent of the holder.
     let script = r#"

@@ -87,7 +87,7 @@ fn limit_descriptors(holder: i32, more: usize) {
 }
 
 #[test]
-fn a_holder_without_descriptors_sleeps_and_hears_who_comes_last() {
+fn a_holder_without_descriptors_sleeps_and_answers_the_last_client() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     let holder = holder_of(&sandbox.lock_file("calc"));
@@ -121,7 +121,7 @@ fn a_holder_that_was_stopped_is_released() {
 }
 
 #[test]
-fn a_holder_that_cannot_go_on_is_told() {
+fn a_holder_that_cannot_continue_is_reported() {
     if !may_act_as_root("stopping a process for good") {
         return;
     }
@@ -141,7 +141,7 @@ fn a_holder_that_cannot_go_on_is_told() {
 }
 
 #[test]
-fn whoever_hangs_up_before_the_answer_does_not_end_the_holder() {
+fn a_client_that_hangs_up_does_not_end_the_holder() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     for _ in 0..100 {
@@ -151,7 +151,7 @@ fn whoever_hangs_up_before_the_answer_does_not_end_the_holder() {
 }
 
 #[test]
-fn another_user_who_hangs_up_does_not_end_the_holder() {
+fn another_users_client_that_hangs_up_does_not_end_the_holder() {
     if !may_act_as_root("acting as two users") {
         return;
     }
@@ -168,7 +168,7 @@ for _ in range(100):
 }
 
 #[test]
-fn a_slow_client_is_never_told_that_its_lock_is_gone() {
+fn a_slow_client_never_reads_that_its_lock_is_gone() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     let lockrun = sandbox.path("bin/lockrun");
@@ -199,7 +199,7 @@ fn many_checks_at_once_are_all_answered() {
 }
 
 #[test]
-fn of_two_releases_at_the_same_time_one_is_answered() {
+fn of_two_releases_at_once_one_is_answered() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     let holder = holder_of(&sandbox.lock_file("calc"));
@@ -223,7 +223,7 @@ fn of_two_releases_at_the_same_time_one_is_answered() {
 }
 
 #[test]
-fn of_many_releases_at_the_same_time_one_succeeds() {
+fn of_many_releases_at_once_one_succeeds() {
     let sandbox = Sandbox::new();
     for _ in 0..20 {
         let token = sandbox.acquire(&["-l", "calc"]);

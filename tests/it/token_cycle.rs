@@ -48,7 +48,7 @@ fn the_directory_can_be_given() {
 }
 
 #[test]
-fn what_is_held_is_told_as_in_the_run_form() {
+fn a_held_lock_is_reported_as_in_the_run_form() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let attempt = |options: &[&str]| {
@@ -66,7 +66,7 @@ fn what_is_held_is_told_as_in_the_run_form() {
 }
 
 #[test]
-fn a_free_lock_is_got_without_waiting() {
+fn a_free_lock_is_taken_without_waiting() {
     let sandbox = Sandbox::new();
     for _ in 0..50 {
         let token = sandbox.acquire(&["-n", "-l", "calc"]);
@@ -94,7 +94,7 @@ fn it_waits_for_its_turn() {
 }
 
 #[test]
-fn verbose_tells_the_path_and_the_wait() {
+fn verbose_prints_the_path_and_the_wait() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "60"]).run();
     let file = sandbox.lock_file("calc");
@@ -102,7 +102,7 @@ fn verbose_tells_the_path_and_the_wait() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn senseless_options_are_refused() {
     let sandbox = Sandbox::new();
     let cases: &[(&[&str], &str)] = &[
         (&[], "--name"),

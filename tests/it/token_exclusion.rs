@@ -20,7 +20,7 @@ const BUSY: [Option<i32>; 3] = [Some(75), Some(75), Some(1)];
 const FREE: [Option<i32>; 3] = [Some(0); 3];
 
 #[test]
-fn whoever_holds_it_excludes_the_others() {
+fn each_kind_of_holder_excludes_the_others() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/file", "");
     let token = sandbox.acquire(&["--file", "file"]);
@@ -37,7 +37,7 @@ fn whoever_holds_it_excludes_the_others() {
 }
 
 #[test]
-fn shared_tokens_share_with_all_who_share() {
+fn shared_tokens_share_with_every_kind_of_reader() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("work/file", "");
     let [one, other] = [(); 2].map(|()| sandbox.acquire(&["-s", "--file", "file"]));

@@ -143,7 +143,7 @@ fn a_stdout_that_nobody_reads_is_a_failure() {
 }
 
 #[test]
-fn a_closed_stdin_or_stderr_is_none() {
+fn a_closed_stdin_or_stderr_is_not_a_failure() {
     for script in ["<&-", "2>&-", "<&- 2>&-"] {
         let sandbox = Sandbox::new();
         let script = format!(r#"T=$(lockrun acquire -l calc --owner $$ {script}) && lockrun release "$T""#);
@@ -152,7 +152,7 @@ fn a_closed_stdin_or_stderr_is_none() {
 }
 
 #[test]
-fn acquire_that_was_told_to_end_ends_by_that_signal_and_holds_nothing() {
+fn acquire_ended_by_a_signal_ends_by_it_and_holds_nothing() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGKILL] {
@@ -237,7 +237,7 @@ fn a_lock_that_expires_while_its_token_is_printed_is_lost() {
 }
 
 #[test]
-fn a_short_lease_is_a_token_or_a_lost_lock() {
+fn a_short_lease_gives_a_token_or_a_lost_lock() {
     let sandbox = Sandbox::new();
     for _ in 0..30 {
         let outcome = sandbox.lockrun(&["acquire", "-l", "calc", "--expires", "1ms"]).run();
@@ -276,7 +276,7 @@ fn a_signal_ends_acquire_while_nobody_reads_its_token() {
 }
 
 #[test]
-fn a_token_that_is_released_before_acquire_hears_of_it_was_a_good_one() {
+fn a_token_released_before_acquire_notices_is_a_success() {
     let sandbox = Sandbox::new();
     let script = r#"lockrun acquire -l calc --expires 60 | { read -r T; lockrun release "$T"; echo release $?; }
         echo acquire ${PIPESTATUS[0]}"#;

@@ -63,7 +63,7 @@ fn it_leaves_the_callers_directory_and_session() {
 }
 
 #[test]
-fn it_keeps_of_the_environment_what_ci_systems_look_for() {
+fn it_keeps_the_variables_that_ci_systems_look_for() {
     let sandbox = Sandbox::new();
     let acquire = sandbox.lockrun(&["acquire", "-l", "calc", "--expires", "60"]);
     let acquire = acquire.env("RUNNER_TRACKING_ID", "one").env("BUILD_ID", "two").env("PASSWORD", "geheim");
@@ -119,7 +119,7 @@ fn it_does_nothing_while_it_waits() {
 }
 
 #[test]
-fn a_term_makes_it_let_go() {
+fn term_makes_it_release_the_lock() {
     let (sandbox, token, pid) = holder();
     // SAFETY: kill has no memory effects; the holder lives.
     unsafe { libc::kill(pid, libc::SIGTERM) };

@@ -34,7 +34,7 @@ fn assert_time_behind(outcome: &Outcome, word: &str, start: SystemTime) {
 }
 
 #[test]
-fn of_a_killed_holder_the_lock_is_free_at_once() {
+fn the_lock_of_a_killed_holder_is_free_at_once() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     kill_holder(&sandbox);
@@ -43,7 +43,7 @@ fn of_a_killed_holder_the_lock_is_free_at_once() {
 }
 
 #[test]
-fn a_killed_holder_is_told_as_that() {
+fn a_killed_holder_is_reported_as_killed() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     kill_holder(&sandbox);
@@ -78,7 +78,7 @@ fn an_expired_lock_says_when_it_expired() {
 }
 
 #[test]
-fn a_lock_that_went_on_to_others_is_not_touched() {
+fn a_lock_that_others_have_now_is_not_touched() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc"]);
     kill_holder(&sandbox);
@@ -112,7 +112,7 @@ fn a_removed_directory_is_a_lost_lock() {
 }
 
 #[test]
-fn without_owner_and_expiry_it_ends_after_an_hour_and_that_is_told() {
+fn without_owner_and_expiry_it_ends_after_an_hour_and_says_so() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["acquire", "-l", "calc"]).run();
     outcome.assert_code(0).assert_one_line(&["calc", "1h"]);
@@ -123,7 +123,7 @@ fn without_owner_and_expiry_it_ends_after_an_hour_and_that_is_told() {
 }
 
 #[test]
-fn whoever_says_how_long_is_told_nothing() {
+fn with_owner_or_expiry_nothing_is_printed() {
     let sandbox = Sandbox::new();
     let owner = std::process::id().to_string();
     for options in [["--expires", "forever"], ["--expires", "1h"], ["--owner", &owner]] {

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Sandbox, eventually, holder_of};
 
 #[test]
-fn failing_to_get_it_tells_owner_age_and_expiry() {
+fn a_failure_names_owner_age_and_expiry() {
     let sandbox = Sandbox::new();
     let owner = sandbox.sh("exec sleep 1000").start();
     let pid = owner.pid().to_string();
@@ -22,7 +22,7 @@ fn failing_to_get_it_tells_owner_age_and_expiry() {
 }
 
 #[test]
-fn without_owner_the_creator_is_told() {
+fn without_owner_the_creator_is_named() {
     let sandbox = Sandbox::new();
     sandbox.write("work/step-three", "lockrun acquire -l calc --expires 1h");
     sandbox.command("sh", &["step-three"]).run().assert_code(0);
@@ -32,7 +32,7 @@ fn without_owner_the_creator_is_told() {
 }
 
 #[test]
-fn a_waiting_line_tells_the_same() {
+fn a_waiting_line_names_the_same() {
     let sandbox = Sandbox::new();
     let owner = sandbox.sh("exec sleep 1000").start();
     let token = sandbox.acquire(&["-l", "calc", "--owner", &owner.pid().to_string(), "--expires", "1h"]);
@@ -47,7 +47,7 @@ fn a_waiting_line_tells_the_same() {
 }
 
 #[test]
-fn a_renewed_expiry_is_told() {
+fn a_renewed_expiry_is_shown() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc", "--expires", "1h"]);
     sandbox.lockrun(&["renew", &token, "--expires", "forever"]).run().assert_code(0);
@@ -57,7 +57,7 @@ fn a_renewed_expiry_is_told() {
 }
 
 #[test]
-fn who_let_go_is_not_told_as_a_holder() {
+fn a_former_holder_is_not_named() {
     let sandbox = Sandbox::new();
     let token = sandbox.acquire(&["-l", "calc", "--expires", "1h"]);
     sandbox.release(&token).assert_code(0);
@@ -68,7 +68,7 @@ fn who_let_go_is_not_told_as_a_holder() {
 }
 
 #[test]
-fn nobody_waits_for_a_free_lock() {
+fn a_free_lock_shows_no_waiting_line() {
     let sandbox = Sandbox::new();
     for _ in 0..50 {
         let outcome = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "1h"]).run();
@@ -78,7 +78,7 @@ fn nobody_waits_for_a_free_lock() {
 }
 
 #[test]
-fn who_waits_for_a_token_says_so() {
+fn a_waiting_acquire_says_so() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let waiter = sandbox.lockrun(&["acquire", "-v", "-l", "calc", "--expires", "1h"]).start();

@@ -34,7 +34,7 @@ fn the_lock_ends_with_its_owner_however_that_ends() {
 }
 
 #[test]
-fn the_end_of_the_owner_is_told() {
+fn the_end_of_the_owner_is_reported() {
     let sandbox = Sandbox::new();
     let mut owner = owner(&sandbox);
     let token = acquire(&sandbox, &owner.pid().to_string()).run().stdout;
@@ -44,7 +44,7 @@ fn the_end_of_the_owner_is_told() {
 }
 
 #[test]
-fn whoever_waits_gets_it_when_the_owner_ends() {
+fn a_waiter_gets_it_when_the_owner_ends() {
     let sandbox = Sandbox::new();
     let owner = owner(&sandbox);
     acquire(&sandbox, &owner.pid().to_string()).run().assert_code(0);
@@ -54,7 +54,7 @@ fn whoever_waits_gets_it_when_the_owner_ends() {
 }
 
 #[test]
-fn the_owner_may_be_an_ancestor_or_nobodys_business() {
+fn the_owner_may_be_an_ancestor_or_unrelated() {
     let sandbox = Sandbox::new();
     let mut other = owner(&sandbox);
     let script = format!("(lockrun acquire -l calc --owner {}); exit 0", other.pid());
@@ -65,7 +65,7 @@ fn the_owner_may_be_an_ancestor_or_nobodys_business() {
 }
 
 #[test]
-fn with_an_expiry_the_first_of_both_counts() {
+fn the_owners_end_or_the_expiry_counts_whichever_is_first() {
     let sandbox = Sandbox::new();
     let owner = owner(&sandbox);
     let pid = owner.pid().to_string();
@@ -76,7 +76,7 @@ fn with_an_expiry_the_first_of_both_counts() {
 }
 
 #[test]
-fn what_is_no_process_is_refused() {
+fn anything_but_a_process_id_is_refused() {
     let sandbox = Sandbox::new();
     for wrong in ["0", "-1", "-2", "abc", "", "1x", "4194305", "99999999999999999999"] {
         acquire(&sandbox, wrong).run().assert_code(125).assert_stdout("").assert_stderr_has(&["--owner"]);
@@ -85,7 +85,7 @@ fn what_is_no_process_is_refused() {
 }
 
 #[test]
-fn the_dead_are_refused() {
+fn ended_processes_are_refused() {
     let sandbox = Sandbox::new();
     let mut dead = owner(&sandbox);
     dead.close_stdin();
@@ -106,7 +106,7 @@ fn threads_are_refused() {
 }
 
 #[test]
-fn an_owner_that_ends_during_the_wait_is_no_owner() {
+fn an_owner_that_ends_during_the_wait_ends_acquire() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let owner = owner(&sandbox);

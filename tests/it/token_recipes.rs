@@ -83,7 +83,7 @@ impl Recipe {
 }
 
 #[test]
-fn a_script_passes_the_code_of_its_work_on() {
+fn a_script_passes_on_the_code_of_its_work() {
     for name in SCRIPTS {
         for recipe in recipes(name) {
             for (input, code) in [("0\n", 0), ("3\n", 3)] {
@@ -120,7 +120,7 @@ fn a_second_script_waits_if_it_says_so() {
 }
 
 #[test]
-fn killed_with_9_a_script_keeps_no_lock() {
+fn a_script_killed_by_kill_9_keeps_no_lock() {
     for recipe in ["one line", "bash trap", "posix sh", "cron"].into_iter().flat_map(recipes) {
         let running = recipe.working();
         running.signal(libc::SIGKILL);
@@ -130,7 +130,7 @@ fn killed_with_9_a_script_keeps_no_lock() {
 
 /// make has no way to end its shell then.
 #[test]
-fn killed_with_9_make_leaves_a_lock_that_ends_with_the_work() {
+fn make_killed_by_kill_9_leaves_a_lock_that_ends_with_the_work() {
     for recipe in recipes("makefile") {
         let mut running = recipe.working();
         running.signal(libc::SIGKILL);
@@ -142,7 +142,7 @@ fn killed_with_9_make_leaves_a_lock_that_ends_with_the_work() {
 }
 
 #[test]
-fn ended_by_a_signal_a_script_keeps_no_lock() {
+fn a_script_ended_by_a_signal_keeps_no_lock() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         for recipe in SCRIPTS.into_iter().flat_map(recipes) {
             let running = recipe.working();
@@ -155,7 +155,7 @@ fn ended_by_a_signal_a_script_keeps_no_lock() {
 }
 
 #[test]
-fn a_trap_does_not_swallow_that_the_lock_was_lost() {
+fn a_trap_does_not_hide_that_the_lock_was_lost() {
     for recipe in ["bash trap", "posix sh"].into_iter().flat_map(recipes) {
         let running = recipe.working();
         let holder = holder_of(&recipe.sandbox.lock_file("nightly"));

@@ -30,7 +30,7 @@ fn all_commands(sandbox: &Sandbox, token: &str, secret: &str, word: &str, code: 
 }
 
 #[test]
-fn a_garbled_token_is_none() {
+fn a_garbled_token_is_refused() {
     let (sandbox, token, secret) = taken();
     let cut = &token[..token.len() - 1];
     let swapped = token.replacen(|c: char| c.is_ascii_lowercase(), "A", 9);
@@ -133,7 +133,7 @@ fn kill_holder(sandbox: &Sandbox) {
 }
 
 #[test]
-fn whoever_took_a_dead_holders_address_learns_nothing() {
+fn a_process_at_a_dead_holders_address_learns_nothing() {
     if !may_act_as_root("acting as two users") {
         return;
     }

@@ -60,7 +60,7 @@ fn the_end_of_the_script_is_the_end_of_the_lock() {
 }
 
 #[test]
-fn or_exit_passes_the_code_on() {
+fn or_exit_passes_on_the_code() {
     for shell in SHELLS {
         let sandbox = Sandbox::new();
         let _holder = sandbox.hold(&["-l", "calc"]);

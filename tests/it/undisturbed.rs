@@ -18,7 +18,7 @@ fn try_beside(sandbox: &Sandbox, look: &str, tries: u32) {
 }
 
 #[test]
-fn a_list_is_never_the_reason_to_fail() {
+fn list_makes_no_timeout_0_fail() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     for _ in 0..10 {
@@ -27,7 +27,7 @@ fn a_list_is_never_the_reason_to_fail() {
 }
 
 #[test]
-fn status_and_prune_are_not_either() {
+fn status_and_prune_make_no_timeout_0_fail() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     try_beside(&sandbox, "{ lockrun status calc || [ $? = 1 ]; lockrun prune >/dev/null; }", 1000);

@@ -31,7 +31,7 @@ fn assert_all_work(invocation: Invocation) {
 }
 
 #[test]
-fn in_a_directory_over_whose_parent_something_was_mounted() {
+fn they_work_in_a_directory_whose_parent_is_mounted_over() {
     let covers = [":", "mkdir -p /mnt/top/sub", "mkdir -p /mnt/top/sub/locks; echo other >/mnt/top/sub/file"];
     for cover in covers {
         let sandbox = Sandbox::new();
@@ -46,7 +46,7 @@ fn in_a_directory_over_whose_parent_something_was_mounted() {
 }
 
 #[test]
-fn below_a_parent_that_may_not_be_searched() {
+fn they_work_below_a_parent_that_may_not_be_searched() {
     if !may_act_as_root("acting as somebody who may not search a directory") {
         return;
     }
@@ -57,7 +57,7 @@ fn below_a_parent_that_may_not_be_searched() {
 }
 
 #[test]
-fn in_a_directory_that_was_removed() {
+fn they_work_in_a_directory_that_was_removed() {
     let sandbox = Sandbox::new();
     let script = "mkdir gone; cd gone; rmdir ../gone; lockrun --file ../file -- echo ran";
     sandbox.sh(script).run().assert_code(0).assert_stdout("ran\n");
@@ -65,7 +65,7 @@ fn in_a_directory_that_was_removed() {
 
 /// As on a file system that fails.
 #[test]
-fn a_file_that_can_be_opened_and_never_be_looked_at_is_an_error() {
+fn a_file_that_can_be_opened_but_never_inspected_is_an_error() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     for errno in ["EIO", "ENOENT", "EACCES"] {

@@ -58,7 +58,7 @@ fn under_the_lock_itself_it_fails_at_once() {
 /// `--replace` asks a holder to let go by a SIGTERM with this value. A look may
 /// lock too, for a moment.
 #[test]
-fn what_ends_a_holder_does_not_end_a_look() {
+fn a_request_to_let_go_does_not_end_it() {
     const REPLACE: u32 = u32::from_be_bytes(*b"lrRP");
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
@@ -118,7 +118,7 @@ fn a_process_that_inherited_the_lock_is_waited_for_too() {
 }
 
 #[test]
-fn which_lock_must_be_said() {
+fn it_needs_a_lock() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["wait"]).run().assert_usage_error(&["which lock?"]);
 }

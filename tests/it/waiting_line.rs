@@ -67,7 +67,7 @@ fn it_vanishes_before_the_command_writes_anything() {
 }
 
 #[test]
-fn it_makes_room_for_the_failure() {
+fn it_vanishes_before_a_failure_is_printed() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let mut terminal = waiter(&sandbox, &["-t", "0.8"]);
@@ -100,7 +100,7 @@ fn quiet_waits_show_nothing() {
 }
 
 #[test]
-fn where_stderr_is_no_terminal_nothing_is_shown() {
+fn it_is_shown_only_on_a_terminal() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold(&["-l", "calc"]);
     let script = "lockrun -t 2 -l calc -- echo ran 2>messages; cat messages";

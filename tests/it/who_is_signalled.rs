@@ -67,7 +67,7 @@ fn a_waiter_that_has_become_the_command_gets_term() {
 
 /// Neither for its name nor for that of its child.
 #[test]
-fn the_parent_of_a_holder_is_left_alone_whatever_that_is_called() {
+fn the_parent_of_a_holder_is_left_alone_whatever_its_name() {
     for name in ["lockrun-waiter", "lockrun-holder", "lockrun"] {
         let sandbox = Sandbox::new();
         sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
@@ -84,7 +84,7 @@ fn the_parent_of_a_holder_is_left_alone_whatever_that_is_called() {
 /// The lockrun around `inner` is killed in the moment in which its child becomes
 /// COMMAND; that has another lockrun for its parent then.
 #[test]
-fn a_lockrun_that_got_somebody_elses_child_is_left_alone() {
+fn a_lockrun_that_adopted_another_child_is_left_alone() {
     let sandbox = Sandbox::new();
     let inner = sandbox.hold(&["-l", "inner"]);
     let script = "lockrun -l inner -- sleep 1000 & echo started; wait; read line";
@@ -108,7 +108,7 @@ fn a_lockrun_that_got_somebody_elses_child_is_left_alone() {
 }
 
 #[test]
-fn who_calls_itself_the_holder_of_a_token_is_ended_with_the_tree() {
+fn a_false_token_holder_is_ended_with_the_tree() {
     let setup = "fcntl.flock(file, fcntl.LOCK_EX)";
     for hold in ["command", "tree"] {
         let sandbox = Sandbox::new();
@@ -134,7 +134,7 @@ fn a_tokens_holder_is_spared() {
 
 /// Anybody can put a mark for any process on the queue.
 #[test]
-fn a_patient_waiter_is_not_replaced_because_somebody_says_that_it_replaces() {
+fn a_false_claim_of_replace_does_not_end_a_waiter() {
     let sandbox = Sandbox::new();
     let holder = Form::Run.hold(&sandbox, &["-l", "calc"]);
     let patient = sandbox.lockrun(&["-l", "calc", "-c", "echo got it"]).start().until_waiting();
@@ -151,7 +151,7 @@ fn a_patient_waiter_is_not_replaced_because_somebody_says_that_it_replaces() {
 
 /// It shares the lock, and its child waits for a slot: but it holds what it has.
 #[test]
-fn the_parent_of_a_waiter_is_a_holder_all_the_same() {
+fn the_parent_of_a_waiter_can_be_a_holder() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     let file = sandbox.lock_file("calc").display().to_string();
@@ -168,7 +168,7 @@ child.wait()";
 
 /// Its program was replaced by another version meanwhile.
 #[test]
-fn a_lockrun_is_known_after_an_upgrade_too() {
+fn a_lockrun_is_recognised_after_an_upgrade() {
     let sandbox = Sandbox::new();
     let program = sandbox.make_dir("work/installed", 0o755).join("lockrun");
     let install = || {
@@ -191,7 +191,7 @@ fn a_lockrun_is_known_after_an_upgrade_too() {
 
 /// A signal that says so could reach COMMAND.
 #[test]
-fn the_grant_is_told_without_a_signal() {
+fn the_parent_learns_of_the_grant_without_a_signal() {
     let sandbox = Sandbox::new();
     let holder = sandbox.hold(&["-l", "calc"]);
     let lockrun = sandbox.path("bin/lockrun").display().to_string();

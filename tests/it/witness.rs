@@ -14,7 +14,7 @@ const PROCESSES: u32 = 8;
 const TURNS: u32 = 600;
 
 #[test]
-fn nobody_is_ever_inside_who_must_not_be_and_nobody_is_stuck() {
+fn never_two_inside_and_nobody_stuck() {
     let sandbox = Sandbox::new();
     let grants = AtomicU32::new(0);
     scope(|scope| {
