@@ -260,8 +260,8 @@ pub trait RowStore {
 
     /// Renews the lease, and checks that these rows are there and are the ones that
     /// were entered (etcd: the same create revision). It also checks what `waits`
-    /// watches, and never reads the whole queue. After a [`Trouble`] the lease is as it
-    /// was.
+    /// watches, and never reads the whole queue. After a [`Trouble`] only the earlier
+    /// `until` is certain.
     fn keep(
         &mut self,
         lease: Lease,
