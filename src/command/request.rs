@@ -1,6 +1,7 @@
 //! The lock options, understood: which lock, how long to wait, what to say and how to
 //! end without it.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -33,6 +34,9 @@ pub struct LockRequest {
     pub name: String,
     /// How long to wait.
     pub patience: Patience,
+    /// When a server answered first: --timeout counts from then, also after Ctrl-Z and
+    /// fg.
+    pub answered: Cell<Option<Instant>>,
     /// How much to say.
     pub verbosity: Verbosity,
     conflict_code: Option<u8>,
@@ -257,6 +261,7 @@ impl Manner {
             name: names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", "),
             names,
             patience: self.patience,
+            answered: Cell::default(),
             verbosity: self.verbosity,
             conflict_code: self.conflict_code,
             descriptor: None,

@@ -31,8 +31,9 @@ pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result
     if let Some(remark) = request.engine.remark() {
         request.tell_verbose(|| remark.into());
     }
-    // --timeout counts from the store's first answer.
-    let (mut is_connected, mut is_waiting) = (false, false);
+    let mut is_connected = false;
+    // When the keeper looked last who holds the locks.
+    let mut seen_at = None;
     let mut patience = request.patience;
     let mut waiting = request.waiting_since(patience);
     let over = loop {
@@ -42,13 +43,14 @@ pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result
             Some(Progress::Connected(description)) => {
                 is_connected = true;
                 waiting.hide();
-                patience.since = Instant::now();
+                patience.since = request.answered.get().unwrap_or_else(Instant::now);
+                request.answered.set(Some(patience.since));
                 request.tell_verbose(|| description);
                 waiting = request.waiting_since(patience);
                 continue;
             }
             Some(Progress::Holders) => {
-                is_waiting = true;
+                seen_at = Some(Instant::now());
                 continue;
             }
             Some(Progress::Remark(text)) => {
@@ -75,9 +77,14 @@ pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result
         if left.is_some_and(|left| left.is_zero()) {
             break OnServer::Not(NotGranted::TimedOut);
         }
-        let look = if is_waiting { waiting.look() } else { None };
+        let look = if seen_at.is_some() { waiting.look() } else { None };
         let look = look.map(|at| at.saturating_duration_since(Instant::now()));
-        let arrived = sleep(queued.wakes(), &signals, [look, left].into_iter().flatten().min())?;
+        let to_ask = seen_at.and_then(|seen_at| until_next_look(seen_at, [look, left]));
+        if to_ask == Some(Duration::ZERO) {
+            queued.look_again();
+            seen_at = Some(Instant::now());
+        }
+        let arrived = sleep(queued.wakes(), &signals, [look, left, to_ask].into_iter().flatten().min())?;
         match arrived {
             Arrived::LetGo { ask, sender } => break OnServer::Not(NotGranted::AskedToLetGo { ask, sender }),
             Arrived::Signal { number, .. } if sys::STOPPING.contains(&number) && !sys::is_ignored(number) => {
@@ -92,6 +99,16 @@ pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result
     waiting.hide();
     queued.give_up();
     Ok(over)
+}
+
+/// A moment before a line is shown, the keeper looks again who holds the locks.
+const AHEAD: Duration = Duration::from_millis(300);
+/// But not more often: each look is a request.
+const LOOKS: Duration = Duration::from_secs(5);
+
+fn until_next_look(seen_at: Instant, shown_in: [Option<Duration>; 2]) -> Option<Duration> {
+    let next = shown_in.into_iter().flatten().min()?;
+    Some(next.saturating_sub(AHEAD).max(LOOKS.saturating_sub(seen_at.elapsed())))
 }
 
 fn store_failed(request: &LockRequest, is_unreachable: bool, text: &str) -> Exit {

@@ -202,6 +202,46 @@ fn a_command_that_expires_is_ended() {
 }
 
 #[test]
+fn hold_tree_keeps_the_lock_for_what_the_command_started() {
+    for place in Place::all() {
+        let sandbox = Sandbox::new();
+        let script = "(trap 'echo got TERM; exit' TERM; echo ready; while :; do sleep 0.01; done) & exit 4";
+        let holder = place.lockrun(&sandbox, &["-l", "calc", "--hold", "tree", "-c", script]).start();
+        let holder = holder.until_says("ready");
+        place.lockrun(&sandbox, &with(&["-n", "-l", "calc"], &RUN)).run().assert_code(75);
+        holder.signal(libc::SIGTERM);
+        holder.wait().assert_code(4).assert_stdout("ready\ngot TERM\n");
+        place.lockrun(&sandbox, &with(&["-n", "-l", "calc"], &RUN)).run().assert_code(0);
+    }
+}
+
+#[test]
+fn a_report_describes_each_run() {
+    for place in Place::all() {
+        let sandbox = Sandbox::new();
+        let run = |options: &[&str], code| {
+            let words = with(&["-l", "calc", "--report", "report"], options);
+            place.lockrun(&sandbox, &words).run().assert_code(code).stdout.clone()
+        };
+        let fence = run(&["-c", "echo $LOCKRUN_FENCE; exit 3"], 3);
+        let holder = place.hold(&sandbox, &["-l", "calc"]);
+        run(&["-n", "--", "true"], 75);
+        run(&["-t", "0.1", "--", "true"], 124);
+        holder.release();
+        run(&["--expires", "0.1", "--", "sleep", "600"], 123);
+        let text = std::fs::read_to_string(sandbox.path("work/report")).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let codes: Vec<_> = lines.iter().map(|line| line["code"].as_u64().unwrap()).collect();
+        assert_eq!(codes, [3, 75, 124, 123]);
+        assert_eq!(lines[0]["fence"].to_string(), fence.trim());
+        let has_held: Vec<_> =
+            lines.iter().map(|line| line["held"].is_number() && line["granted"].is_string()).collect();
+        assert_eq!(has_held, [true, false, false, true]);
+        assert!(lines.iter().all(|line| line["waited"].is_number()), "{text}");
+    }
+}
+
+#[test]
 fn the_lock_stays_while_the_command_lives_though_lockrun_was_killed() {
     for place in Place::all() {
         let sandbox = Sandbox::new();

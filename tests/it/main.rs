@@ -216,6 +216,9 @@ mod every_engine;
 /// What only locks on a server have: leases, losses, keepers, `--at-least`.
 #[cfg(feature = "etcd")]
 mod on_a_server;
+/// The waiting line, Ctrl-C, Ctrl-Z and fg on a server.
+#[cfg(feature = "etcd")]
+mod server_terminal;
 /// What `--expires` and `--hold tree` wait for on a server.
 #[cfg(feature = "etcd")]
 mod server_tree;

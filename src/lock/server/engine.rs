@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::getpid;
 
+use super::news::HolderSeen;
 use super::queue::Id;
 use super::request::{Request, Seed};
 use super::row::{FORMAT, LockName, Note, NotedMode};
 use super::url::Server;
 use super::wrapper::queued::ServerQueued;
-use super::wrapper::{Plan, Tell};
+use super::wrapper::{Plan, Tell, holder};
 use crate::lock::{Holder, Mode, Patience, Target, Terms, markers};
 use crate::record::Claim;
 
@@ -25,7 +26,7 @@ pub struct ServerEngine {
     names: Vec<Vec<u8>>,
     terms: Terms,
     details: Option<Details>,
-    holders: Rc<RefCell<Vec<Holder>>>,
+    holders: Rc<RefCell<Vec<HolderSeen>>>,
 }
 
 /// What a request on a server needs beside the locks.
@@ -101,7 +102,7 @@ impl ServerEngine {
 
     /// The holders at the keeper's last look.
     pub fn holders(&self) -> Vec<Holder> {
-        self.holders.borrow().clone()
+        self.holders.borrow().iter().cloned().map(holder).collect()
     }
 
     /// The store and the names.

@@ -101,6 +101,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 Step::LifeEnded => return self.let_go().await,
                 Step::Ordered(Some(Order::Release)) => return self.let_go().await,
                 Step::Ordered(Some(Order::Started(pid))) => self.ties.victims.set_command(pid),
+                Step::Ordered(Some(Order::LookAgain)) => {}
                 Step::Ordered(Some(Order::Heard)) => {
                     let until = self.tenure.until;
                     self.kill_at = Ending::new(until, self.tenure.ttl, Duration::ZERO).last_kill_at;

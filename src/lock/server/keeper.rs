@@ -13,12 +13,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 
 use super::contend::Contest;
 use super::hold::Holding;
 use super::last_resort::Victims;
 use super::lease::{each_try, heartbeat};
-use super::news::{Given, Kept, News};
+use super::news::{Given, Kept, News, Order};
 use super::page::Page;
 use super::pause::Alarm;
 use super::queue::{Contender, Id, State};
@@ -123,10 +124,17 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
         tell(line, &news);
     };
     let mut buffer = vec![0; 4096];
+    let look = Notify::new();
+    let orders = async {
+        while let Some(order) = next_order(line, &mut buffer).await {
+            if order == Order::LookAgain {
+                look.notify_one();
+            }
+        }
+    };
     let outcome = tokio::select! {
-        outcome = Contest::new(store, request, page.attempt(), &mut hear).run() => Some(outcome),
-        // Before the grant there are no orders; only the line can end.
-        () = async { while next_order(line, &mut buffer).await.is_some() {} } => None,
+        outcome = Contest::new(store, request, page.attempt(), &mut hear, &look).run() => Some(outcome),
+        () = orders => None,
         () = life_ended(ties.life) => None,
     };
     let news = match outcome {

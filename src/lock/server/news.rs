@@ -105,6 +105,8 @@ impl HolderSeen {
 pub enum Order {
     /// COMMAND runs as this process.
     Started(i32),
+    /// Before the grant: somebody is about to be shown who holds the locks.
+    LookAgain,
     /// COMMAND has ended: release the locks.
     Release,
     /// The wrapper knows of the loss and is killing COMMAND.

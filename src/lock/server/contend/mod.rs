@@ -10,6 +10,7 @@ mod turn;
 use std::time::{Duration, SystemTime};
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::sync::Notify;
 
 use super::lease::{each_try, renew_at};
 use super::looks::{holders_of, own};
@@ -54,6 +55,8 @@ pub struct Contest<'a, S> {
     store: &'a mut S,
     request: &'a Request,
     tell: &'a mut dyn FnMut(News),
+    /// Somebody wants to know who is waited for.
+    look: &'a Notify,
     attempt: u32,
     lease: Lease,
     until: Duration,
@@ -71,12 +74,19 @@ pub struct Contest<'a, S> {
 
 impl<'a, S: RowStore> Contest<'a, S> {
     /// `attempt`: how many places in the queue were lost before.
-    pub fn new(store: &'a mut S, request: &'a Request, attempt: u32, tell: &'a mut dyn FnMut(News)) -> Self {
+    pub fn new(
+        store: &'a mut S,
+        request: &'a Request,
+        attempt: u32,
+        tell: &'a mut dyn FnMut(News),
+        look: &'a Notify,
+    ) -> Self {
         let lease = Lease { id: request.seed.lease(attempt, 0), ttl: request.ttl };
         Self {
             store,
             request,
             tell,
+            look,
             attempt,
             lease,
             until: Duration::ZERO,

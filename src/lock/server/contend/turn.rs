@@ -115,6 +115,7 @@ impl<S: RowStore> Contest<'_, S> {
                         renew = suspend_aware_now() + PAUSE;
                     }
                 },
+                () = self.look.notified() => self.tell_who_is_waited_for(name).await,
                 () = sleep_until(dismissal) => {
                     self.dismiss(name).await;
                 }

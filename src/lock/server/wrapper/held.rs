@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rustix::process::Pid;
 
-use super::{Keeper, LEAVING, LifeLine, Plan, how, some};
+use super::{Keeper, LEAVING, LifeLine, Plan, holder, how, some};
 use crate::lock::server::keeper::Task;
 use crate::lock::server::lease::{Ending, heartbeat};
 use crate::lock::server::news::{Given, Kept, News, Order};
@@ -279,7 +279,7 @@ impl Held for ServerHeld {
                 Err(_) => return None,
             }
         }
-        self.is_certain.then(|| self.plan.holders.borrow().clone())
+        self.is_certain.then(|| self.plan.holders.borrow().iter().cloned().map(holder).collect())
     }
 
     fn note(&mut self, _note: &Note<'_>) {}

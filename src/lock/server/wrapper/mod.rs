@@ -59,7 +59,7 @@ pub struct Plan {
     pub kill_after: Duration,
     pub tell: Tell,
     /// The holders at the keeper's last look.
-    pub holders: Rc<RefCell<Vec<Holder>>>,
+    pub holders: Rc<RefCell<Vec<HolderSeen>>>,
 }
 
 /// A pipe whose write end COMMAND inherits as it inherits a lock file.
@@ -142,7 +142,7 @@ fn open(pid: Pid) -> io::Result<OwnedFd> {
 
 impl Plan {
     fn set_holders(&self, seen: Vec<HolderSeen>) {
-        *self.holders.borrow_mut() = seen.into_iter().map(holder).collect();
+        *self.holders.borrow_mut() = seen;
     }
 
     fn tell_removed(&self, seen: HolderSeen) {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::held::{Grants, ServerHeld};
 use super::{Keeper, LEAVING, LifeLine, Plan, how, some};
 use crate::lock::server::keeper::Task;
-use crate::lock::server::news::{News, Refused};
+use crate::lock::server::news::{News, Order, Refused};
 use crate::lock::server::page::Page;
 use crate::lock::{Refusal, Wakes};
 use crate::sys::{self, suspend_aware_now};
@@ -58,6 +58,11 @@ impl ServerQueued {
     /// What to wake up for.
     pub fn wakes(&self) -> Wakes<'_> {
         Wakes { descriptor: Some(self.keeper.line.as_fd()), at: Some(self.keeper.hangs_at(&self.plan)) }
+    }
+
+    /// Asks for another [`Progress::Holders`].
+    pub fn look_again(&self) {
+        self.keeper.order(&Order::LookAgain);
     }
 
     /// The next progress; `None`: sleep until [`wakes`](Self::wakes). An error means
