@@ -460,7 +460,7 @@ _lockrun() {
             return 0
             ;;
         lockrun__subcmd__list)
-            opts="-d -h --file --dir --store --json --help"
+            opts="-d -h --file --dir --store --held --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -541,12 +541,19 @@ _lockrun() {
             return 0
             ;;
         lockrun__subcmd__prune)
-            opts="-d -h --dry-run --dir --store --help"
+            opts="-d -h --dry-run --older --dir --store --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --older)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --dir)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

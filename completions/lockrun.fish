@@ -54,7 +54,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Release the locks of tokens, or of a descriptor'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Extend the expiry of a token\'s lock'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Check whether a token\'s or descriptor\'s lock is still held'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'List locks, their holders and their queues'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'List locks: who holds them, how many wait, how the last run ended'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Tell whether a lock is free'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "wait" -d 'Wait until locks are free, without taking them'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "break" -d 'Make the holder of a lock release it'
@@ -91,6 +91,7 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d '
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l held -d 'Only locks that are held'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l json -d 'Print JSON, with every holder'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l file -d 'The lock on this file or directory' -r -F
@@ -107,6 +108,7 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'T
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l older -d 'Keep what has been used within DUR' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'

@@ -111,6 +111,11 @@ pub fn os_error(errno: i32) -> String {
     plain(&std::io::Error::from_raw_os_error(errno).to_string())
 }
 
+/// A signal's name, or its number where it has none.
+pub fn signal_name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
 pub fn shown_name(name: &[u8]) -> String {
     shorten_middle(&printable(name), NAME_SHOWN)
 }

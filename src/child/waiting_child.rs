@@ -59,7 +59,7 @@ impl WaitingChild<'_> {
     /// Ends, because COMMAND could not be executed.
     pub fn exec_failed(&self, errno: i32) -> ! {
         self.outcome.exec_errno.store(errno, Ordering::SeqCst);
-        sys::exit_now(127)
+        sys::exit_now(if errno == libc::ENOENT { 127 } else { 126 })
     }
 
     /// Ends with any other error.

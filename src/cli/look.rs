@@ -29,10 +29,10 @@ pub struct Selection {
     pub store: Option<OsString>,
 }
 
-/// List locks, their holders and their queues.
+/// List locks: who holds them, how many wait, how the last run ended.
 ///
-/// Without LOCK, every lock with a file in the locks directory. Listing never
-/// makes another lockrun fail or wait.
+/// Held locks first, then free ones. Without LOCK, every lock with a file in
+/// the locks directory. Listing never makes another lockrun fail or wait.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun list",
@@ -44,6 +44,10 @@ pub struct List {
     /// Which ones.
     #[command(flatten)]
     pub which: Selection,
+
+    /// Only locks that are held
+    #[arg(long)]
+    pub held: bool,
 
     /// Print JSON, with every holder
     #[arg(long)]
@@ -124,6 +128,10 @@ pub struct Prune {
     /// Only print what would be removed
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Keep what has been used within DUR
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true)]
+    pub older: Option<Duration>,
 
     /// The locks directory [env: LOCKRUN_DIR]
     #[arg(short, long, value_name = "DIR")]

@@ -25,7 +25,7 @@ use crate::keeper::{self, Keeper, Tie};
 use crate::lock::{Admission, Engine, Grant, Held, Patience, Queued};
 use crate::message;
 use crate::process;
-use crate::record::Claim;
+use crate::record::{Claim, RELEASED};
 use crate::sys::{self, Arrived, Shared, SignalFd};
 use crate::token::{Token, TokenGrant};
 
@@ -291,7 +291,7 @@ impl Acquisition {
         let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
         match let_go(&mut holder).unwrap_or_default() {
             // The token's reader has already released it.
-            why if why.starts_with(keeper::RELEASED) => Ok(Exit::Ok),
+            why if why.starts_with(RELEASED) => Ok(Exit::Ok),
             why if why.is_empty() => Ok(self.lost(AT_ONCE, "the process that held it was killed")),
             why => Ok(self.lost(AT_ONCE, &why)),
         }

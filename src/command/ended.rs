@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::child::{self, Cause, Ended, Outcome};
 use crate::duration;
@@ -10,6 +10,8 @@ use crate::escape::printable;
 use crate::exit::Exit;
 use crate::lock::{Holder, Lost};
 use crate::message;
+use crate::record::{RunEnd, timestamp};
+use crate::sys;
 
 /// What else is known at the end of a lock.
 #[derive(Default)]
@@ -59,31 +61,54 @@ fn text_of(cause: &Cause, expires: Option<Duration>) -> String {
 fn text_of_end(ended: Ended) -> String {
     match ended {
         Ended::Code(code) => format!("exit code {code}"),
-        Ended::Signal(signal) => match signal_hook::low_level::signal_name(signal) {
-            Some(name) => name.to_owned(),
-            None => format!("signal {signal}"),
-        },
+        Ended::Signal(signal) => message::signal_name(signal),
     }
 }
 
-/// COMMAND could not be executed, with this `errno`.
-pub fn not_executed(name: &str, program: &OsStr, errno: i32) -> Exit {
-    let shown = printable(program.as_bytes());
-    let is_there = child::is_there(program);
-    // In PATH, a directory that is missing or may not be searched is passed over.
-    let is_searched = !program.as_bytes().contains(&b'/');
-    let (exit, text) = match errno {
-        libc::ENOENT if is_there => {
-            (Exit::NotFound, format!("cannot execute {shown}: its interpreter (after #!) or dynamic loader is missing"))
-        }
-        libc::ENOENT => (Exit::NotFound, format!("command not found: {shown}")),
-        libc::EACCES | libc::ENOTDIR if is_searched && !is_there => {
-            (Exit::NotFound, format!("command not found: {shown}"))
-        }
-        _ => (Exit::CannotExecute, format!("cannot execute {shown}: {}", message::os_error(errno))),
+/// What the lock's record says about a run that ends now; it was granted at this time
+/// since boot.
+pub fn record(ended: Ended, lost: bool, granted_at: Duration) -> RunEnd {
+    let took = sys::suspend_aware_now().saturating_sub(granted_at).as_millis();
+    let (code, signal) = match ended {
+        Ended::Code(code) => (Some(code), None),
+        Ended::Signal(signal) => (None, Some(signal)),
     };
-    message::tell_about(name, &text);
-    exit
+    RunEnd { at: timestamp(SystemTime::now()), took: took.try_into().unwrap_or(u64::MAX), code, signal, lost }
+}
+
+/// COMMAND could not be executed.
+pub struct NotExecuted {
+    /// How lockrun ends.
+    pub exit: Exit,
+    text: String,
+}
+
+impl NotExecuted {
+    /// Finds out why not, after this `errno`.
+    pub fn new(program: &OsStr, errno: i32) -> Self {
+        let shown = printable(program.as_bytes());
+        let is_there = child::is_there(program);
+        // In PATH, a directory that is missing or may not be searched is passed over.
+        let is_searched = !program.as_bytes().contains(&b'/');
+        let (exit, text) = match errno {
+            libc::ENOENT if is_there => (
+                Exit::NotFound,
+                format!("cannot execute {shown}: its interpreter (after #!) or dynamic loader is missing"),
+            ),
+            libc::ENOENT => (Exit::NotFound, format!("command not found: {shown}")),
+            libc::EACCES | libc::ENOTDIR if is_searched && !is_there => {
+                (Exit::NotFound, format!("command not found: {shown}"))
+            }
+            _ => (Exit::CannotExecute, format!("cannot execute {shown}: {}", message::os_error(errno))),
+        };
+        Self { exit, text }
+    }
+
+    /// Says so.
+    pub fn tell(self, name: &str) -> Exit {
+        message::tell_about(name, &self.text);
+        self.exit
+    }
 }
 
 /// The supervisor in a process of its own, with a lock that is lost at a given moment.

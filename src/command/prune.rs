@@ -17,7 +17,7 @@ pub fn prune(options: cli::Prune) -> Result<Exit> {
     let store = AnyStore::choose(Location { dir: options.dir, store: options.store, has_files: false })?;
     let mut exit = Exit::Ok;
     let mut unprinted = Ok(());
-    let problem = store.prune(options.dry_run, &mut |removed| match removed {
+    let problem = store.prune(options.dry_run, options.older.unwrap_or_default(), &mut |removed| match removed {
         Ok(name) if unprinted.is_ok() => unprinted = stdout::print(printable(&name) + "\n"),
         Ok(_) => {}
         Err(error) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::ended::{self, Known};
+use super::ended::{self, Known, NotExecuted};
 use super::engine::{self, AnyHeld, AnyQueued};
 use super::environment;
 use super::grantee::Grantee;
@@ -15,7 +15,7 @@ use super::report::Report;
 use super::request::LockRequest;
 #[cfg(feature = "etcd")]
 use super::wait_on_server::{OnServer, wait_on_server};
-use crate::child::{self, EarlySignals, Supervision, Tree};
+use crate::child::{self, EarlySignals, Ended, Supervision, Tree};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::exit::Exit;
@@ -153,9 +153,11 @@ impl Job {
                 self.finish(Running { held, supervision, granted_at, fence })
             }
             Err(errno) => {
+                let not_executed = self.not_executed(errno);
+                held.ended(None, &ended::record(Ended::Code(not_executed.exit.code()), false, granted_at));
                 self.release(&mut held)?;
                 self.report_held(granted_at, fence);
-                Ok(self.not_executed(errno))
+                Ok(not_executed.tell(&self.request.name))
             }
         }
     }
@@ -167,7 +169,7 @@ impl Job {
         self.request.tell_granted();
         let errno = grantee.exec.exec();
         self.release(&mut held)?;
-        Ok(self.not_executed(errno))
+        Ok(self.not_executed(errno).tell(&self.request.name))
     }
 
     /// COMMAND, ready to be started.
@@ -199,10 +201,13 @@ impl Job {
     /// From COMMAND's start to our end.
     pub(super) fn finish(&self, mut running: Running) -> Result<Exit> {
         let held = &mut running.held;
+        let command = running.supervision.command;
         let outcome = child::supervise(running.supervision, held).context("cannot supervise the command")?;
         // A lock that is only wanted by somebody was not lost: COMMAND has ended first.
         let loss = held.tend().filter(|loss| loss.lost.kind == LossKind::Gone);
         let lost = loss.map(|loss| loss.lost);
+        let is_lost = outcome.cause.is_some() || lost.is_some();
+        held.ended(Some(command), &ended::record(outcome.ended, is_lost, running.granted_at));
         let successors = held.successors(SUCCESSOR_LIMIT);
         self.release(held)?;
         // Lets the next holder run first, if it waits for our processor. Then reaps
@@ -236,8 +241,8 @@ impl Job {
         held_for
     }
 
-    pub(super) fn not_executed(&self, errno: i32) -> Exit {
-        ended::not_executed(&self.request.name, &self.words[0], errno)
+    pub(super) fn not_executed(&self, errno: i32) -> NotExecuted {
+        NotExecuted::new(&self.words[0], errno)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::keeper::{self, Answer, Ask};
 use crate::message;
 use crate::process;
-use crate::record::Record;
+use crate::record::{RELEASED, Record};
 use crate::token::Token;
 
 use super::engine;
@@ -126,7 +126,7 @@ fn tell_gone(token: &Token, record: Option<Record>) {
         _ => record.ended.as_ref().filter(|_| is_ours),
     };
     match ended {
-        Some(ended) if ended.starts_with(keeper::RELEASED) => {
+        Some(ended) if ended.starts_with(RELEASED) => {
             message::tell_about(&name, &format!("no longer held: {}", printable(ended.as_bytes())));
         }
         Some(ended) => tell_lost(token, ended),

@@ -63,7 +63,7 @@ impl Job {
         if let Some(failure) = waiter.failure() {
             return Err(failure);
         }
-        let exit = waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno));
+        let exit = waiter.exec_errno().map_or(exit, |errno| self.not_executed(errno).tell(&self.request.name));
         // The kernel frees its memory at the exit.
         std::mem::forget(waiter);
         Ok(Ok(exit))

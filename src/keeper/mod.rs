@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::lock::{Held, Note};
 use crate::message;
-use crate::record::timestamp;
+use crate::record::{RELEASED, timestamp};
 use crate::sys::{self, Arrived, LetGo, SignalFd, Timer};
 use crate::token::Token;
 
@@ -27,9 +27,6 @@ use protocol::{Reply, Request};
 /// Most clients at once; one more hangs up on the oldest. Only processes of its own
 /// user and root count: others are refused at once.
 const CLIENTS: usize = 16;
-
-/// How the record of a released lock begins; any other end is a loss.
-pub const RELEASED: &str = "released";
 
 /// What the keeper of a token needs.
 pub struct Keeper<H> {

@@ -33,7 +33,7 @@ use rustix::process::Pid;
 use anyhow::{Error, Result};
 
 use super::{Admission, Grant, Holder, Patience, Seen, Target, Waited};
-use crate::record::Claim;
+use crate::record::{Claim, RunEnd};
 
 /// Grants locks; a value of it is one request.
 pub trait Engine {
@@ -60,6 +60,9 @@ pub trait Engine {
 /// The locks of one directory or server, for commands that take none. An error means
 /// that something could not be read or inspected.
 pub trait Store {
+    /// Where the locks are, for people.
+    fn location(&self) -> String;
+
     /// Looks at these locks, in this order, or at all, by name, if none is given. Never
     /// makes another process fail or wait.
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>>;
@@ -89,13 +92,13 @@ pub trait Store {
     /// end.
     fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool>;
 
-    /// Removes what unused locks leave behind, or only lists it (`only_look`).
-    /// `tell` gets each lock's name, or what went wrong with it. Returns a warning
-    /// that is not a failure.
+    /// Removes what locks leave behind that nobody has used for `older`, or only lists
+    /// it (`only_look`). `tell` gets each lock's name, or what went wrong with it.
+    /// Returns a warning that is not a failure.
     ///
     /// # Errors
     /// Nothing can be inspected.
-    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>>;
+    fn prune(&self, only_look: bool, older: Duration, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>>;
 }
 
 /// A place in a queue. Dropping it leaves the queue.
@@ -144,6 +147,11 @@ pub trait Held {
     /// Updates the record of the grant, unless the lock was granted again since.
     /// Failures are ignored: the record is a hint.
     fn note(&mut self, note: &Note<'_>);
+
+    /// Notes how COMMAND ended, which ran as this process; `None`: it could not be
+    /// executed. Called just before [`release`](Self::release), while others wait for
+    /// the lock. Failures are ignored.
+    fn ended(&mut self, _command: Option<Pid>, _end: &RunEnd) {}
 
     /// Releases the lock, also for processes that still have it open, within `limit`.
     /// An error means that it is still held and no lease will end it.

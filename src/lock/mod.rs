@@ -2,11 +2,13 @@
 
 pub mod engine;
 pub(crate) mod file;
+mod last_run;
 pub(crate) mod markers;
 #[cfg(feature = "net")]
 pub mod server;
 
 pub use engine::{Engine, Held, Loss, LossKind, Lost, Note, Queued, Released, Store, Wakes};
+pub use last_run::{HowEnded, LastRun};
 
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -332,6 +334,8 @@ pub struct Seen {
     pub holders: Vec<Holder>,
     /// Length of the queue.
     pub waiting: usize,
+    /// Of a free lock: the run that ended last, if a file tells.
+    pub last: Option<LastRun>,
 }
 
 impl Seen {

@@ -21,6 +21,9 @@ pub const SIZE: usize = 1024;
 /// written to.
 const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
 
+/// How [`Record::ended`] begins for a token that was released.
+pub const RELEASED: &str = "released";
+
 /// A holder. Times are RFC 3339 in UTC.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Record {
@@ -57,9 +60,31 @@ pub struct Record {
     /// How and when a token's lock ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended: Option<String>,
+    /// How the run under this grant ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub run: Option<RunEnd>,
     /// The lock's name; a file name may end in a hash.
     pub name: String,
+    /// The command line; once the grant has ended, the program alone.
     pub command: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// When, RFC 3339 in UTC.
+    pub at: String,
+    /// Milliseconds from the grant to the end.
+    pub took: u64,
+    /// Exit code of the command.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<u8>,
+    /// The signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub signal: Option<i32>,
+    /// Whether the lock was lost before: expired, broken or replaced.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub lost: bool,
 }
 
 /// A script that holds a lock by a descriptor of its own.
@@ -116,6 +141,7 @@ impl Record {
             shared: false,
             previous: None,
             ended: None,
+            run: None,
             name: String::from_utf8_lossy(name).into_owned(),
             command: String::from_utf8_lossy(&claim.command).into_owned(),
         }
@@ -140,6 +166,13 @@ impl Record {
                 field.push('…');
             }
         }
+    }
+
+    /// Drops the arguments of the command when the grant ends: they may be secrets, and
+    /// people look at a holder's arguments only while it runs.
+    pub fn drop_arguments(&mut self) {
+        let program = self.command.find(' ').unwrap_or(self.command.len());
+        self.command.truncate(program);
     }
 
     /// Time since the grant, by the wall clock; zero if that was set back.
@@ -197,22 +230,27 @@ pub fn read_at(file: &File, offset: u64) -> Text {
     with_text(file, offset, parse)
 }
 
-/// Read at first: most files have one record.
-const FEW: usize = 2;
-/// The last grant's record, and one for each slot.
-const MOST: usize = 1025;
+/// Each shared holder has its own record, too, where the first slots would have theirs.
+const SHARED: u32 = 64;
 
-/// All records of a lock file: the last grant's, and each slot's.
+/// Where the record of a shared holder with this pid can be: at the first of these
+/// offsets that no other living holder uses.
+pub fn offsets_of_sharer(pid: i32) -> impl Iterator<Item = u64> {
+    (0..8).map(move |next| offset_of_slot(pid.unsigned_abs().wrapping_add(next) % SHARED))
+}
+
+/// The slots whose records are read.
+pub const MOST_SLOTS: u32 = 1024;
+
+/// All records of a lock file: the last grant's, and each slot's or shared holder's.
 pub fn all(file: &File) -> Vec<(Option<u32>, Record)> {
-    let mut text = vec![0; FEW * SIZE];
-    let mut length = file.read_at(&mut text, 0).unwrap_or(0);
-    if length == text.len() {
-        text.resize(MOST * SIZE, 0);
-        length += file.read_at(&mut text[length..], length as u64).unwrap_or(0);
-    }
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut text = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min((1 + MOST_SLOTS as usize) * SIZE)];
+    let length = file.read_at(&mut text, 0).unwrap_or(0);
     let records = text[..length].chunks(SIZE).enumerate();
     let slot = |position: usize| position.checked_sub(1).and_then(|slot| u32::try_from(slot).ok());
-    records.filter_map(|(position, text)| Some((slot(position), parse(text).record()?))).collect()
+    let records = records.filter_map(|(position, text)| Some((slot(position), parse(text).record()?)));
+    records.map(|(slot, record)| (slot.filter(|_| !record.shared), record)).collect()
 }
 
 /// The highest fencing token in a lock file; 0 if there is none.

@@ -25,11 +25,15 @@ fn a_directory_without_locks_lists_nothing_and_is_not_made() {
 fn a_free_lock_has_no_holder() {
     let sandbox = Sandbox::new();
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
-    let lock = one(&sandbox, &[]);
+    let mut lock = one(&sandbox, &[]);
     let path = sandbox.lock_file("calc");
+    assert!(lock["last"].take().is_object());
     assert_eq!(
         lock,
-        json!({"name": "calc", "path": path, "state": "free", "slots": null, "holders": [], "waiting": 0})
+        json!({
+            "name": "calc", "path": path, "held": false, "state": "free", "slots": null, "holders": [],
+            "waiting": 0, "last": null,
+        })
     );
 }
 
@@ -58,6 +62,11 @@ fn every_shared_holder_is_listed() {
     assert_eq!(lock["state"], "shared");
     let mut pids: Vec<_> = lock["holders"].as_array().unwrap().iter().map(|row| row["pid"].clone()).collect();
     pids.sort_by_key(|pid| pid.as_i64());
+    for row in lock["holders"].as_array().unwrap() {
+        assert!(row["age"].is_number() && row["command"].as_str().unwrap().starts_with("sh -c"), "{row}");
+        assert_eq!((&row["slot"], row["fence"].is_u64()), (&Value::Null, true), "{row}");
+    }
+    assert_eq!(lock["held"], true);
     let mut expected = holders.each_ref().map(|holder| holder.pid());
     expected.sort_unstable();
     assert_eq!(pids, expected);
@@ -153,6 +162,34 @@ fn a_process_that_inherited_a_lock_is_listed_when_the_locker_is_dead() {
     let heir: i32 = fs::read_to_string(sandbox.path("work/pid")).unwrap().trim().parse().unwrap();
     let lock = one(&sandbox, &["calc"]);
     assert_eq!((&lock["state"], &lock["holders"][0]["pid"]), (&"exclusive".into(), &heir.into()), "{lock}");
+}
+
+/// Also those that waited, and those whose records would stand in the same place.
+#[test]
+fn many_who_share_it_have_their_own_age_and_command() {
+    let sandbox = Sandbox::new();
+    let writer = sandbox.hold(&["-l", "data"]);
+    let readers: Vec<_> = (0..30)
+        .map(|number| {
+            let script = format!("echo holding; exec cat; reader {number}");
+            sandbox.lockrun(&["-l", "data", "-s", "--", "sh", "-c", &script]).input("").start().until_waiting()
+        })
+        .collect();
+    writer.release();
+    let readers: Vec<_> = readers.into_iter().map(|reader| reader.until_says("holding")).collect();
+    let lock = one(&sandbox, &["data"]);
+    let mut numbers: Vec<u32> = lock["holders"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            assert!(row["age"].is_number() && row["fence"].is_u64(), "{row}");
+            row["command"].as_str().unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+        })
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..30).collect::<Vec<_>>());
+    drop(readers);
 }
 
 /// kill -9 of the wrapper: COMMAND has the lock, and is found.

@@ -36,8 +36,41 @@ fn every_lock_and_every_holder_has_a_line() {
     assert_eq!(lines[2][..3], ["calc", "held", &holders[0].pid().to_string()], "{outcome:?}");
     assert!(outcome.stdout.lines().nth(2).unwrap().contains(" in 59m"), "{outcome:?}");
     assert_eq!(lines[3][..4], ["data", "shared", "by", "2"], "{outcome:?}");
-    assert_eq!(lines[5], ["idle", "free"], "{outcome:?}");
-    assert_eq!(lines.len(), 6, "{outcome:?}");
+    assert_eq!(lines[5], [""; 0], "{outcome:?}");
+    assert_eq!(lines[6], ["LOCK", "STATE", "LAST", "RUN", "ENDED", "TOOK", "USER", "COMMAND"], "{outcome:?}");
+    assert_eq!(lines[7][..4], ["idle", "free", "exit", "0"], "{outcome:?}");
+    assert_eq!(lines.len(), 8, "{outcome:?}");
+}
+
+#[test]
+fn only_held_ones() {
+    let (sandbox, _holders) = busy_sandbox();
+    let outcome = sandbox.lockrun(&["list", "--held"]).run();
+    assert_eq!(outcome.stdout.lines().count(), 5, "{outcome:?}");
+    assert!(!outcome.stdout.contains("idle"), "{outcome:?}");
+    assert_eq!(sandbox.list(&["--held", "idle", "calc"]).len(), 1);
+}
+
+#[test]
+fn where_there_is_nothing_a_sentence_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.make_dir("locks", 0o700);
+    let locks = sandbox.locks().display().to_string();
+    sandbox.lockrun(&["list"]).run().assert_code(0).assert_stdout("").assert_one_line(&["no locks in", &locks]);
+    sandbox.lockrun(&["-l", "idle", "--", "true"]).run().assert_code(0);
+    let outcome = sandbox.lockrun(&["list", "--held"]).run();
+    outcome.assert_code(0).assert_stdout("").assert_one_line(&["nobody holds a lock in", &locks]);
+}
+
+#[test]
+fn a_pipe_gets_everything_uncut() {
+    let sandbox = Sandbox::new();
+    let name = "n".repeat(75);
+    let word = "w".repeat(400);
+    let args = ["-l", &name, "--", "sh", "-c", "echo holding; exec cat", &word];
+    let _running = sandbox.lockrun(&args).input("").start().until_says("holding");
+    let outcome = sandbox.lockrun(&["list"]).run();
+    assert!(outcome.stdout.contains(&name) && outcome.stdout.contains(&word), "{outcome:?}");
 }
 
 #[test]
@@ -45,7 +78,7 @@ fn it_fits_the_terminal() {
     let (sandbox, _holders) = busy_sandbox();
     for columns in [40, 60, 80, 120] {
         let lines = on_terminal(&sandbox, columns, &[("NO_COLOR", "1")]);
-        assert_eq!(lines.len(), 6, "{lines:#?}");
+        assert_eq!(lines.len(), 8, "{lines:#?}");
         let widest = lines.iter().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= columns.into(), "{widest} of {columns}: {lines:#?}");
         assert!(lines[0].starts_with("LOCK") && lines[2].starts_with("calc"), "{lines:#?}");
@@ -53,6 +86,7 @@ fn it_fits_the_terminal() {
     }
     let wide = on_terminal(&sandbox, 120, &[("NO_COLOR", "1")]);
     assert!(wide[0].contains("COMMAND") && wide[0].contains("UNTIL"), "{wide:#?}");
+    assert!(on_terminal(&sandbox, 80, &[("NO_COLOR", "1")])[6].ends_with("COMMAND"));
 }
 
 #[test]
@@ -95,5 +129,6 @@ fn nothing_that_a_terminal_obeys_gets_through() {
 #[test]
 fn output_that_cannot_be_printed_is_an_error() {
     let sandbox = Sandbox::new();
+    sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     sandbox.sh("lockrun list >/dev/full").run().assert_code(125).assert_one_line(&["stdout"]);
 }

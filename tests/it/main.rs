@@ -119,6 +119,8 @@ mod witness;
 
 /// `break`.
 mod break_lock;
+/// How the last run of a free lock ended.
+mod last_run;
 /// `list --json`: every kind of holder.
 mod list;
 /// `list` for people: columns, widths, colours.

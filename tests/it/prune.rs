@@ -237,3 +237,19 @@ fn it_never_lets_in_a_second_holder() {
     let pruned = fs::read_to_string(sandbox.path("work/pruned")).unwrap();
     assert!(pruned.lines().count() > 0, "nothing was pruned meanwhile");
 }
+
+#[test]
+fn what_was_used_within_the_time_stays() {
+    let sandbox = Sandbox::new();
+    for name in ["old", "new"] {
+        sandbox.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);
+    }
+    let hours_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 3600);
+    fs::File::options().write(true).open(sandbox.lock_file("old")).unwrap().set_modified(hours_ago).unwrap();
+    let prune = |words: &[&str]| sandbox.lockrun(&[&["prune"], words].concat()).run();
+    prune(&["--older", "4h"]).assert_code(0).assert_stdout("");
+    prune(&["--older", "2h", "--dry-run"]).assert_code(0).assert_stdout("old\n");
+    prune(&["--older", "2h"]).assert_code(0).assert_stdout("old\n");
+    assert!(sandbox.lock_file("new").exists());
+    prune(&[]).assert_code(0).assert_stdout("new\n");
+}

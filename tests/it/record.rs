@@ -79,16 +79,18 @@ fn only_the_holder_writes_it() {
 fn nothing_of_an_older_record_stays() {
     let sandbox = Sandbox::new();
     let run = |argument: &str| {
-        let attempt = sandbox.lockrun(&["-l", "calc", "--", "true", argument]);
-        attempt.run().assert_code(0).assert_silent();
-        let record = parsed(&sandbox);
+        let script = format!("cat {}", sandbox.lock_file("calc").display());
+        let outcome = sandbox.lockrun(&["-l", "calc", "--", "sh", "-c", &script, argument]).run();
+        outcome.assert_code(0).assert_silent();
+        assert_eq!(parsed(&sandbox)["command"], "sh", "without arguments once it has ended");
+        let record: Value = serde_json::from_str(&outcome.stdout).unwrap();
         (text(&sandbox).len(), record["command"].as_str().unwrap().to_owned())
     };
     let (length, command) = run(&"long ".repeat(20_000));
     assert!(command.contains("long long"), "{command}");
     let (same_length, command) = run("short");
     assert_eq!(same_length, length);
-    assert!(command.ends_with("true short"), "{command}");
+    assert!(command.ends_with("calc.lock short"), "{command}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use rustix::process::Pid;
 
 use super::AnyHeld;
 use crate::lock::{Grant, Held, Holder, Loss, Note, Released, Wakes};
-use crate::record::Claim;
+use crate::record::{Claim, RunEnd};
 
 impl Held for AnyHeld {
     fn settle(&mut self, claim: &Claim) -> Result<()> {
@@ -72,6 +72,14 @@ impl Held for AnyHeld {
             Self::Files(held) => held.note(note),
             #[cfg(feature = "etcd")]
             Self::Server(held) => held.note(note),
+        }
+    }
+
+    fn ended(&mut self, command: Option<Pid>, end: &RunEnd) {
+        match self {
+            Self::Files(held) => held.ended(command, end),
+            #[cfg(feature = "etcd")]
+            Self::Server(held) => held.ended(command, end),
         }
     }
 

@@ -22,6 +22,14 @@ impl AnyStore {
 }
 
 impl Store for AnyStore {
+    fn location(&self) -> String {
+        match self {
+            Self::Files(store) => store.location(),
+            #[cfg(feature = "etcd")]
+            Self::Server(store) => store.location(),
+        }
+    }
+
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
         match self {
             Self::Files(store) => store.look(targets),
@@ -70,11 +78,11 @@ impl Store for AnyStore {
         }
     }
 
-    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+    fn prune(&self, only_look: bool, older: Duration, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
         match self {
-            Self::Files(store) => store.prune(only_look, tell),
+            Self::Files(store) => store.prune(only_look, older, tell),
             #[cfg(feature = "etcd")]
-            Self::Server(store) => store.prune(only_look, tell),
+            Self::Server(store) => store.prune(only_look, older, tell),
         }
     }
 }

@@ -5,17 +5,18 @@ use std::io;
 use std::os::fd::RawFd;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, getpid};
 
 use super::dir::Dir;
 use super::files::Files;
 use super::identity::Identity;
-use super::ledger::{self, Ledger};
+use super::ledger::{self, Ledger, Whose};
 use super::nesting::{self, Marker, Nesting, Strength};
 use super::standing::{self, Standing};
 use super::taking::Taking;
 use crate::lock::Target;
 use crate::lock::{Grant, Mode, Patience, Refusal};
-use crate::record::{self, Claim, Record, Script};
+use crate::record::{self, Claim, Record, RunEnd, Script};
 
 pub struct Contender {
     files: Files,
@@ -287,7 +288,21 @@ impl Contender {
     }
 
     pub fn amend(&self, dir: Option<&Dir>, change: &dyn Fn(&mut Record)) {
-        self.ledger.amend(&self.files, self.taking.slot(), dir, change);
+        ledger::amend(&self.files, &self.taking, dir, &self.ledger.ours(), change);
+    }
+
+    /// Notes the end of the run while the lock is still held. `command`: its process,
+    /// which was granted the lock if it had to wait.
+    pub fn conclude(&self, dir: Option<&Dir>, command: Option<Pid>, end: &RunEnd) {
+        if self.covered {
+            return;
+        }
+        let us = getpid();
+        let pids = [us, command.unwrap_or(us)].map(|pid| pid.as_raw_nonzero().get());
+        ledger::amend(&self.files, &self.taking, dir, &Whose::Processes(pids), &|record| {
+            record.drop_arguments();
+            record.run = Some(end.clone());
+        });
     }
 
     pub fn lock_failed(&self, error: io::Error) -> anyhow::Error {

@@ -61,7 +61,7 @@ impl Dir {
     /// As [`default_of_user`](Self::default_of_user), or `None` if it is
     /// missing.
     pub fn default_of_user_if_any() -> Result<Option<Self>> {
-        let missing = default_path().is_ok_and(|path| is_missing(&path));
+        let missing = Dir::default_path().is_ok_and(|path| is_missing(&path));
         if missing { Ok(None) } else { Self::default_of_user().map(Some) }
     }
 
@@ -74,7 +74,7 @@ impl Dir {
     /// so could remove our locks.
     pub fn default_of_user() -> Result<Self> {
         let advice = || Advice::new("give --dir or set LOCKRUN_DIR");
-        let path = default_path().context(advice())?;
+        let path = Dir::default_path().context(advice())?;
         let dir = Self::open_or_make(&path)
             .with_context(|| format!("cannot use the locks directory {}", path.display()))
             .context(advice())?;
@@ -87,6 +87,25 @@ impl Dir {
             return Err(anyhow!("others may write to the locks directory {shown}")).context(advice());
         }
         Ok(Self { is_default: true, ..dir })
+    }
+
+    /// Where the directory of this user id is.
+    ///
+    /// # Errors
+    /// No home directory is known.
+    pub fn default_path() -> Result<PathBuf> {
+        let uid = geteuid().as_raw();
+        if uid == 0 {
+            return Ok("/run/lockrun".into());
+        }
+        let home = match users::find_anywhere(uid) {
+            Some(user) => user.home,
+            None => std::env::var_os("HOME")
+                .map(PathBuf::from)
+                .filter(|home| home.is_absolute())
+                .ok_or_else(|| anyhow!("no home directory is known for user {uid}, and $HOME names none"))?,
+        };
+        Ok(home.join(".local/state/lockrun"))
     }
 
     /// Opens the directory that is at the path now, and creates it if it is missing.
@@ -198,21 +217,6 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn default_path() -> Result<PathBuf> {
-    let uid = geteuid().as_raw();
-    if uid == 0 {
-        return Ok("/run/lockrun".into());
-    }
-    let home = match users::find_anywhere(uid) {
-        Some(user) => user.home,
-        None => std::env::var_os("HOME")
-            .map(PathBuf::from)
-            .filter(|home| home.is_absolute())
-            .ok_or_else(|| anyhow!("no home directory is known for user {uid}, and $HOME names none"))?,
-    };
-    Ok(home.join(".local/state/lockrun"))
 }
 
 fn is_missing(path: &Path) -> bool {

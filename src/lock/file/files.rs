@@ -160,6 +160,11 @@ impl Files {
         self.queue_identity() == Some(self.lock.identity) && !self.are_flocks()
     }
 
+    /// The locked file, if the record is in it and can be written.
+    pub fn record_in_lock(&self) -> Option<&File> {
+        (self.has_slots() && self.lock.writable).then_some(&self.lock.file)
+    }
+
     /// Reopens the user's file for writing, as network file systems require for an
     /// exclusive lock.
     ///

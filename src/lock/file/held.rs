@@ -4,11 +4,12 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::process::Pid;
 
 use super::contender::Contender;
 use super::dir::Dir;
 use crate::lock::{Grant, Held, Loss, LossKind, Lost, Note, Released};
-use crate::record::{Claim, Record, Script};
+use crate::record::{Claim, Record, RunEnd, Script};
 
 /// A granted set of locks. The kernel keeps it without renewal.
 pub struct FileHeld {
@@ -72,9 +73,16 @@ impl Held for FileHeld {
     fn note(&mut self, note: &Note<'_>) {
         let change = |record: &mut Record| match note {
             Note::Expires(at) => record.expires = at.map(str::to_owned),
-            Note::Ended(how) => record.ended = Some((*how).to_owned()),
+            Note::Ended(how) => {
+                record.drop_arguments();
+                record.ended = Some((*how).to_owned());
+            }
         };
         self.contenders.iter().for_each(|contender| contender.amend(self.dir.as_ref(), &change));
+    }
+
+    fn ended(&mut self, command: Option<Pid>, end: &RunEnd) {
+        self.contenders.iter().for_each(|contender| contender.conclude(self.dir.as_ref(), command, end));
     }
 
     /// Unlocking takes no time.

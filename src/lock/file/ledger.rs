@@ -28,6 +28,24 @@ pub struct Ledger {
     token_announced: bool,
 }
 
+/// Which records of a file a change is about.
+pub enum Whose {
+    /// That of the grant with this fencing token.
+    Grant(Option<u64>),
+    /// That of a grant to one of these processes, for a parent whose child was granted
+    /// the lock.
+    Processes([i32; 2]),
+}
+
+impl Whose {
+    fn is(&self, record: &Record) -> bool {
+        match self {
+            Self::Grant(fence) => Some(record.fence) == *fence,
+            Self::Processes(pids) => pids.contains(&record.pid) && record.run.is_none(),
+        }
+    }
+}
+
 impl Ledger {
     /// For a process that shares our memory.
     pub fn of_cohabitant(&self) -> Self {
@@ -53,11 +71,12 @@ impl Ledger {
     /// # Errors
     /// The file has a foreign text.
     pub fn settle(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
-        let fence = match self.write_prepared(files, taking.slot()) {
+        let own = own_offset(files, taking);
+        let fence = match self.write_prepared(files, taking.slot(), own) {
             Some(fence) => fence,
             None => {
                 let record = next_record(files, taking, dir, claim, SystemTime::now())?;
-                write(files, taking.slot(), &record.to_text());
+                write(files, own, &record.to_text());
                 record.fence
             }
         };
@@ -95,12 +114,12 @@ impl Ledger {
     }
 
     /// The fencing token, if the record was prepared.
-    fn write_prepared(&mut self, files: &Files, slot: Option<u32>) -> Option<u64> {
+    fn write_prepared(&mut self, files: &Files, slot: Option<u32>, own: Option<u64>) -> Option<u64> {
         let mut prepared = self.prepared.take()?;
         // The slot was not known in advance.
         let queue = files.queue().filter(|_| slot.is_none())?;
         let (fence, text) = record::with_text(queue.file(), 0, |before| prepared.fill(before, SystemTime::now()))?;
-        write(files, slot, text);
+        write(files, own, text);
         Some(fence)
     }
 
@@ -115,20 +134,51 @@ impl Ledger {
         Ok(())
     }
 
-    /// Changes the record of our grant where it still stands: as the last grant of the
-    /// lock and of its slot.
-    pub fn amend(&self, files: &Files, slot: Option<u32>, dir: Option<&Dir>, change: &dyn Fn(&mut Record)) {
-        let Some(dir) = dir else { return };
-        let Ok(Some(opened)) = open::existing_lock_file(dir, files.queue_name()) else { return };
-        if Some(opened.identity) != files.queue_identity() {
-            return;
-        }
-        for offset in [Some(0), slot.map(record::offset_of_slot)].into_iter().flatten() {
-            let record = record::read_at(&opened.file, offset).record();
-            if let Some(mut record) = record.filter(|record| Some(record.fence) == self.fence) {
-                change(&mut record);
-                let _ = opened.file.write_all_at(&record.to_text(), offset);
+    /// The fencing token of our grant, as [`Whose`].
+    pub fn ours(&self) -> Whose {
+        Whose::Grant(self.fence)
+    }
+}
+
+/// Changes the record of a grant where it still stands: as the last grant of the lock
+/// and of its slot or shared holder.
+pub fn amend(files: &Files, taking: &Taking, dir: Option<&Dir>, whose: &Whose, change: &dyn Fn(&mut Record)) {
+    let opened;
+    let file = match files.record_in_lock() {
+        Some(file) => file,
+        None => {
+            let Some(dir) = dir else { return };
+            let Ok(Some(found)) = open::existing_lock_file(dir, files.queue_name()) else { return };
+            if Some(found.identity) != files.queue_identity() {
+                return;
             }
+            opened = found.file;
+            &opened
+        }
+    };
+    let amend_at = |offset| {
+        let record = record::read_at(file, offset).record();
+        let Some(mut record) = record.filter(|record| whose.is(record)) else { return false };
+        change(&mut record);
+        if file.write_all_at(&record.to_text(), offset).is_err() {
+            sys::discard(libc::SIGXFSZ);
+        }
+        true
+    };
+    amend_at(0);
+    match (taking.mode(), taking.slot()) {
+        (Mode::Exclusive, _) => {}
+        (Mode::Shared, _) => {
+            let locker = [taking.locker()];
+            let pids: &[i32] = if let Whose::Processes(pids) = whose { pids } else { &locker };
+            pids.iter().flat_map(|pid| record::offsets_of_sharer(*pid)).any(amend_at);
+        }
+        (Mode::Slot { .. }, Some(slot)) => {
+            amend_at(record::offset_of_slot(slot));
+        }
+        // The child took it that waited.
+        (Mode::Slot { of, .. }, None) => {
+            (0..of.min(record::MOST_SLOTS)).map(record::offset_of_slot).any(amend_at);
         }
     }
 }
@@ -156,13 +206,37 @@ pub fn is_about(record: &Record, locker: Locker) -> bool {
     }
 }
 
-fn write(files: &Files, slot: Option<u32>, text: &[u8]) {
+/// Where a grant has a record of its own, beside the one of the last grant.
+fn own_offset(files: &Files, taking: &Taking) -> Option<u64> {
+    match taking.mode() {
+        Mode::Exclusive => None,
+        Mode::Slot { .. } => taking.slot().map(record::offset_of_slot),
+        Mode::Shared => {
+            let queue = files.queue()?;
+            let is_taken = |offset: &u64| {
+                let record = record::read_at(queue.file(), *offset).record();
+                record.is_some_and(|record| record.pid != taking.locker() && is_of_living(&record))
+            };
+            record::offsets_of_sharer(taking.locker()).find(|offset| !is_taken(offset))
+        }
+    }
+}
+
+/// Whether the process or script that a record is about is still there.
+fn is_of_living(record: &Record) -> bool {
+    match record.script {
+        Some(script) => process::incarnation(script.pid) == Some((script.start, script.id)),
+        None => process::parent(record.pid).is_some(),
+    }
+}
+
+fn write(files: &Files, own: Option<u64>, text: &[u8]) {
     let Some(queue) = files.queue() else { return };
     // A full disk must not prevent locking: the record is a hint, and the clock still
     // makes the next fencing token larger.
     let mut written = queue.file().write_all_at(text, 0);
-    if let Some(slot) = slot {
-        written = written.and(queue.file().write_all_at(text, record::offset_of_slot(slot)));
+    if let Some(offset) = own {
+        written = written.and(queue.file().write_all_at(text, offset));
     }
     if written.is_err() {
         // RLIMIT_FSIZE must not end COMMAND.

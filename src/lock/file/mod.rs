@@ -31,6 +31,7 @@ mod dir;
 mod files;
 mod floor;
 mod held;
+mod history;
 mod holders;
 mod holding;
 mod identity;

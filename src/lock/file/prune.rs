@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{AtFlags, FlockOperation, flock, unlinkat};
@@ -27,8 +27,8 @@ use super::{floor, open};
 use crate::advice::Advice;
 use crate::record::{self, Text};
 
-/// Removes every unused lock file, or only lists it (`only_look`). `tell` gets each
-/// name, or why a file could not be removed.
+/// Removes every lock file that has not been used for `older`, or only lists it
+/// (`only_look`). `tell` gets each name, or why a file could not be removed.
 ///
 /// Returns why the largest fencing token could not be stored in `.floor`. Files with a
 /// token below the clock are removed anyway: the next token of the name is larger,
@@ -36,11 +36,16 @@ use crate::record::{self, Text};
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn all(dir: &Dir, only_look: bool, mut tell: impl FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+pub fn all(
+    dir: &Dir,
+    only_look: bool,
+    older: Duration,
+    mut tell: impl FnMut(Result<Vec<u8>>),
+) -> Result<Option<Error>> {
     let names = dir.names().with_context(|| format!("cannot read the locks directory {}", dir.path().display()))?;
     let mut names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
     names.sort();
-    let mut pruning = Pruning { dir, kernel: Kernel::look(), only_look, forgotten: 0, problem: None };
+    let mut pruning = Pruning { dir, kernel: Kernel::look(), only_look, older, forgotten: 0, problem: None };
     let kept = pruning.remove(names, &mut tell);
     // On a full disk, the removed files have made room.
     pruning.remember_forgotten();
@@ -58,6 +63,7 @@ struct Pruning<'a> {
     dir: &'a Dir,
     kernel: Kernel,
     only_look: bool,
+    older: Duration,
     /// The largest fencing token of a removed file that is not stored yet.
     forgotten: u64,
     /// Why not.
@@ -69,7 +75,7 @@ impl Pruning<'_> {
     fn remove(&mut self, names: Vec<String>, tell: &mut impl FnMut(Result<Vec<u8>>)) -> Vec<String> {
         let mut kept = Vec::new();
         for file_name in names {
-            let removed = match Unused::find(self.dir, &self.kernel, &file_name, self.only_look) {
+            let removed = match Unused::find(self.dir, &self.kernel, &file_name, self.only_look, self.older) {
                 Ok(None) => continue,
                 Ok(Some(unused)) if self.only_look => Ok(unused.name),
                 Ok(Some(unused)) if !self.remember(unused.fence) => {
@@ -119,7 +125,7 @@ struct Unused {
 
 impl Unused {
     /// `None`: in use, or not lockrun's.
-    fn find(dir: &Dir, kernel: &Kernel, file_name: &str, only_look: bool) -> Result<Option<Self>> {
+    fn find(dir: &Dir, kernel: &Kernel, file_name: &str, only_look: bool, older: Duration) -> Result<Option<Self>> {
         let Some(file) = LockFile::parse(file_name) else { return Ok(None) };
         let Some(opened) = open::usable_lock_file(dir, file_name)? else { return Ok(None) };
         if !is_ours(&record::read(&opened.file)) {
@@ -133,6 +139,9 @@ impl Unused {
             return Ok(None);
         }
         if !(asked || queue.try_enter_door()?) || queue.waiting(1)? > 0 {
+            return Ok(None);
+        }
+        if !older.is_zero() && age(queue.file()) < older {
             return Ok(None);
         }
         // Read again: under the door it no longer changes.
@@ -169,6 +178,12 @@ impl Unused {
         })?;
         Ok(self.name)
     }
+}
+
+/// Time since the last grant or end of a run wrote to the file.
+fn age(file: &File) -> Duration {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default()
 }
 
 fn is_ours(text: &Text) -> bool {

@@ -34,6 +34,14 @@ impl FileStore {
         Ok(store)
     }
 
+    /// Its path, also if it does not exist.
+    fn path(&self) -> PathBuf {
+        match self.dir.get() {
+            Some(dir) => dir.path().to_owned(),
+            None => self.given.clone().or_else(|| Dir::default_path().ok()).unwrap_or_default(),
+        }
+    }
+
     /// The directory, if it exists by now. Without it no named lock exists.
     fn dir(&self) -> Result<Option<&Dir>> {
         if self.dir.get().is_none() {
@@ -50,6 +58,10 @@ impl FileStore {
 }
 
 impl Store for FileStore {
+    fn location(&self) -> String {
+        self.path().display().to_string()
+    }
+
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
         let survey = Survey::new(self.dir()?);
         if targets.is_empty() {
@@ -103,8 +115,8 @@ impl Store for FileStore {
         rivals::break_lock(&lock, &records, kill_after)
     }
 
-    fn prune(&self, only_look: bool, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
-        self.dir()?.map_or(Ok(None), |dir| prune::all(dir, only_look, tell))
+    fn prune(&self, only_look: bool, older: Duration, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+        self.dir()?.map_or(Ok(None), |dir| prune::all(dir, only_look, older, tell))
     }
 }
 

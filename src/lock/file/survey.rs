@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::descriptor;
 use super::dir::{self, Dir};
+use super::history;
 use super::holders::Holders;
 use super::identity::Identity;
 use super::kernel::{FileId, Kernel};
@@ -115,7 +116,10 @@ impl<'a> Survey<'a> {
         match target {
             Target::Name(name) => {
                 let file_name = LockFile::of_name(name).file_name();
-                let Some(dir) = self.dir else { return Ok(free(name.clone(), file_name.into())) };
+                let Some(dir) = self.dir else {
+                    let place = Dir::default_path().unwrap_or_default();
+                    return Ok(free(name.clone(), place.join(file_name)));
+                };
                 let path = dir.path().join(&file_name);
                 match statat(dir, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => {
@@ -263,6 +267,8 @@ impl<'a> Survey<'a> {
         let certainly_idle = subject.certain && !subject.queue.is_some_and(|queue| self.kernel.has_queue(queue));
         let mut seen = free(subject.name.clone(), subject.path.clone());
         if shown.is_none() && certainly_idle {
+            let text = (subject.open_queue)();
+            seen.last = text.ok().and_then(|(text, _)| history::last_run(&record::all(&text)));
             return seen;
         }
         let queue = match (subject.open_queue)() {
@@ -282,8 +288,11 @@ impl<'a> Survey<'a> {
                 Err(_) => LockState::Unknown,
             },
         };
+        let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
+        if seen.state == LockState::Free {
+            seen.last = history::last_run(&records);
+        }
         if matches!(seen.state, LockState::Exclusive | LockState::Shared) {
-            let records = queue.as_ref().map_or_else(Vec::new, |(queue, _)| record::all(queue.file()));
             let holders = |lock| self.holders.of(&self.kernel, lock, lockers, &records);
             seen.holders = subject.lock.map_or_else(Vec::new, holders);
             // A fixed order: ancestors first, then holders of which most is known.
@@ -294,5 +303,5 @@ impl<'a> Survey<'a> {
 }
 
 fn free(name: Vec<u8>, path: PathBuf) -> Seen {
-    Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0 }
+    Seen { name, path, state: LockState::Free, holders: Vec::new(), waiting: 0, last: None }
 }

@@ -86,6 +86,7 @@ impl ServerStore {
             state,
             holders: holders.into_iter().map(|row| holder(HolderSeen::of(row))).collect(),
             waiting: count_waiting(&all),
+            last: None,
         }
     }
 
@@ -170,6 +171,10 @@ fn is_exclusive(row: &Row) -> bool {
 }
 
 impl Store for ServerStore {
+    fn location(&self) -> String {
+        self.server.to_string()
+    }
+
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
         if targets.is_empty() {
             return Ok(self.all()?.iter().map(|(lock, rows)| self.seen(lock, rows)).collect());
@@ -241,9 +246,9 @@ impl Store for ServerStore {
         Ok(true)
     }
 
-    fn prune(&self, only_look: bool, _tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
+    fn prune(&self, only_look: bool, older: Duration, _tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
         let limits = self.limits();
-        let pruned = self.runtime.block_on(self.store.borrow_mut().prune(Duration::ZERO, only_look, limits));
+        let pruned = self.runtime.block_on(self.store.borrow_mut().prune(older, only_look, limits));
         pruned.map_err(|trouble| self.explain(trouble))?;
         Ok(None)
     }
