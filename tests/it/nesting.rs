@@ -178,7 +178,7 @@ fn it_is_refused_with_the_descriptor_closed_on_the_way() {
     under(&sandbox, &["-l", "gpu", "--slots", "2"], &again("-l gpu")).assert_code(122);
 }
 
-/// The lock's text tells of the last grant only.
+/// The lock file's record is only about the last grant.
 #[test]
 fn it_is_refused_with_the_descriptor_closed_and_another_holders_record() {
     let ask = format!("echo in; read line; {CLOSE} lockrun -t 5");
@@ -213,8 +213,8 @@ fn reentrant_under_a_reader_has_the_fence_of_its_own_grant() {
     drop(other);
 }
 
-/// A place that was given back is not held for those who outlived it, though
-/// their first one is.
+/// A process that outlived a released slot may take it, though it still has the marker
+/// of another.
 #[test]
 fn a_slot_that_was_released_is_free_for_what_outlives_it() {
     let sandbox = Sandbox::new();
@@ -402,7 +402,7 @@ fn a_lock_of_a_set_that_a_token_of_an_ancestor_holds_is_seen_at_once() {
     }
 }
 
-/// Two places by two tokens: the pool has no third one.
+/// Two tokens hold two slots, and the pool has no third.
 #[test]
 fn a_pool_full_of_tokens_of_an_ancestor_is_refused() {
     let sandbox = Sandbox::new();
@@ -411,7 +411,7 @@ fn a_pool_full_of_tokens_of_an_ancestor_is_refused() {
     sandbox.sh(&script).run().assert_code(122);
 }
 
-/// Neither the signs of those who died nor of those who let go.
+/// Neither a killed nor a released token leaves a trace that counts.
 #[test]
 fn a_released_token_does_not_count_even_if_others_hold_the_lock() {
     for end in

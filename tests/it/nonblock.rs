@@ -1,5 +1,4 @@
-//! `--timeout 0` gets what is free, whoever else tries, and does not pass those
-//! who wait.
+//! `--timeout 0` gets what is free, however many others try, and does not pass waiters.
 
 use crate::support::{Running, Sandbox};
 

@@ -1,5 +1,5 @@
-//! Kernels and sandboxes that do not let us open processes (pidfd_open(2)): what
-//! needs that says so at once, and `--expires` works all the same.
+//! Kernels and sandboxes without pidfd_open(2): what needs it says so at once, and
+//! `--expires` works without it.
 
 use crate::support::{Invocation, Sandbox, is_alive, is_held};
 use std::fs;

@@ -9,7 +9,7 @@ fn server() -> Place {
     Place::Server(Etcd::start())
 }
 
-/// A command that cannot be ended but by KILL and says until when it lived.
+/// A command that only KILL can end and that records how long it lived.
 const STUBBORN: &str = "trap '' TERM; echo $$; while :; do date +%s.%N >alive; sleep 0.01; done";
 
 fn stubborn(place: &Place, sandbox: &Sandbox) -> Running {
@@ -31,7 +31,7 @@ fn the_line_names_who_holds_the_lock_now() {
     let holder = stubborn(&place, &sandbox);
     let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "exec sleep 600"], 1);
     let keys = place.server().keys(&sandbox, "jobs/calc/");
-    // The first to come has the lowest create revision.
+    // The first in the queue has the lowest create revision.
     let oldest = ["get", "--prefix", "--order=ASCEND", "--sort-by=CREATE", "--limit=1", "-w", "json", "jobs/calc/"];
     let found = place.server().etcdctl(&sandbox, &oldest);
     let found: serde_json::Value = serde_json::from_str(&found.assert_code(0).stdout).unwrap();
@@ -40,7 +40,7 @@ fn the_line_names_who_holds_the_lock_now() {
     place.server().etcdctl(&sandbox, &["lease", "revoke", &format!("{lease:x}")]).assert_code(0);
     let now = format!("; now held by pid {} on ", waiter.pid());
     holder.wait().assert_code(123).assert_one_line(&["calc: lost: the store has taken it away", "KILL", &now]);
-    // Nobody waits any more.
+    // The queue is empty.
     waiter.signal(libc::SIGTERM);
     waiter.wait().assert_signal(libc::SIGTERM);
     let holder = stubborn(&place, &sandbox);

@@ -1,5 +1,5 @@
-//! Who waits lives in the memory of the lockrun that watches it, and only one
-//! of the two is awake at once. Neither may hold the other one up for long.
+//! A waiter lives in the memory of the lockrun that watches it, and only one of the two
+//! runs at a time. Neither may hold up the other for long.
 
 use std::fs;
 use std::thread;
@@ -32,7 +32,7 @@ fn a_lockrun_that_cannot_write_holds_up_neither_its_command_nor_the_next() {
     waiter.wait().assert_code(0);
 }
 
-/// Awake again and again, while it is their turn.
+/// Signals wake them again and again during their turn.
 #[test]
 fn waiters_under_constant_signals_all_get_their_turns() {
     const LOOPS: usize = 6;

@@ -62,7 +62,7 @@ fn it_takes_exactly_one_name() {
     assert!(sandbox.files_in_locks().is_empty());
 }
 
-/// A script that goes on with an empty path must not open anything.
+/// A script that continues with an empty path must not open anything.
 #[test]
 fn anything_but_a_lock_file_is_left_alone_and_no_path_is_printed() {
     let sandbox = Sandbox::new();

@@ -65,8 +65,8 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(sandbox.files_in_locks(), before);
 }
 
-/// A script has it open and has not locked it yet: it must still be the file at
-/// the path by then, or somebody else gets in too.
+/// A script has opened but not yet locked it. Were the file removed before that,
+/// somebody else would get in too.
 #[test]
 fn a_file_that_flock_made_is_not_removed_before_it_is_locked() {
     for lockrun_made_it in [false, true] {
@@ -98,7 +98,7 @@ fn a_dry_run_locks_nothing_where_the_kernel_can_be_asked() {
     });
 }
 
-/// What stands at the place of `.floor`, and how it is called.
+/// What is there instead of `.floor`, and what messages call it.
 const NO_FLOOR: [(&str, &str); 5] = [
     ("ln -s ../work/target .floor", "a symbolic link"),
     ("mkfifo .floor", "a FIFO"),

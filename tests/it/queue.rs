@@ -1,4 +1,4 @@
-//! First in, first out, whoever comes, gives up or is killed.
+//! First in, first out, even when waiters give up or are killed.
 
 use crate::support::{Holder, Running, Sandbox, Timeline, eventually};
 

@@ -1,4 +1,4 @@
-//! `--reentrant`: a lock that is held for us is taken for held.
+//! `--reentrant`: a lock that an outer lockrun holds is not taken again.
 
 use crate::support::{Outcome, Sandbox};
 
@@ -44,7 +44,7 @@ fn what_is_held_less_strongly_is_refused() {
     }
 }
 
-/// Any place is asked for, and one is held.
+/// Any slot is asked for, and one is held.
 #[test]
 fn a_held_slot_counts_as_any_slot() {
     let sandbox = Sandbox::new();

@@ -1,4 +1,4 @@
-//! `--replace`: ends who holds the lock, and who waits to do the same.
+//! `--replace`: ends the holder, and earlier waiters with `--replace`.
 
 use crate::support::{
     Form, Running, Sandbox, end_of_stubborn, eventually, in_pid_namespace, is_alive, is_held, may_act_as_root,
@@ -173,8 +173,7 @@ fn a_waiter_with_replace_and_exec_is_replaced() {
     newer.until_held();
 }
 
-/// What ends the holder does not keep the place in the queue of one that gave
-/// it up.
+/// A stopped waiter has left the queue, and its helper must not keep its place.
 #[test]
 fn a_stopped_waiter_holds_nobody_up() {
     let sandbox = Sandbox::new();
@@ -196,8 +195,8 @@ signal.pause()";
     drop(holder);
 }
 
-/// Who waits for `holder` with the options `patient` is no holder, and goes
-/// before one who comes later and ends the holder.
+/// A waiter for `holder` with the options `patient` is not taken for a holder, and goes
+/// before a later `--replace`.
 fn keeps_its_turn(holder: &[&str], patient: &[&str]) {
     for form in Form::BOTH {
         let sandbox = Sandbox::new();
@@ -219,7 +218,7 @@ fn a_waiter_without_replace_keeps_its_turn() {
     keeps_its_turn(&["-l", "calc"], &["-l", "calc"]);
 }
 
-/// Meanwhile it has the lock shared with those who have a place.
+/// While it waits, it shares the lock with the holders of slots.
 #[test]
 fn a_waiter_for_slots_without_replace_keeps_its_turn() {
     for patient in [&["--slots", "1", "-l", "calc"] as &[&str], &["--shared", "-l", "calc"]] {

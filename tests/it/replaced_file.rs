@@ -52,8 +52,8 @@ fn a_file_removed_over_and_over_lets_nobody_in_twice() {
     let sandbox = Sandbox::new();
     sandbox.make_dir("locks", 0o700);
     let timeline = Timeline::new(&sandbox);
-    // Takes turns as BSD's lockf does: removes the file before it lets go, so
-    // that those who wait have the lock of a file that is no more.
+    // As BSD's lockf, removes the file before the release, so that waiters get the lock
+    // of a removed file.
     let lockf = format!(
         "file=$LOCKRUN_DIR/calc.lock
         for i in $(seq 100); do

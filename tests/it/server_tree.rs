@@ -61,8 +61,8 @@ fn where_proc_is_not_mounted_hold_tree_waits_for_the_tree_alone() {
     assert!(sandbox.path("work/ended").exists());
 }
 
-/// Neither the keeper nor the one that it replaced counts, also before anybody has
-/// waited for the first.
+/// Neither the keeper nor the killed one that it replaced counts, even before that is
+/// reaped.
 #[test]
 fn hold_tree_does_not_wait_for_a_killed_keeper() {
     for proc_is_mounted in [true, false] {

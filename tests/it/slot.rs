@@ -1,4 +1,4 @@
-//! `--slot K`: one certain place of a pool.
+//! `--slot K`: one given slot of a pool.
 
 use crate::support::{Asked, Form, Sandbox};
 
@@ -82,7 +82,7 @@ fn waiters_for_different_slots_do_not_hold_each_other_up() {
     }
 }
 
-/// Any of two, and place 4 of five.
+/// Any slot of two, and slot 4 of five.
 #[test]
 fn waiters_whose_slots_cannot_coincide_do_not_hold_each_other_up() {
     let any_of_two = ["-l", "gpu", "--slots", "2"];
@@ -105,7 +105,7 @@ fn waiters_whose_slots_cannot_coincide_do_not_hold_each_other_up() {
     }
 }
 
-/// In a mix of sizes, each is found that may take the place.
+/// In a mix of sizes, each holder that may have the slot is found.
 #[test]
 fn a_given_slot_waits_for_all_pools_that_have_it() {
     let any = |places| ["-l", "gpu", "--slots", places];
@@ -115,7 +115,7 @@ fn a_given_slot_waits_for_all_pools_that_have_it() {
     let for_one = Form::Run.ask(&sandbox, &certain("1")).until_waiting();
     let late = Form::Run.ask(&sandbox, &any("2")).until_waiting();
     whole.release();
-    // They fill places 0 to 3 and queue for place 0.
+    // They fill slots 0 to 3 and queue for slot 0.
     let [first, second, third, fourth, last] = waiters;
     let [first, second] = [first, second].map(Asked::until_held);
     assert_eq!([first.place(), second.place()], [0, 1]);

@@ -1,4 +1,4 @@
-//! `--slots N`: up to N at once, each in a place of its own.
+//! `--slots N`: up to N at once, each with a slot of its own.
 
 use crate::support::{Asked, Form, Sandbox, children, eventually, may_act_as_root, status_field};
 
@@ -146,7 +146,7 @@ fn a_larger_pool_adds_slots_and_a_smaller_one_uses_the_first() {
         assert_eq!(third.place(), 2);
         let one_of_two = form.ask(&sandbox, &slots("2")).until_waiting();
         third.release();
-        // Place 2 is free, but is none of two.
+        // Slot 2 is free, but a pool of two has no slot 2.
         one_of_two.assert_waits();
         let [first, second] = two;
         let one = form.ask(&sandbox, &slots("1")).until_waiting();
@@ -199,7 +199,7 @@ fn a_waiter_for_a_slot_that_left_a_moment_ago_does_not_count() {
 #[test]
 fn a_waiter_that_left_keeps_no_slot() {
     let sandbox = Sandbox::new();
-    // Without its marker, the inner one does not know that it is an inner one.
+    // Without the marker, the inner one does not notice the outer one.
     let inner = "env -u LOCKRUN_HELD lockrun -q -t 0.01 --slots 40 -l gpu -- true; true";
     sandbox.write("work/inner", inner);
     let round = "lockrun -s -l gpu -- sh ./inner; lockrun -n -l gpu -- true || echo $?";
@@ -207,7 +207,7 @@ fn a_waiter_that_left_keeps_no_slot() {
     outcome.assert_code(0).assert_stdout("").assert_silent();
 }
 
-/// Whoever waits for any place has a helper for each.
+/// A waiter for any slot has a helper for each.
 #[test]
 fn a_waiter_whose_helper_was_killed_is_not_stuck() {
     for place in 0..2 {
@@ -255,7 +255,7 @@ fn waiting_for_a_slot_does_not_poll() {
     drop(holders);
 }
 
-/// A process for each place is more than a machine has.
+/// No machine has a process for each slot.
 #[test]
 fn one_slot_of_very_many_is_found_without_a_process_for_each() {
     let sandbox = Sandbox::new();

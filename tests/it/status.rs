@@ -37,7 +37,7 @@ fn it_takes_a_path() {
     assert_status(&sandbox, &["--file", "data"], 1);
 }
 
-/// It would not get it: nobody passes those who wait.
+/// `--timeout 0` would not get it, because it does not pass waiters.
 #[test]
 fn a_lock_with_waiters_is_not_free() {
     let sandbox = Sandbox::new();

@@ -1,4 +1,4 @@
-//! `--store URL`, `LOCKRUN_STORE`: which place is meant, and what is wrong with a URL.
+//! `--store URL`, `LOCKRUN_STORE`: where the locks are, and what is wrong with a URL.
 
 use crate::support::{Etcd, Invocation, Sandbox, children};
 use std::fs;

@@ -1,18 +1,6 @@
-//! Everything at once: runs, `--exec`, sets, tokens, `--replace`, `--expires`,
-//! `break` and `prune`, while wrappers, waiters, COMMANDs and the processes behind
-//! tokens are killed and stopped at random. Never two inside, nobody stuck, nothing
-//! left running, and no signal for anybody who is not part of it.
-//!
-//! By default it stops after some thousand grants; with `LOCKRUN_TEST_FULL=1`, after
-//! 100,000:
-//!
-//! ```text
-//! LOCKRUN_TEST_FULL=1 cargo test --test it storm:: -- --nocapture
-//! ```
-//!
-//! The witness is record locks, because those vanish before flock(2) locks do when
-//! a process ends. A token may be lost under its script; `release` says so, and only
-//! then may two have been inside.
+//! Everything at once, while wrappers, waiters, COMMANDs and keepers are killed and stopped
+//! at random: never two inside, nobody stuck, nothing left running, and no stray signal. It
+//! stops after some thousand grants, with `LOCKRUN_TEST_FULL=1` after 100,000.
 
 use crate::campaign::size;
 use crate::support::{LIMIT, Random, Running, Sandbox, children};
@@ -24,8 +12,9 @@ use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The command under the locks that LOCKRUN_NAME has, or its words. It writes down
-/// itself, the lock and the fence while it is inside, and whom it met there.
+/// The command under the locks of LOCKRUN_NAME, or of its words. While it is inside it
+/// records itself, the lock and the fence, and every other that it meets there. It looks by
+/// record locks, because those vanish before flock(2) locks do when a process ends.
 const COMMAND: &str = r#"
 my $id = "$$.$^T";
 my $pause = shift;
@@ -303,7 +292,7 @@ fn assert_fences_rise(sandbox: &Sandbox) {
     }
 }
 
-/// Waiters that become COMMAND while somebody decides to end them.
+/// Waiters that become COMMAND while another lockrun is about to end them.
 #[test]
 fn replace_and_exec_end_commands_by_term_alone() {
     let sandbox = Sandbox::new();

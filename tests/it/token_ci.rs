@@ -2,8 +2,7 @@
 
 use crate::support::{Sandbox, eventually, holder_of, is_held};
 
-/// What runners do to what a job left behind: kill whoever has the job's
-/// variable.
+/// CI runners kill every process that has the job's variable.
 const CLEAN_UP: &str = r#"
     for environment in /proc/[0-9]*/environ; do
         if tr '\0' '\n' 2>/dev/null <"$environment" | grep -qx "$MARK"; then

@@ -1,4 +1,4 @@
-//! Whoever speaks badly to a holder keeps nobody else from being heard.
+//! A client that misbehaves keeps no other from being answered.
 
 use crate::support::{Sandbox, eventually, holder_of, is_held, may_act_as_root, part, status_field};
 use std::io::{Read, Write};

@@ -1,5 +1,5 @@
-//! A token that reached nobody: the lock is let go. One that was printed is
-//! good, whoever was slow or killed on the way.
+//! A token that was not printed holds nothing; a printed one is valid, even if a
+//! process was slow or killed on the way.
 
 use crate::support::{
     Interruption, Outcome, Running, Sandbox, children, eventually, holder_of, interrupt, is_alive, is_held,
@@ -26,9 +26,8 @@ fn said<'a>(outcome: &'a Outcome, step: &str) -> Vec<&'a str> {
     line.unwrap_or_default().split_whitespace().collect()
 }
 
-/// Interrupts a process of [`CYCLE`] at each of its system calls, and looks
-/// at what became of the lock each time. `contended`: somebody holds it at
-/// first, and lets go when all sleep.
+/// Interrupts a process of [`CYCLE`] at each of its system calls, and then checks the
+/// lock. `contended`: another process holds it first, and releases it when all sleep.
 fn interrupt_everywhere(victim: usize, how: Interruption, contended: bool) {
     let sandbox = Sandbox::new();
     let file = sandbox.lock_file("calc");
@@ -216,7 +215,7 @@ fn one_whose_keeper_is_killed_as_soon_as_it_was_printed_is_lost() {
     sandbox.assert_free("calc");
 }
 
-/// `work/pipe`, full: what is printed there waits until somebody reads.
+/// `work/pipe`, full: printing there blocks.
 fn full_pipe(sandbox: &Sandbox) -> File {
     sandbox.sh("mkfifo pipe").run().assert_code(0);
     let path = sandbox.path("work/pipe");

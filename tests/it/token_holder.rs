@@ -1,4 +1,4 @@
-//! The process behind a token: it keeps the lock and nothing of its caller.
+//! The keeper of a token has the lock and nothing of its caller.
 
 use crate::support::{Sandbox, eventually, holder_of, is_alive, may_act_as_root, status_field, with_mounts};
 use rustix::process::{Resource, Rlimit, setrlimit};

@@ -1,4 +1,4 @@
-//! What holds nothing any more: 123, one line, and since when.
+//! A token that no longer holds its lock: 123, and one line that says since when.
 
 use crate::support::{Outcome, Sandbox, eventually, holder_of, is_held};
 use std::fs;
@@ -22,7 +22,7 @@ fn assert_lost(sandbox: &Sandbox, token: &str, words: &[&str]) -> Outcome {
     outcome.assert_code(123).assert_stdout("").assert_one_line(words).clone()
 }
 
-/// The time behind this word is between `start` and now.
+/// The time after this word is between `start` and now.
 #[track_caller]
 fn assert_time_behind(outcome: &Outcome, word: &str, start: SystemTime) {
     let behind = outcome.stderr.split_once(word).unwrap_or_else(|| panic!("{word}: {outcome:?}")).1;

@@ -1,4 +1,4 @@
-//! Looking at a lock never keeps anybody from it.
+//! Inspecting a lock never makes another lockrun fail or wait.
 
 use crate::support::{Sandbox, in_pid_namespace};
 
@@ -33,7 +33,7 @@ fn status_and_prune_make_no_timeout_0_fail() {
     try_beside(&sandbox, "{ lockrun status calc || [ $? = 1 ]; lockrun prune >/dev/null; }", 1000);
 }
 
-/// Nobody who holds it is ever taken for nobody.
+/// A holder is always seen.
 #[test]
 fn a_held_lock_is_never_shown_as_free() {
     let sandbox = Sandbox::new();

@@ -1,6 +1,5 @@
-//! Whom `break`, `--replace` and `--expires` signal, and whom they spare: by the
-//! locks that the kernel shows, never by a name or a relative. COMMAND is only
-//! ever ended by TERM.
+//! Which processes `break`, `--replace` and `--expires` signal: by the locks that the
+//! kernel shows, never by a name or a parent. COMMAND is only ended by TERM.
 
 use crate::support::{
     Form, Running, Sandbox, children, end_of_stubborn, eventually, holder_of, is_alive, is_held, status_field,

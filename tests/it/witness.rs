@@ -65,7 +65,6 @@ fn enter() {
         File::create("overlap").unwrap();
     }
     println!("inside");
-    // Until the process has ended.
     std::mem::forget(witness);
 }
 

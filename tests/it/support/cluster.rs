@@ -128,8 +128,7 @@ impl Cluster {
         })
     }
 
-    /// The leader, as those servers see it that can tell; waits until there is
-    /// one that a majority can see.
+    /// The leader that a majority sees; waits until there is one.
     pub fn leader(&self) -> Node {
         let mut leader = None;
         eventually("a leader", || {
@@ -139,7 +138,7 @@ impl Cluster {
         leader.unwrap()
     }
 
-    /// Whether the server takes itself for the leader and has a majority.
+    /// Whether the server is the leader and has a majority.
     pub fn is_leader(&self, node: Node) -> bool {
         let status = self.etcdctl(node, &["endpoint", "status", "-w", "json", "--command-timeout=1s"]);
         let Ok(status) = serde_json::from_slice::<serde_json::Value>(&status.stdout) else { return false };
@@ -165,7 +164,7 @@ impl Cluster {
         keys.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
-    /// Nothing passes between these servers any more.
+    /// Cuts these servers off from each other.
     pub fn cut(&self, node: Node, others: &[Node]) {
         for other in others {
             let host = format!("10.77.0.{}", other + 1);
@@ -174,30 +173,30 @@ impl Cluster {
         }
     }
 
-    /// A server and its clients hear nothing of each other.
+    /// Cuts a server off from its clients.
     pub fn cut_from_clients(&self, node: Node) {
         self.iptables(node, &["-A", "INPUT", "-s", "10.77.0.10", "-j", "DROP"]);
         self.iptables(node, &["-A", "OUTPUT", "-d", "10.77.0.10", "-j", "DROP"]);
     }
 
-    /// A server hears its clients, and its answers are lost.
+    /// Loses a server's answers to its clients.
     pub fn lose_answers(&self, node: Node) {
         self.iptables(node, &["-A", "OUTPUT", "-d", "10.77.0.10", "-j", "DROP"]);
     }
 
-    /// Everything passes again.
+    /// Reconnects everything.
     pub fn heal(&self) {
         for node in NODES {
             self.iptables(node, &["-F"]);
         }
     }
 
-    /// Stops a server where it is.
+    /// Stops a server with SIGSTOP.
     pub fn freeze(&self, node: Node) {
         freeze(self.server(node));
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn thaw(&self, node: Node) {
         signal(self.server(node), libc::SIGCONT);
     }

@@ -45,7 +45,7 @@ impl Etcd {
         Self::launch(options, None)
     }
 
-    /// One that wants TLS and clients' certificates.
+    /// One that requires TLS and client certificates.
     pub fn start_with_tls(sandbox: &Sandbox) -> Self {
         let (host, _) = next_address();
         let authority = Authority::in_directory(sandbox, "tls");
@@ -93,7 +93,7 @@ impl Etcd {
         &self.address
     }
 
-    /// Where its data are.
+    /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.data
     }
@@ -109,7 +109,7 @@ impl Etcd {
         }
     }
 
-    /// Its certificates, where it has some.
+    /// Its certificates, if it uses TLS.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
@@ -139,12 +139,12 @@ impl Etcd {
         outcome.assert_code(0).stdout.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
-    /// Stops it where it is: it answers nothing, and connections to it stay.
+    /// Stops it with SIGSTOP: it answers nothing, and its connections stay open.
     pub fn freeze(&self) {
         freeze(self.pid);
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn thaw(&self) {
         signal(self.pid, libc::SIGCONT);
     }
@@ -217,7 +217,7 @@ pub fn keeper_of(wrapper: i32) -> i32 {
     found.unwrap()
 }
 
-/// Where files cost no disk, if there is such a place.
+/// A directory in memory, if there is one.
 pub(super) fn memory() -> PathBuf {
     let shared = Path::new("/dev/shm");
     if shared.is_dir() { shared.into() } else { std::env::temp_dir() }
@@ -239,7 +239,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one that nobody trusts yet.
+    /// A new one.
     pub fn in_directory(sandbox: &Sandbox, directory: &str) -> Self {
         let directory = sandbox.make_dir(directory, 0o755);
         let [cert, key] = ["ca.pem", "ca.key"].map(|name| directory.join(name));

@@ -34,7 +34,7 @@ const KNOWN_KEYS: [&str; 10] =
     ["language", "file", "stubs", "setup", "run", "code", "stdout", "stderr", "needs", "recipe"];
 
 impl Example {
-    /// Those of a file of this repository, in their order.
+    /// All examples of a file of this repository, in order.
     #[track_caller]
     pub fn all_in(file: &str) -> Vec<Self> {
         let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
@@ -43,17 +43,17 @@ impl Example {
         examples
     }
 
-    /// Everything that is said under this key.
+    /// All values of this key.
     pub fn all(&self, key: &str) -> &[String] {
         self.keys.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// What is said first under this key.
+    /// The first value of this key.
     pub fn one(&self, key: &str) -> Option<&str> {
         self.all(key).first().map(String::as_str)
     }
 
-    /// What is behind this at the beginning of a line.
+    /// The rest of each line that begins with this.
     pub fn behind(&self, start: &str) -> Vec<&str> {
         self.text.lines().filter_map(|line| line.trim_start().strip_prefix(start)).collect()
     }

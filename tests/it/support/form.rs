@@ -34,7 +34,7 @@ impl Form {
         self.ask(sandbox, options).end()
     }
 
-    /// Whether `--timeout 0` gets it now; gives it back.
+    /// Whether `--timeout 0` gets it now; releases it.
     #[track_caller]
     pub fn gets_now(self, sandbox: &Sandbox, options: &[&str]) -> bool {
         let options = [&["-n", "-q"], options].concat();
@@ -50,7 +50,7 @@ impl Form {
 
 const RUN: &str = "echo \"place:$LOCKRUN_SLOT:\"; exec cat";
 
-/// A lock that was asked for. Dropping it lets go.
+/// A lock that was asked for. Dropping it releases the lock.
 pub struct Asked<'sandbox> {
     form: Form,
     sandbox: &'sandbox Sandbox,
@@ -88,7 +88,7 @@ impl Asked<'_> {
         }
     }
 
-    /// It does not have the lock and waits for it, after what has just happened.
+    /// Asserts that it still waits, after what has just happened.
     #[track_caller]
     pub fn assert_waits(&self) {
         eventually("it sleeps again, if it was woken", || {
@@ -98,7 +98,7 @@ impl Asked<'_> {
         });
     }
 
-    /// Its place in a pool.
+    /// Its slot.
     #[track_caller]
     pub fn place(&self) -> u32 {
         let said = self.running().stdout();
@@ -118,7 +118,7 @@ impl Asked<'_> {
         self.running().stdout().trim().to_owned()
     }
 
-    /// Lets go, and returns how that ended.
+    /// Releases it, and returns how it ended.
     #[track_caller]
     pub fn release(mut self) -> Outcome {
         let running = self.running.take().unwrap();
@@ -132,7 +132,7 @@ impl Asked<'_> {
     #[track_caller]
     pub fn end(mut self) -> Outcome {
         let mut running = self.running.take().unwrap();
-        // Its input stays open: that it ends is not our doing.
+        // Its input stays open, so we do not end it.
         eventually("it ends by itself", || running.has_ended());
         running.wait()
     }
@@ -148,7 +148,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// A holder that does not end by TERM, but when its input ends.
+/// A holder that ignores TERM, and ends with its input.
 #[track_caller]
 pub fn stubborn_holder(sandbox: &Sandbox, options: &[&str]) -> Running {
     let script = "trap '' TERM; echo holding; exec cat";
@@ -156,8 +156,8 @@ pub fn stubborn_holder(sandbox: &Sandbox, options: &[&str]) -> Running {
     sandbox.lockrun(&args).input("").start().until_says("holding")
 }
 
-/// Lets a [`stubborn_holder`] end that has been asked to, and returns how. The
-/// end of its input must not come first: then nobody would have ended it.
+/// Lets a [`stubborn_holder`] end once it has been asked to, and returns how. Its input
+/// must not end before that.
 #[track_caller]
 pub fn end_of_stubborn(holder: Running) -> Outcome {
     eventually("it has read that it is to end", || {

@@ -12,8 +12,8 @@ use std::time::Instant;
 /// A command to be run; options first, then [`run`](Self::run) or
 /// [`start`](Self::start).
 ///
-/// Its output goes to files: one that is left behind by the command and keeps
-/// them open holds nobody up, and they can be read while it runs.
+/// Its output goes to files, which can be read while it runs. A process that it leaves
+/// behind with open descriptors then holds up no test.
 pub struct Invocation {
     command: Command,
     output: PathBuf,

@@ -1,4 +1,4 @@
-//! Looking at what is, and waiting until it is so.
+//! Observing the system's state, and waiting for it.
 
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -33,7 +33,7 @@ pub fn sleeps_in_a_lock_call(pid: i32) -> bool {
     let mut words = call.split(' ');
     let number = words.next().and_then(|word| word.parse().ok());
     let operation = words.nth(1).and_then(|word| i32::from_str_radix(word.strip_prefix("0x")?, 16).ok()).unwrap_or(0);
-    // Not one that asks, or tries, and was only preempted in it.
+    // Not a call that only queries or tries, and was preempted.
     let sleeps = match number {
         Some(libc::SYS_flock) => operation & libc::LOCK_NB == 0,
         Some(libc::SYS_fcntl) => [libc::F_SETLKW, libc::F_OFD_SETLKW].contains(&operation),
@@ -42,14 +42,14 @@ pub fn sleeps_in_a_lock_call(pid: i32) -> bool {
     sleeps || children(pid).into_iter().any(sleeps_in_a_lock_call)
 }
 
-/// Whether this process runs still; one that nobody has waited for yet does not.
+/// Whether this process still runs; a zombie does not.
 pub fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
     !matches!(state, None | Some('Z' | 'X'))
 }
 
-/// The processes that this one started and that are its children still.
+/// The children of this process.
 pub fn children(pid: i32) -> Vec<i32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().flat_map(str::parse).collect()

@@ -7,8 +7,8 @@ pub fn am_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether the test may do what only root can. If not, says so, and fails where
-/// nothing may be left out (`CI` is set).
+/// Whether the test may act as root. If not, says so, and fails with `CI` set, where
+/// nothing may be skipped.
 #[track_caller]
 pub fn may_act_as_root(for_what: &str) -> bool {
     am_root() || left_out(&format!("{for_what} needs root"))
@@ -30,9 +30,8 @@ pub fn in_pid_namespace(sandbox: &Sandbox, command: &[&str]) -> Option<Invocatio
     Some(sandbox.command("unshare", &[namespaces, command].concat()))
 }
 
-/// Shell text to be run in a mount namespace of its own, as root of at least
-/// that namespace: what it mounts, nobody else sees. None where the system has
-/// no such thing to give.
+/// Shell text to run as root of a mount namespace of its own, so that nobody else sees
+/// what it mounts. `None` where the system refuses that.
 #[track_caller]
 pub fn with_mounts(sandbox: &Sandbox, script: &str) -> Option<Invocation> {
     let namespaces: &[&str] = match am_root() {

@@ -1,4 +1,4 @@
-//! Numbers for tests that mix things.
+//! Pseudo-random numbers for tests.
 
 /// The same numbers in every run (xorshift).
 pub struct Random(pub u32);

@@ -20,8 +20,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// `started`: just before the child was, so that it took no longer than
-    /// we say.
+    /// `started`: a time before the child was started, so that its measured time is not
+    /// too short.
     pub(super) fn new(started: Instant, child: Child, command: String, stdout: PathBuf, stderr: PathBuf) -> Self {
         Self { child, command, stdout, stderr, started, ended: false }
     }
@@ -120,7 +120,7 @@ impl Running {
             if self.ended || Instant::now() >= deadline {
                 return status;
             }
-            // Whoever traces it has not yet seen its end.
+            // Its tracer has not seen its end yet.
             std::thread::yield_now();
         }
     }
@@ -147,7 +147,7 @@ impl Drop for Running {
 pub struct Holder(Running);
 
 impl Holder {
-    /// What runs under the lock: says that it does, and ends with its input.
+    /// Runs under the lock: says so, and ends with its input.
     pub(super) const COMMAND: &str = "echo holding; exec cat";
 
     #[track_caller]
@@ -162,7 +162,7 @@ impl Holder {
     }
 }
 
-/// One that has said that it holds, with [`Holder::COMMAND`] or something like it.
+/// A command that has said that it holds the lock, as [`Holder::COMMAND`] does.
 impl From<Running> for Holder {
     fn from(running: Running) -> Self {
         Self(running)

@@ -1,4 +1,4 @@
-//! A place of its own for one test.
+//! The directories and environment of one test.
 
 use super::{Holder, Invocation};
 use std::ffi::OsStr;
@@ -10,8 +10,8 @@ use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Marks every process of a sandbox, so that none outlives it. The processes
-/// behind tokens keep no other variables than those of CI systems.
+/// Marks every process of a sandbox, so that none outlives it. Keepers of tokens keep
+/// only the variables of CI systems.
 const MARKER: &str = "JENKINS_NODE_COOKIE";
 
 /// Directories that only one test uses:
@@ -29,8 +29,8 @@ pub struct Sandbox {
     outputs: AtomicU32,
 }
 
-/// A script that runs the tests with `&` has Ctrl-C ignored by all that they
-/// start; the tests mean what is started from a terminal.
+/// Undoes that a script which runs the tests with `&` makes their processes ignore
+/// Ctrl-C.
 fn hear_the_keyboard() {
     for signal in [libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: the default action is no code of ours.
@@ -97,8 +97,8 @@ impl Sandbox {
         path
     }
 
-    /// A FIFO in `work` to which nothing more can be written: nobody reads what
-    /// is in it, as long as what is returned lives.
+    /// A full FIFO in `work`, which nobody reads; it stays full until the result is
+    /// dropped.
     pub fn full_pipe(&self, name: &str) -> File {
         self.command("mkfifo", &[name]).run().assert_code(0);
         let path = self.path("work").join(name);
@@ -132,8 +132,8 @@ impl Sandbox {
         Invocation::new(command, self.path(&format!("output/{number}")))
     }
 
-    /// These locks in the order in which a set of them is taken: that of their
-    /// files' numbers, which is another one in each run.
+    /// These locks in the order in which a set takes them, by their inode numbers,
+    /// which differ from run to run.
     pub fn in_order<const N: usize>(&self, mut names: [&'static str; N]) -> [&'static str; N] {
         names.sort_by_cached_key(|name| {
             self.lockrun(&["-l", name, "--", "true"]).run().assert_code(0);

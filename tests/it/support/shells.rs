@@ -6,7 +6,7 @@ use super::{Invocation, Sandbox};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shell {
     program: &'static [&'static str],
-    /// ksh closes for programs what `exec` opened, above 2.
+    /// ksh closes descriptors above 2 that `exec` opened when it runs a program.
     closes: bool,
 }
 

@@ -20,8 +20,8 @@ impl SignalReporter {
         echo ready
         while :; do wait; done"#;
 
-    /// Ends the command and returns what reached it, but for that last signal.
-    /// `reporter` may be lockrun around it.
+    /// Ends the command and returns what reached it, without that last signal.
+    /// `reporter` may be the lockrun around it.
     #[track_caller]
     pub fn reported(reporter: Running) -> Vec<String> {
         let reporter = reporter.until_says("ready\n");

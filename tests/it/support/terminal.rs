@@ -1,4 +1,4 @@
-//! A terminal with somebody at it.
+//! A terminal with a user.
 
 use super::{Invocation, Outcome, Running, Sandbox, eventually};
 use std::fs::File;
@@ -15,7 +15,7 @@ pub struct Terminal {
     /// The other end of the terminal; `None` when it has been hung up.
     master: Option<File>,
     screen: Vec<u8>,
-    /// Everything on the screen up to here has been asked for.
+    /// Everything on the screen up to here has been read.
     read: usize,
 }
 
@@ -25,7 +25,7 @@ impl Terminal {
         Self::start_with_width(invocation, 0)
     }
 
-    /// On one that is so many columns wide; 0: it does not say.
+    /// On a terminal with this many columns; 0: unknown.
     #[track_caller]
     pub fn start_with_width(invocation: Invocation, columns: u16) -> Self {
         let mut ptmx = File::options();
@@ -77,8 +77,7 @@ impl Terminal {
         String::from_utf8_lossy(&self.screen).into_owned()
     }
 
-    /// Returns once `text` appears behind everything that was read before, and
-    /// reads up to its end. Returns what was passed over.
+    /// Reads up to the next `text`, and returns what came before it.
     #[track_caller]
     pub fn until_shows(&mut self, text: &str) -> String {
         let (read, command) = (self.read, format!("{:?}", self.running));
@@ -121,8 +120,7 @@ impl Deref for Terminal {
     }
 }
 
-/// What is left to see, line by line: carriage returns and erased lines count
-/// as a terminal makes them.
+/// The visible lines, after carriage returns and erased lines.
 pub fn visible_lines(screen: &str) -> Vec<String> {
     screen.split('\n').map(visible).collect()
 }

@@ -29,7 +29,7 @@ impl Timeline {
         assert_eq!(self.entered(), ids, "{:?}", self.events());
     }
 
-    /// Everybody left before the next one entered.
+    /// Asserts that each left before the next entered.
     #[track_caller]
     pub fn assert_one_at_a_time(&self) {
         let events = self.events();

@@ -1,4 +1,4 @@
-//! Tokens, and the processes behind them.
+//! Tokens, and their keepers.
 
 use super::{Outcome, Sandbox};
 use data_encoding::BASE64URL_NOPAD;
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 const PREFIX: &str = "lr1.";
-/// Bytes of a hash behind the token's text.
+/// Bytes of the hash that follows the token's text.
 const CHECK: usize = 6;
 
 impl Sandbox {
@@ -38,7 +38,7 @@ impl Sandbox {
         self.with_token("check", token)
     }
 
-    /// A plain `--timeout 0` gets the lock.
+    /// Asserts that a plain `--timeout 0` gets the lock.
     #[track_caller]
     pub fn assert_free(&self, name: &str) {
         self.lockrun(&["-n", "-l", name, "--", "true"]).run().assert_code(0);
@@ -53,12 +53,12 @@ pub fn holder_of(lock_file: &Path) -> i32 {
     record["pid"].as_i64().unwrap() as i32
 }
 
-/// What a token says under this key: `i` for the socket, `s` for the secret.
+/// A field of a token: `i` is the socket, `s` the secret.
 pub fn part(token: &str, key: &str) -> String {
     content(token)[key].as_str().unwrap().to_owned()
 }
 
-/// A well-formed token that says something else.
+/// A well-formed token with changed fields.
 pub fn altered(token: &str, change: impl FnOnce(&mut Value)) -> String {
     let mut value = content(token);
     change(&mut value);

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 pub enum Interruption {
     /// It is killed.
     Kill,
-    /// It goes on only when all others have ended or sleep.
+    /// It continues only when all others have ended or sleep.
     Delay,
-    /// It does not go on, unless it has executed something else before. When all
-    /// others sleep, the command gets this signal.
+    /// It stays stopped, unless it has executed something else before. When all others
+    /// sleep, the command gets this signal.
     Hang { signal: Option<i32> },
 }
 
@@ -34,7 +34,7 @@ pub fn interrupt(
         // SAFETY: PTRACE_TRACEME touches no memory.
         unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
     });
-    // When this thread ends, whatever it traces goes on untraced.
+    // When this thread ends, its tracees continue untraced.
     let trace = move || {
         let running = command.start();
         let mut tracer = Tracer { processes: vec![running.pid()], victim, left: nth, delayed: None, early: Vec::new() };
@@ -51,13 +51,12 @@ struct Tracer {
     left: usize,
     /// The victim while it is delayed.
     delayed: Option<i32>,
-    /// Children that stopped before their parents told of them.
+    /// Children that stopped before their parents reported them.
     early: Vec<i32>,
 }
 
 impl Tracer {
-    /// Until the end of the first process. Returns whether the victim was
-    /// interrupted.
+    /// Traces until the first process ends. Returns whether the victim was interrupted.
     fn run(&mut self, how: Interruption, when_asleep: impl FnOnce()) -> bool {
         let mut when_asleep = Some(when_asleep);
         let mut signalled = false;
@@ -147,7 +146,7 @@ impl Tracer {
                 // SAFETY: `status` lives; only this thread's children are
                 // waited for, which are the traced ones.
                 match unsafe { libc::waitpid(-1, &raw mut status, which) } {
-                    // Spinning would take the time from those traced.
+                    // Spinning would take processor time from the tracees.
                     0 | -1 if attempt > 3 => sleep(Duration::from_micros(20)),
                     0 | -1 => yield_now(),
                     pid => {
