@@ -25,8 +25,8 @@ pub struct Tree {
     /// children.
     asked: Vec<i32>,
     has_more_to_ask: bool,
-    /// Whether a process is the keeper of a token, which is not part of the tree: its
-    /// lock belongs to whoever has the token.
+    /// Whether a process is the keeper of a token. That is not part of the tree,
+    /// because its lock belongs to the holder of the token.
     is_token_keeper: fn(i32) -> bool,
 }
 

@@ -201,7 +201,7 @@ impl Cohabitant {
         is_ours
     }
 
-    /// Kills the child, whoever has the baton, if it has not ended, and takes the
+    /// Kills the child if it has not ended, with or without the baton, and takes the
     /// baton. Returns whether it has ended; `false`: it will when the kernel lets it.
     pub fn end(&self) -> bool {
         let has_ended = end_child(self.pid);

@@ -48,8 +48,8 @@ fn waiters_under_constant_signals_all_get_their_turns() {
             scope.spawn(|| eventually("all have had their turns", || loops.iter_mut().all(|each| each.has_ended())));
         while !ended.is_finished() {
             for lockrun in pids.iter().flat_map(|pid| children(*pid)) {
-                // SAFETY: kill has no memory effects; these signals do nothing
-                // to whoever gets them, should the id be a stranger's by now.
+                // SAFETY: kill has no memory effects; the default of
+                // these signals is harmless, should the id have been reused.
                 for signal in [libc::SIGWINCH, libc::SIGURG, libc::SIGCONT] {
                     unsafe { libc::kill(lockrun, signal) };
                 }

@@ -20,7 +20,7 @@ my $id = "$$.$^T";
 my $pause = shift;
 my @names = defined $ENV{LOCKRUN_NAME} ? split(/\n/, $ENV{LOCKRUN_NAME}) : @ARGV;
 my @fences = split(/\n/, $ENV{LOCKRUN_FENCE} // "");
-# Whoever meets us finds here who we are.
+# A process that meets us reads here who we are.
 open(my $me, ">", "who-$$");
 syswrite($me, $id);
 note($ENV{ID_FILE}, $id) if $ENV{ID_FILE};
@@ -73,7 +73,7 @@ while [ ! -e stop ]; do
 done
 "#;
 
-/// The same for those who end others, and those who remove files.
+/// The same for `break`, and for `prune`.
 const BREAK: &str = r#"
 while [ ! -e stop ]; do
     sleep 0.0$((RANDOM % 9))

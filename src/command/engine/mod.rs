@@ -326,7 +326,7 @@ pub fn record_of_grant(token: &Token) -> Option<Record> {
 }
 
 /// Whether a process is the keeper of a server's locks for us, or of a token. A token's
-/// lock belongs to whoever has the token, so its keeper is never part of a command's
+/// lock belongs to the holder of the token, so its keeper is never part of a command's
 /// tree.
 pub fn is_token_keeper(pid: i32) -> bool {
     #[cfg(feature = "etcd")]
