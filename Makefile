@@ -19,6 +19,13 @@ BINARY =
 # The processor and system that the program is for, and where packages go.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 PACKAGES = $(CARGO_TARGET_DIR)/packages
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+RELEASE = $(CARGO_TARGET_DIR)/$(TARGET)/release/lockrun
+TARBALL = lockrun-$(VERSION)-$(TARGET)
+# What is packed carries the time of the last commit, so that packing it again gives
+# the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+export SOURCE_DATE_EPOCH
 
 # For shells that have not read what rustup wrote into the profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -32,9 +39,11 @@ help:
 	@echo 'build    the program, optimised (the default)'
 	@echo 'install  program, manual, completions; PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'install-flock  a link by which lockrun is called flock; LINKDIR=/where'
-	@echo 'deb      a Debian package, in $(PACKAGES)'
-	@echo 'rpm      an rpm package, in $(PACKAGES)'
+	@echo 'uninstall  remove what install put there, with LINKDIR also the link'
+	@echo 'dist     a tarball to unpack in /usr/local, and SHA256SUMS, in $(PACKAGES)'
+	@echo 'deb, rpm, wheel  a package for apt, for dnf, for pip, in $(PACKAGES)'
 	@echo 'test     the tests'
+	@echo 'quick    the tests that need a minute'
 	@echo 'check    format, lints, tests, manual, shell scripts'
 	@echo 'linking  build with every linker that is installed, and try each'
 	@echo 'docs     write man/ and completions/ anew from the command line'
@@ -74,15 +83,45 @@ install-flock:
 	fi
 	ln -sf '$(BINDIR)/lockrun' '$(DESTDIR)$(LINKDIR)/flock'
 
+# The same variables as for install. Directories stay: others may use them.
+uninstall:
+	rm -f '$(DESTDIR)$(BINDIR)/lockrun' $(patsubst man/%,'$(DESTDIR)$(MANDIR)/man1/%',$(PAGES))
+	rm -f '$(DESTDIR)$(BASH_COMPLETIONS)/lockrun' '$(DESTDIR)$(ZSH_COMPLETIONS)/_lockrun' \
+		'$(DESTDIR)$(FISH_COMPLETIONS)/lockrun.fish'
+	@link='$(DESTDIR)$(LINKDIR)/flock'; \
+	if [ -n '$(LINKDIR)' ] && [ "$$(readlink "$$link")" = '$(BINDIR)/lockrun' ]; then rm -f "$$link"; fi
+
+# Files without their directories: unpacking it changes no mode of /usr/local/bin.
+tarball: build
+	rm -rf '$(PACKAGES)/$(TARBALL)'
+	$(MAKE) -s install BINARY='$(RELEASE)' DESTDIR='$(PACKAGES)/' PREFIX='$(TARBALL)'
+	install -D -m 644 -t '$(PACKAGES)/$(TARBALL)/share/doc/lockrun' README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT
+	cd '$(PACKAGES)' && find '$(TARBALL)' -type f | LC_ALL=C sort | \
+		tar --create --files-from=- --format=ustar --owner=0 --group=0 --numeric-owner --mtime=@$(SOURCE_DATE_EPOCH) | \
+		gzip -9n >'$(TARBALL).tar.gz'
+	rm -r '$(PACKAGES)/$(TARBALL)'
+
+# The sums are also of the packages of this version that were made before.
+dist: tarball
+	cd '$(PACKAGES)' && sha256sum $$(ls | grep -E '^lockrun[-_]$(subst .,\.,$(VERSION))-.*\.(tar\.gz|deb|rpm|whl)$$') >SHA256SUMS
+
+wheel: build
+	packaging/wheel '$(RELEASE)' '$(PACKAGES)'
+
 deb: build packagers
-	$(CARGO) deb --locked --no-build --target $(TARGET) --output '$(PACKAGES)/'
+	$(CARGO) deb --locked --no-build --target $(TARGET) --output '$(PACKAGES)/' $(DEB_FLAGS)
 
 rpm: build packagers
 	mkdir -p '$(PACKAGES)'
-	$(CARGO) generate-rpm --target $(TARGET) --target-dir '$(CARGO_TARGET_DIR)' --output '$(PACKAGES)/'
+	$(CARGO) generate-rpm --target $(TARGET) --target-dir '$(CARGO_TARGET_DIR)' --output '$(PACKAGES)/' $(RPM_FLAGS)
 
 test:
 	$(CARGO) test --locked
+
+# All but the modules that take longest: storms, sweeps over system calls, packages.
+quick:
+	$(CARGO) test --locked --lib
+	$(CARGO) test --locked --test it -- $(addprefix --skip ,$(SLOW))
 
 check: tools
 	$(CARGO) fmt --check
@@ -108,10 +147,12 @@ clean:
 	$(CARGO) clean
 
 # What the tests call or read, and the package that it comes in.
-TOOLS = /usr/share/bash-completion/bash_completion:bash-completion /usr/sbin/iptables:iptables busybox:busybox cc:gcc cpio:cpio \
-	dash:dash etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq ksh93:ksh93u+m \
-	mandoc:mandoc mksh:mksh openssl:openssl python3:python3 readelf:binutils rpm:rpm rpm2cpio:rpm2cpio script:bsdutils setlock:daemontools \
-	shellcheck:shellcheck strace:strace zsh:zsh
+TOOLS = /usr/lib/python3*/ensurepip/__init__.py:python3-venv /usr/sbin/iptables:iptables \
+	/usr/share/bash-completion/bash_completion:bash-completion busybox:busybox cc:gcc cpio:cpio dash:dash \
+	etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq \
+	ksh93:ksh93u+m lintian:lintian mandoc:mandoc mksh:mksh node:nodejs openssl:openssl python3:python3 \
+	readelf:binutils rpm2cpio:rpm2cpio rpm:rpm script:bsdutils setlock:daemontools shellcheck:shellcheck \
+	strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
 missing = $(strip $(foreach pair,$(TOOLS),\
@@ -142,9 +183,11 @@ endif
 	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
 	@$(MAKE) packagers
 
+SLOW = asleep:: campaign etcd_ every_engine examples:: kill_points:: messages::a_wait_of_a_minute one_memory:: \
+	packages:: pictures:: server_tree:: storm:: system_call token_hand_over:: undisturbed:: witness::
 PACKAGERS = cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # 'make setup check' does one after the other, whatever MAKEFLAGS says.
 .NOTPARALLEL:
-.PHONY: all help build install install-flock deb rpm test check linking docs pictures bench clean tools packagers setup
+.PHONY: all help build install install-flock uninstall tarball dist wheel deb rpm test quick check linking docs pictures bench clean tools packagers setup

@@ -16,8 +16,8 @@ const DATE: &str = "2026-11-22";
 /// Options of cargo that a text names.
 const CARGOS: [&str; 5] = ["--git", "--locked", "--path", "--print", "--target"];
 
-/// And of the tools that people come from.
-const OTHERS: [&str; 1] = ["--id"];
+/// And of other tools.
+const OTHERS: [&str; 2] = ["--id", "--strip-components"];
 
 #[test]
 fn manual_pages_match_the_command_line() {

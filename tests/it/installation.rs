@@ -1,4 +1,4 @@
-//! `make install` puts everything in its place.
+//! `make install` puts everything in its place, and `make uninstall` removes it.
 
 use crate::support::Sandbox;
 use std::fs;
@@ -35,6 +35,34 @@ fn installs_program_manual_and_completions() {
         names.filter(|name| name.ends_with(".1")).count()
     };
     assert_eq!(pages(&installed("share/man/man1")), pages(&root.join("man")));
+}
+
+#[test]
+fn uninstall_removes_what_was_installed_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let variables = [
+        format!("DESTDIR={}", sandbox.path("package").display()),
+        format!("BINARY={}", env!("CARGO_BIN_EXE_lockrun")),
+        "LINKDIR=/links".to_owned(),
+    ];
+    let make = |target: &str| {
+        let args = ["-C", env!("CARGO_MANIFEST_DIR"), target].map(str::to_owned);
+        sandbox.command("make", &[&args[..], &variables[..]].concat()).run().assert_code(0);
+    };
+    let left = || {
+        let find = ["package", "!", "-type", "d"];
+        sandbox.command("find", &find).current_dir(&sandbox.path("")).run().assert_code(0).stdout.clone()
+    };
+    make("install");
+    make("install-flock");
+    sandbox.write("package/usr/local/bin/other", "another program");
+    assert!(left().lines().count() > 10, "{}", left());
+    make("uninstall");
+    assert_eq!(left(), "package/usr/local/bin/other\n");
+    // A second time, and with a flock that is not our link.
+    sandbox.write("package/links/flock", "another flock");
+    make("uninstall");
+    assert_eq!(left().lines().count(), 2, "{}", left());
 }
 
 #[test]

@@ -188,9 +188,9 @@ mod completion;
 mod documentation;
 /// The examples do what their texts say.
 mod examples;
-/// `make install`.
+/// `make install`, `make uninstall`.
 mod installation;
-/// `make deb`, `make rpm`.
+/// `make deb`, `make rpm`, `make wheel`, `make dist`.
 mod packages;
 /// README's pictures show what lockrun prints.
 mod pictures;

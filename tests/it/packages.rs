@@ -1,6 +1,7 @@
-//! `make deb` and `make rpm`: unpacked, everything is in its place and runs.
+//! `make deb`, `rpm`, `wheel` and `dist`: unpacked or installed, everything is in its
+//! place and runs; removed, nothing is left.
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, may_act_as_root, packages};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,69 +13,177 @@ const FILES: [(&str, &str); 3] = [
     ("usr/share/doc/lockrun/README.md", "README.md"),
 ];
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 #[test]
 fn a_debian_package_installs_and_runs() {
     let sandbox = Sandbox::new();
-    let package = package(&sandbox, "deb");
-    let package = package.to_str().unwrap();
-    sandbox.command("dpkg-deb", &["-x", package, "root"]).run().assert_code(0);
-    assert_installed(&sandbox, ".1.gz");
-    assert_same_file(&sandbox, "usr/share/zsh/vendor-completions/_lockrun", "completions/_lockrun");
-    let control = sandbox.command("dpkg-deb", &["-f", package]).run().stdout;
-    for line in ["Package: lockrun", &format!("Version: {}-1", env!("CARGO_PKG_VERSION")), "Depends: "] {
+    let package = package(&sandbox, "deb", "deb");
+    // What is overridden, and why, stands in packaging/debian.
+    sandbox.command("lintian", &["--allow-root", &package]).run().assert_code(0).assert_stdout("");
+    let control = sandbox.command("dpkg-deb", &["-f", &package]).run().stdout;
+    for line in ["Package: lockrun", &format!("Version: {VERSION}-1"), "Depends: "] {
         assert!(control.lines().any(|found| found == line), "{line:?} in {control}");
     }
-    let copyright = fs::read_to_string(sandbox.path("work/root/usr/share/doc/lockrun/copyright")).unwrap();
-    let license = read("LICENSE-MIT");
-    assert!(copyright.contains(license.trim()), "{copyright}");
+    sandbox.command("dpkg-deb", &["-x", &package, "root"]).run().assert_code(0);
+    assert_installed(&sandbox, ".1.gz");
+    assert_same_file(&sandbox, "usr/share/zsh/vendor-completions/_lockrun", "completions/_lockrun");
+    assert_same_file(&sandbox, "usr/share/doc/lockrun/copyright", "packaging/debian/copyright");
+
+    if !may_act_as_root("dpkg --root") {
+        return;
+    }
+    let root = empty_root(&sandbox);
+    for directory in ["info", "updates"] {
+        sandbox.make_dir(&format!("work/root/var/lib/dpkg/{directory}"), 0o755);
+    }
+    sandbox.write("work/root/var/lib/dpkg/status", "");
+    let options = [format!("--root={}", root.display()), "--log=/dev/null".to_owned()];
+    let dpkg = |action: &str, what: &str| {
+        let words = [&options[..], &[action.to_owned(), what.to_owned()]].concat();
+        sandbox.command("dpkg", &words).run().assert_code(0);
+    };
+    dpkg("--install", &package);
+    assert_installed(&sandbox, ".1.gz");
+    dpkg("--purge", "lockrun");
+    assert_removed(&root);
 }
 
 #[test]
 fn an_rpm_package_installs_and_runs() {
     let sandbox = Sandbox::new();
-    let package = package(&sandbox, "rpm");
-    let package = package.to_str().unwrap();
+    let package = package(&sandbox, "rpm", "rpm");
+    let asked = |what: &str| sandbox.command("rpm", &["-qp", what, &package]).run().assert_code(0).stdout.clone();
+    assert_eq!(asked("--provides").lines().next(), Some(&*format!("lockrun = {VERSION}-1")));
+    // What rpm itself must be able to read is all that it needs.
+    let needed = asked("--requires");
+    assert!(needed.lines().all(|line| line.starts_with("rpmlib(")), "{needed}");
     // rpm2cpio fails where the package does not say how large its archive is.
     let unpack = "mkdir root && rpm2cpio \"$0\" | (cd root && cpio -idm --quiet)";
-    sandbox.command("sh", &["-c", unpack, package]).run().assert_code(0).assert_silent();
+    sandbox.command("sh", &["-c", unpack, &package]).run().assert_code(0).assert_silent();
     assert_installed(&sandbox, ".1");
     assert_same_file(&sandbox, "usr/share/zsh/site-functions/_lockrun", "completions/_lockrun");
     for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
         assert_same_file(&sandbox, &format!("usr/share/licenses/lockrun/{license}"), license);
     }
-    let asked = |what: &str| sandbox.command("rpm", &["-qp", what, package]).run().assert_code(0).stdout.clone();
-    let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(asked("--provides").lines().next(), Some(&*format!("lockrun = {version}-1")));
-    // What rpm itself must be able to read is all that it needs.
-    let needed = asked("--requires");
-    assert!(needed.lines().all(|line| line.starts_with("rpmlib(")), "{needed}");
+
+    if !may_act_as_root("rpm --root") {
+        return;
+    }
+    let root = empty_root(&sandbox);
+    let rpm = |words: &[&str]| {
+        let words = [&["--root", root.to_str().unwrap()], words].concat();
+        sandbox.command("rpm", &words).run().assert_code(0);
+    };
+    rpm(&["--initdb"]);
+    rpm(&["--install", &package]);
+    assert_installed(&sandbox, ".1");
+    rpm(&["--verify", "lockrun"]);
+    rpm(&["--erase", "lockrun"]);
+    assert_removed(&root);
 }
 
-/// What `make` makes of the program under test: as the release build, it is
-/// linked statically.
-fn package(sandbox: &Sandbox, kind: &str) -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_lockrun"));
-    // TARGET/PROFILE/lockrun
-    let target = built.parent().and_then(Path::parent).and_then(Path::file_name).unwrap().to_str().unwrap();
-    let release = sandbox.make_dir(&format!("target/{target}/release"), 0o755);
-    // Without what a debugger wants to know: the release build has none of it.
-    let strip = ["-o".into(), release.join("lockrun").into_os_string(), built.into()];
-    sandbox.command("strip", &strip).run().assert_code(0);
-    let variable = |name: &str, directory: &str| format!("{name}={}", sandbox.path(directory).display());
-    let variables = [variable("CARGO_TARGET_DIR", "target"), variable("PACKAGES", "packages")];
-    let args = ["-C", env!("CARGO_MANIFEST_DIR"), "-o", "build", kind].map(str::to_owned);
-    let mut make = sandbox.command("make", &[&args[..], &variables].concat());
-    // cargo, and what it keeps.
-    for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
-        if let Some(value) = std::env::var_os(name) {
-            make = make.env(name, value);
-        }
+#[test]
+fn pip_installs_the_wheel_and_removes_it() {
+    let sandbox = Sandbox::new();
+    let wheel = package(&sandbox, "wheel", "whl");
+    sandbox.command("python3", &["-m", "venv", "environment"]).run().assert_code(0);
+    let pip = |words: &[&str]| {
+        let pip = sandbox.path("work/environment/bin/pip");
+        sandbox.command(pip, &[&["--disable-pip-version-check"], words].concat()).run().assert_code(0).stdout.clone()
+    };
+    // So it fails where the name of the wheel is not for this machine.
+    pip(&["install", "--no-index", &wheel]);
+    let shown = pip(&["show", "lockrun"]);
+    for line in [format!("Version: {VERSION}"), format!("Summary: {}", env!("CARGO_PKG_DESCRIPTION"))] {
+        assert!(shown.lines().any(|found| found == line), "{line:?} in {shown}");
     }
-    make.run().assert_code(0);
-    let mut made = fs::read_dir(sandbox.path("packages")).unwrap().map(|entry| entry.unwrap().path());
-    let package = made.next().unwrap();
-    assert_eq!((package.extension().unwrap().to_str(), made.next()), (Some(kind), None));
-    package
+    let program = sandbox.path("work/environment/bin/lockrun");
+    sandbox.command(&program, &["-l", "calc", "--", "echo", "it runs"]).run().assert_code(0).assert_stdout("it runs\n");
+    pip(&["uninstall", "--yes", "lockrun"]);
+    assert!(!program.exists());
+}
+
+/// Its tags promise every libc, which only a static program keeps.
+#[test]
+fn a_wheel_is_not_made_of_a_dynamic_program() {
+    let sandbox = Sandbox::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/wheel");
+    for (program, complaint) in [("/bin/true", "is linked dynamically"), ("/dev/null", "is not a 64-bit")] {
+        sandbox.command(&script, &[program, "wheels"]).run().assert_code(1).assert_stderr_has(&[complaint]);
+    }
+    assert!(!sandbox.path("work/wheels").exists());
+}
+
+#[test]
+fn a_tarball_to_unpack_in_usr_local() {
+    let sandbox = Sandbox::new();
+    let made = packages(&sandbox, &["dist"]);
+    let [sums, tarball] = &made[..] else { panic!("{made:?}") };
+    assert_eq!(sums.file_name().unwrap(), "SHA256SUMS");
+    let check = sandbox.command("sha256sum", &["--check", "--strict", "--quiet", "SHA256SUMS"]);
+    check.current_dir(&sandbox.path("packages")).run().assert_code(0);
+
+    // A group's own directory, as Debian's /usr/local is, stays that.
+    let bin = sandbox.make_dir("work/root/usr/bin", 0o2775);
+    let unpack = ["-C", "root/usr", "--strip-components=1", "-xzf", tarball.to_str().unwrap()];
+    sandbox.command("tar", &unpack).umask(0o022).run().assert_code(0).assert_silent();
+    assert_eq!(fs::metadata(bin).unwrap().permissions().mode() & 0o7777, 0o2775);
+    assert_installed(&sandbox, ".1");
+    assert_same_file(&sandbox, "usr/share/zsh/site-functions/_lockrun", "completions/_lockrun");
+    for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        assert_same_file(&sandbox, &format!("usr/share/doc/lockrun/{license}"), license);
+    }
+}
+
+#[test]
+fn packing_it_again_gives_the_same_bytes() {
+    let pack = || {
+        let sandbox = Sandbox::new();
+        packages(&sandbox, &["wheel", "dist"]);
+        fs::read_to_string(sandbox.path("packages/SHA256SUMS")).unwrap()
+    };
+    let sums = pack();
+    assert_eq!(sums.lines().count(), 2, "{sums}");
+    assert_eq!(sums, pack());
+}
+
+#[test]
+fn the_changelogs_are_of_this_version() {
+    let debian = read("packaging/debian/changelog");
+    assert!(debian.starts_with(&format!("lockrun ({VERSION}-1) ")), "{debian}");
+    let changelog = read("CHANGELOG.md");
+    let newest = changelog.lines().find(|line| line.starts_with("## ")).unwrap();
+    assert!(newest == "## [Unreleased]" || newest.starts_with(&format!("## [{VERSION}]")), "{newest}");
+}
+
+/// What `make TARGET` makes: one file with this ending.
+#[track_caller]
+fn package(sandbox: &Sandbox, target: &str, ending: &str) -> String {
+    let made = packages(sandbox, &[target]);
+    let [package] = &made[..] else { panic!("{made:?}") };
+    assert_eq!(package.extension().unwrap(), ending);
+    package.to_str().unwrap().to_owned()
+}
+
+/// `work/root`, without what was unpacked there.
+fn empty_root(sandbox: &Sandbox) -> PathBuf {
+    fs::remove_dir_all(sandbox.path("work/root")).unwrap();
+    sandbox.make_dir("work/root", 0o755)
+}
+
+#[track_caller]
+fn assert_removed(root: &Path) {
+    assert_eq!(files_below(&root.join("usr")), Vec::<PathBuf>::new());
+}
+
+/// Everything but the directories.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 /// The package is unpacked in `work/root`, and its pages end so.

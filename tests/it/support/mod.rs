@@ -11,6 +11,7 @@
 //! - [`eventually`], [`is_held`]: waiting for, and looking at, the real state.
 //! - [`Sandbox::acquire`], [`holder_of`], [`altered`]: tokens, who is behind them, forged ones.
 //! - [`Example`]: what README.md and the manual show.
+//! - [`packages`]: what `make deb` and its like make of the program under test.
 //! - [`Etcd`], [`Cluster`]: a server of its own, three of them on a network of their own.
 //! - [`Place`]: where a lock is, for what holds for every engine.
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
@@ -25,6 +26,7 @@ mod form;
 mod invocation;
 mod observe;
 mod outcome;
+mod packages;
 #[cfg(feature = "etcd")]
 mod place;
 mod privilege;
@@ -47,6 +49,7 @@ pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
+pub use packages::packages;
 #[cfg(feature = "etcd")]
 pub use place::Place;
 pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
