@@ -188,6 +188,8 @@ mod completion;
 mod documentation;
 /// The examples do what their texts say.
 mod examples;
+/// action.yml: lockrun in a workflow of GitHub.
+mod github_action;
 /// `make install`, `make uninstall`.
 mod installation;
 /// `make deb`, `make rpm`, `make wheel`, `make dist`.

@@ -28,8 +28,7 @@ pub fn packages(sandbox: &Sandbox, targets: &[&str]) -> Vec<PathBuf> {
         }
     }
     make.run().assert_code(0);
-    let mut made: Vec<_> =
-        fs::read_dir(sandbox.path("packages")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut made: Vec<_> = fs::read_dir(sandbox.path("packages")).unwrap().map(|entry| entry.unwrap().path()).collect();
     made.sort();
     made
 }
