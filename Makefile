@@ -45,6 +45,7 @@ help:
 	@echo 'test     the tests'
 	@echo 'quick    the tests that need a minute'
 	@echo 'check    format, lints, tests, manual, shell scripts'
+	@echo 'fuzz     CASES=$(CASES) changed texts for each reader of what others wrote'
 	@echo 'linking  build with every linker that is installed, and try each'
 	@echo 'docs     write man/ and completions/ anew from the command line'
 	@echo 'pictures draw the pictures in docs/ anew, from a real run'
@@ -140,6 +141,12 @@ docs:
 pictures: build
 	docs/pictures '$(CARGO_TARGET_DIR)/$(TARGET)/release/lockrun' docs
 
+# Texts that others may have left, changed at random: CASES of each kind. What fails is
+# kept in proptest-regressions/ and tried first from then on.
+CASES = 300000
+fuzz:
+	PROPTEST_CASES=$(CASES) $(CARGO) test --locked --lib hostile
+
 bench:
 	$(CARGO) bench --locked
 
@@ -190,4 +197,4 @@ as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # 'make setup check' does one after the other, whatever MAKEFLAGS says.
 .NOTPARALLEL:
-.PHONY: all help build install install-flock uninstall tarball dist wheel deb rpm test quick check linking docs pictures bench clean tools packagers setup
+.PHONY: all help build install install-flock uninstall tarball dist wheel deb rpm test quick fuzz check linking docs pictures bench clean tools packagers setup

@@ -64,6 +64,7 @@ fn reorders(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {
@@ -89,5 +90,14 @@ mod tests {
         let printed = printable_json(&json);
         assert_eq!(printed, r#""a\u202eb\u009b\u007f\n\"\\ü""#);
         assert_eq!(serde_json::from_str::<String>(&printed).unwrap(), text);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_text_is_printed_without_control(text in crate::hostile::text(include_str!("../tests/corpus/records"))) {
+            let obeyed = |text: &str| text.chars().any(|c| c.is_control() || reorders(c));
+            prop_assert!(!obeyed(&printable(&text)));
+            prop_assert!(!obeyed(&printable_json(&String::from_utf8_lossy(&text))));
+        }
     }
 }

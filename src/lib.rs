@@ -25,6 +25,8 @@ mod command;
 pub mod duration;
 mod escape;
 mod exit;
+#[cfg(test)]
+mod hostile;
 mod keeper;
 pub mod lock;
 mod message;

@@ -90,11 +90,12 @@ pub fn path_stem(device: u64, inode: u64) -> String {
     format!("{MARK}{device:x}-{inode:x}")
 }
 
-/// The device and inode in a stem of [`path_stem`].
+/// The device and inode in a stem; `None`: [`path_stem`] did not make it.
 pub fn of_path_stem(stem: &str) -> Option<(u64, u64)> {
     let (device, inode) = stem.strip_prefix(MARK)?.split_once('-')?;
     let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
-    Some((number(device)?, number(inode)?))
+    let (device, inode) = (number(device)?, number(inode)?);
+    (path_stem(device, inode) == stem).then_some((device, inode))
 }
 
 /// Quotes one word for a POSIX shell. This must not change either: default lock names

@@ -124,6 +124,7 @@ impl fmt::Debug for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn token() -> Token {
         Token {
@@ -171,5 +172,23 @@ mod tests {
     fn the_secret_is_not_printed() {
         let token = token();
         assert!(!format!("{token:?}").contains(&token.secret));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_tokens_are_refused_or_come_back(
+            json in crate::hostile::text(include_str!("../tests/corpus/tokens")),
+        ) {
+            // With a sum that fits, as only somebody who means it would make it.
+            let mut bytes = json;
+            let check = Sha256::digest(&bytes);
+            bytes.extend_from_slice(&check[..CHECK]);
+            let word = PREFIX.to_owned() + &BASE64URL_NOPAD.encode(&bytes);
+            if let Some(token) = Token::parse(word.as_bytes()) {
+                prop_assert!(Token::parse(token.to_word().as_bytes()) == Some(token));
+                prop_assert!(!hide(&word).contains(&word[PREFIX.len()..]));
+            }
+            prop_assert!(Token::parse(&bytes).is_none());
+        }
     }
 }

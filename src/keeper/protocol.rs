@@ -184,3 +184,26 @@ fn wake(stream: &UnixStream, keeper: Option<Pid>) {
 fn ended(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hostile_words_to_and_from_a_keeper_are_understood_or_refused(
+            text in crate::hostile::text(include_str!("../../tests/corpus/keeper")),
+        ) {
+            if let Ok(request) = serde_json::from_slice::<Request>(&text) {
+                let again = serde_json::to_vec(&request).unwrap();
+                let again = serde_json::from_slice::<Request>(&again).unwrap();
+                prop_assert_eq!(format!("{:?}", again.ask), format!("{:?}", request.ask));
+            }
+            if let Ok(reply) = serde_json::from_slice::<Reply>(&text) {
+                prop_assert!(serde_json::to_vec(&reply).is_ok());
+            }
+        }
+    }
+}

@@ -281,6 +281,7 @@ pub fn timestamp(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn claim(command: Vec<u8>) -> Claim {
         Claim { user: "ann".into(), host: "box".into(), command, expires: None, ..Claim::default() }
@@ -332,5 +333,33 @@ mod tests {
         let previous = Some((clock, "released".into()));
         let record = parsed(clock + 99 * year, previous.clone()).record().unwrap();
         assert_eq!((record.fence, record.previous), (clock + 99 * year, previous));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_records_are_read_as_what_a_clock_can_have_made(
+            text in crate::hostile::text(include_str!("../../tests/corpus/records")),
+        ) {
+            let now = SystemTime::now();
+            let mut padded = text.clone();
+            padded.resize(SIZE, b' ');
+            let read = parse(&text);
+            let next = Record::new(&claim(b"x".to_vec()), b"calc", 7, 42, now);
+            let mut prepared = PreparedRecord::new(&next, &claim(b"x".to_vec()), now).unwrap();
+            if let Some((fence, text)) = prepared.fill(&padded, now) {
+                prop_assert!(is_fence(fence));
+                prop_assert_eq!(parse(text).record().map(|record| record.fence), Some(fence));
+                if let Text::Record(before) = parse(&padded) {
+                    prop_assert!(before.fence < fence, "{} < {}", before.fence, fence);
+                }
+            }
+            if let Text::Record(record) = read {
+                prop_assert!(is_fence(record.fence));
+                let _ = record.age(now);
+                let again = record.to_text();
+                prop_assert_eq!(again.len(), SIZE);
+                prop_assert_eq!(parse(&again).record().map(|again| again.fence), Some(record.fence));
+            }
+        }
     }
 }

@@ -371,6 +371,7 @@ fn parse(line: &str) -> Option<KernelLock> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn holders_are_distinguished_from_waiters() {
@@ -386,5 +387,23 @@ mod tests {
         assert_eq!(parse("1: POSIX  ADVISORY  WRITE 42 fe:00:99 0 EOF"), None);
         assert_eq!(parse("1: FLOCK  ADVISORY  WRITE 42 <none>:0 0 EOF"), None);
         assert_eq!(parse(""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_lines_of_proc_show_locks_or_nothing(
+            text in crate::hostile::text(include_str!("../../../tests/corpus/locks")),
+        ) {
+            use crate::lock::MAX_SLOTS;
+            use crate::lock::file::lanes::{HELD_SLOTS, Ticket, fence_of_token_byte, is_replacer_before};
+            use crate::lock::file::slots::held_by;
+
+            if let Some(KernelLock::Bytes { first, last, .. }) = parse(&String::from_utf8_lossy(&text)) {
+                let slot = held_by(first, last);
+                prop_assert!(slot.is_none_or(|slot| slot < MAX_SLOTS && HELD_SLOTS + i64::from(slot) == first));
+                let _ = fence_of_token_byte(first);
+                let _ = is_replacer_before(&[first, last], Ticket(1));
+            }
+        }
     }
 }

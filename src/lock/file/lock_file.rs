@@ -53,6 +53,7 @@ impl LockFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn file_names_are_read_back_and_others_are_not_ours() {
@@ -62,6 +63,19 @@ mod tests {
         }
         for name in ["calc", "calc.gate", "a b.lock", ".lock", "calc.lock.old", ".floor"] {
             assert_eq!(LockFile::parse(name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_file_names_are_not_ours_or_come_back(
+            name in crate::hostile::text(include_str!("../../../tests/corpus/file-names")),
+        ) {
+            let name = String::from_utf8_lossy(&name);
+            if let Some(file) = LockFile::parse(&name) {
+                prop_assert_eq!(file.file_name(), name);
+                prop_assert!(file.name().is_none_or(|name| LockFile::of_name(&name) == file));
+            }
         }
     }
 }

@@ -315,6 +315,7 @@ fn kept_by(holder: i32, user: u32, lock: Lock<'_>, owner: Option<i32>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn markers_are_read_back() {
@@ -333,5 +334,17 @@ mod tests {
         assert!(Strength::Shared.covers(Mode::Shared) && !Strength::Shared.covers(Mode::Exclusive));
         assert!(Strength::Slot(1).covers(slot(Some(1))) && !Strength::Slot(1).covers(slot(Some(2))));
         assert!(!Strength::Slot(1).covers(Mode::Exclusive));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_markers_are_ignored_or_come_back(
+            word in crate::hostile::text("fe00:9c0712:1795627751485624:x\nfe00:63:7:s\n1:2:3:1023"),
+        ) {
+            if let Ok(marker) = String::from_utf8_lossy(&word).parse::<Marker>() {
+                prop_assert_eq!(marker.to_string().parse(), Ok(marker));
+                let _ = judge(&[marker], Mode::Shared, true);
+            }
+        }
     }
 }

@@ -189,7 +189,7 @@ fn wait_for_winner(
 
 /// The slot that a lock on these bytes stands for.
 pub fn held_by(first: i64, last: i64) -> Option<u32> {
-    (first == last).then_some(first - HELD_SLOTS)?.try_into().ok().filter(|slot| *slot < MAX_SLOTS)
+    u32::try_from(first.checked_sub(HELD_SLOTS).filter(|_| first == last)?).ok().filter(|slot| *slot < MAX_SLOTS)
 }
 
 /// Whether this descriptor of a lockrun has the lock only to wait for slots: shared,

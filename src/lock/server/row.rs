@@ -328,4 +328,21 @@ mod tests {
         }
         assert_eq!(Note::parse(b""), None);
     }
+
+    proptest! {
+        #[test]
+        fn hostile_notes_are_unreadable_or_come_back(
+            text in crate::hostile::text(include_str!("../../../tests/corpus/rows")),
+        ) {
+            if let Some(note) = Note::parse(&text) {
+                let again = Note::parse(&note.to_bytes());
+                // Fractions do not keep all their digits.
+                let essence = |note: &Note| {
+                    let contender = Contender::from(&note.mode);
+                    (contender, note.format, note.pid, note.owner, note.token, note.user.clone(), note.command.clone())
+                };
+                prop_assert_eq!(again.as_ref().map(essence), Some(essence(&note)));
+            }
+        }
+    }
 }

@@ -213,7 +213,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             ttl: self.ttl(),
             until: self.until,
             rows: self.rows.iter().map(|(lock, row)| (self.request.locks[*lock].clone(), row.clone())).collect(),
-            kept_until: self.request.at_least.map(|at_least| suspend_aware_now() + at_least),
+            kept_until: self.request.at_least.map(|at_least| suspend_aware_now().saturating_add(at_least)),
             attempt: self.attempt,
             has_waited: self.has_waited,
         };

@@ -232,3 +232,30 @@ fn base64<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
     let text = String::deserialize(input)?;
     BASE64.decode(text.as_bytes()).map_err(D::Error::custom)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hostile_answers_are_read_or_refused(
+            text in crate::hostile::text(include_str!("../../../../tests/corpus/etcd")),
+        ) {
+            if let Ok(txn) = serde_json::from_slice::<Txn>(&text) {
+                let _ = (txn.revision(), txn.term(), txn.ranges().count());
+            }
+            let _ = serde_json::from_slice::<Range>(&text).map(|range| range.revision());
+            let _ = serde_json::from_slice::<Renewal>(&text).map(|renewal| (renewal.ttl(), renewal.term()));
+            let _ = serde_json::from_slice::<Granted>(&text);
+            let _ = serde_json::from_slice::<Status>(&text);
+            let _ = serde_json::from_slice::<Login>(&text);
+            let _ = serde_json::from_slice::<Watched>(&text).map(Watched::problem);
+            if let Ok(problem) = serde_json::from_slice::<Problem>(&text) {
+                let _ = (problem.code(), problem.text());
+            }
+        }
+    }
+}

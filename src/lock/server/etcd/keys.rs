@@ -184,7 +184,9 @@ pub fn parse(value: &[u8]) -> Option<(Note, Option<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::server::queue::decide;
     use crate::lock::server::row::NotedMode;
+    use proptest::prelude::*;
 
     fn keys() -> LockKeys {
         Prefix::new("jobs").lock(&LockName::new(b"a b"))
@@ -268,5 +270,29 @@ mod tests {
         assert_eq!(rows.iter().map(|row| row.contender.state).collect::<Vec<_>>(), [HAS, WAITS, HAS, HAS]);
         assert_eq!(rows[0].key, "jobs/a%20b/694d8e1");
         assert_eq!((rows[0].order, rows[0].version, rows[0].lease), (5, 6, 7));
+    }
+
+    proptest! {
+        /// And the newest one finds out what it has to do.
+        #[test]
+        fn hostile_rows_are_all_shown(
+            values in prop::collection::vec(
+                (0..3_usize, any::<i64>(), crate::hostile::text(include_str!("../../../../tests/corpus/rows"))), 0..5
+            ),
+            key in crate::hostile::text("e0123456789abcdef0123456789abcdef\ns0123456789abcdef0123456789abcdef\nother"),
+        ) {
+            let mut all: Vec<_> = values.iter().enumerate().map(|(number, (class, made, value))| {
+                let class = [EXCLUSIVE, SHARED, SLOT][*class];
+                found(&format!("{class}{number:032x}"), *made, value)
+            }).collect();
+            let foreign = KeyValue { key: [b"jobs/a%20b/", &key[..]].concat(), create_revision: 5, ..KeyValue::default() };
+            all.push(foreign);
+            let rows = self::keys().rows(all);
+            prop_assert_eq!(rows.len(), values.len() + 1);
+            let contenders: Vec<_> = rows.iter().map(|row| row.contender).collect();
+            for row in &contenders {
+                let _ = decide(&contenders, row.id);
+            }
+        }
     }
 }

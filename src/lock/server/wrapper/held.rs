@@ -146,7 +146,7 @@ impl ServerHeld {
                     CallKind::Replace => LossKind::Replaced,
                 };
                 let lost = Lost { kind, ..self.lost(None, how(&call)) };
-                return Some(Loss { lost, kill_at: kill_after.map(|after| suspend_aware_now() + after) });
+                return Some(Loss { lost, kill_at: kill_after.map(|after| suspend_aware_now().saturating_add(after)) });
             }
             News::Lost { lock } => {
                 self.is_certain = true;
