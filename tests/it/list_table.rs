@@ -92,7 +92,13 @@ fn it_fits_the_terminal() {
 #[test]
 fn a_terminal_that_does_not_say_its_width_has_80_columns() {
     let (sandbox, _holders) = busy_sandbox();
-    assert_eq!(on_terminal(&sandbox, 0, &[("NO_COLOR", "1")])[0], on_terminal(&sandbox, 80, &[("NO_COLOR", "1")])[0]);
+    let [unknown, narrow] = [0, 80].map(|columns| on_terminal(&sandbox, columns, &[("NO_COLOR", "1")]));
+    // Ages get longer meanwhile, and widths with them.
+    let titles = |lines: &[String]| lines[0].split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(titles(&unknown), titles(&narrow));
+    assert!(unknown.iter().all(|line| line.chars().count() <= 80), "{unknown:#?}");
+    let unlimited = sandbox.lockrun(&["list"]).run();
+    assert!(unlimited.stdout.lines().any(|line| line.trim_end().chars().count() > 80), "{unlimited:?}");
 }
 
 #[test]
