@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::descriptor;
-use super::engine::AnyHeld;
+use super::engine::{self, AnyHeld};
 use super::request::LockRequest;
 use super::stdout;
 use crate::child::{self, GrantedChild, Waiter, WaitingChild, Watch};
@@ -45,9 +46,27 @@ const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTE
 
 /// Takes the lock and prints its token.
 pub fn acquire(mut options: cli::Acquire) -> Result<Exit> {
-    match descriptor::number(options.fd, &mut options.lock.file) {
-        Some(number) => descriptor::acquire(options, number),
-        None => Acquisition::new(options)?.run(),
+    if let Some(number) = descriptor::number(options.fd, &mut options.lock.file) {
+        return descriptor::acquire(options, number);
+    }
+    let lock = &mut options.lock;
+    lock.dir = lock.dir.take().or_else(|| engine::directory_of_environment(lock.store.as_deref()));
+    lock.dir.iter_mut().chain(&mut lock.file).for_each(make_absolute);
+    Acquisition::new(options)?.run()
+}
+
+/// A relative path would make the keeper hold its caller's working directory, which then
+/// could not be unmounted. It stays where the absolute path leads elsewhere.
+fn make_absolute(path: &mut PathBuf) {
+    let place = |path: &Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    // The file may not exist yet.
+    let parent = |path: &Path| place(path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(".".as_ref()));
+    let end = |path: &Path| place(path).or_else(|| parent(path));
+    if let Ok(absolute) = std::path::absolute(&*path)
+        && end(path).is_some()
+        && end(&absolute) == end(path)
+    {
+        *path = absolute;
     }
 }
 

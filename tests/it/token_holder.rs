@@ -52,6 +52,21 @@ fn it_keeps_no_descriptor_of_the_caller() {
     }
 }
 
+/// Else its file system could not be unmounted.
+#[test]
+fn it_keeps_no_working_directory_where_paths_are_relative() {
+    let sandbox = Sandbox::new();
+    for words in ["--dir ../locks -l calc", "--dir ../locks --file ../home/new", "-l calc"] {
+        let script = format!("LOCKRUN_DIR=../locks lockrun acquire {words} --expires 1000");
+        let token = sandbox.sh(&script).run().assert_code(0).stdout.clone();
+        let locks = sandbox.list::<&str>(&[]);
+        let held = locks.iter().find(|lock| lock["state"] != "free").unwrap();
+        let found = descriptors(held["holders"][0]["pid"].as_i64().unwrap() as i32);
+        assert!(!found.contains(&sandbox.path("work")), "{words}: {found:?}");
+        sandbox.release(token.trim()).assert_code(0);
+    }
+}
+
 #[test]
 fn it_leaves_the_callers_directory_and_session() {
     let (_sandbox, _token, pid) = holder();

@@ -21,6 +21,12 @@ pub fn given(dir: Option<PathBuf>) -> Option<PathBuf> {
     dir.or_else(|| std::env::var_os(DIR).map(PathBuf::from))
 }
 
+/// The directory of the environment, unless a server is asked for.
+pub fn of_environment(store: Option<&OsStr>) -> Option<PathBuf> {
+    let is_here = store.is_none() && std::env::var_os(STORE).is_none();
+    std::env::var_os(DIR).filter(|_| is_here).map(PathBuf::from)
+}
+
 /// The options that say where the locks are.
 #[derive(Default)]
 pub struct Location {

@@ -31,7 +31,7 @@ use crate::message;
 use crate::record::{Claim, Record};
 use crate::token::Token;
 
-pub use self::location::Location;
+pub use self::location::{Location, of_environment as directory_of_environment};
 /// Only lock files have a child that waits and becomes COMMAND
 /// (`command/wait_in_queue.rs`).
 pub use crate::lock::file::standing::DescriptorGrant;
