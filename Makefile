@@ -43,7 +43,7 @@ help:
 	@echo 'dist     a tarball to unpack in /usr/local, and SHA256SUMS, in $(PACKAGES)'
 	@echo 'deb, rpm, wheel  a package for apt, for dnf, for pip, in $(PACKAGES)'
 	@echo 'test     the tests'
-	@echo 'quick    the tests that need a minute'
+	@echo 'quick    the tests without the slowest modules'
 	@echo 'check    format, lints, tests, manual, shell scripts'
 	@echo 'fuzz     CASES=$(CASES) changed texts for each reader of what others wrote'
 	@echo 'linking  build with every linker that is installed, and try each'
@@ -190,7 +190,7 @@ endif
 	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
 	@$(MAKE) packagers
 
-SLOW = asleep:: campaign etcd_ every_engine examples:: kill_points:: messages::a_wait_of_a_minute one_memory:: \
+SLOW = asleep:: campaign errno_sweep:: etcd_ every_engine examples:: kill_points:: messages::a_wait_of_a_minute one_memory:: \
 	packages:: pictures:: server_tree:: storm:: system_call token_hand_over:: undisturbed:: witness::
 PACKAGERS = cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)

@@ -92,3 +92,23 @@ fn number_in(file: &File) -> Result<Option<u64>> {
     let number = std::str::from_utf8(digits)?.parse().ok();
     Ok(number.filter(|number| record::is_fence(*number)))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hostile_floors_are_foreign_or_what_a_clock_can_have_made(
+            text in crate::hostile::text("1795627719775087\n0000000000000042"),
+        ) {
+            let file = File::from(memfd_create("floor", MemfdFlags::CLOEXEC).unwrap());
+            file.write_all_at(&text, 0).unwrap();
+            let number = number_in(&file).ok().flatten();
+            prop_assert!(number.is_none_or(record::is_fence), "{:?}", number);
+        }
+    }
+}
