@@ -88,21 +88,25 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d '
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l fd -d 'Check the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l held -d 'Only locks that are held'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l json -d 'Print JSON, with every holder'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s t -l timeout -d 'Longest wait [default: forever]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f

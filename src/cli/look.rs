@@ -15,6 +15,10 @@ pub struct Selection {
     #[arg(value_name = "LOCK")]
     pub lock: Vec<OsString>,
 
+    /// The same, also for a name that begins with '-'
+    #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Vec<OsString>,
+
     /// The lock on this file or directory
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub file: Vec<PathBuf>,

@@ -29,6 +29,8 @@ pub fn parse(words: Vec<OsString>) -> Result<Command> {
 }
 
 fn parse_by_clap(words: &[OsString]) -> Result<Command, UsageError> {
+    let sorted = command_first(words);
+    let words = sorted.as_deref().unwrap_or(words);
     let Some((first, others)) = words.split_first() else { return main_job(words) };
     match first.to_str() {
         Some("run") => main_job(others),
@@ -36,11 +38,29 @@ fn parse_by_clap(words: &[OsString]) -> Result<Command, UsageError> {
         Some("version") if others.is_empty() => Ok(Command::Help(Run::command().render_version())),
         Some("version") => Err(UsageError::form("'version' stands alone", "lockrun version", "")),
         Some(name) => match subcommand(name, others) {
+            Some(Ok(Command::Acquire(options))) => Ok(Command::Acquire(Box::new(options.with_words_as_names()?))),
             Some(parsed) => parsed.or_else(|error| text_or(&error, || wrong_subcommand(name, &error, words))),
             None => main_job(words),
         },
         None => main_job(words),
     }
+}
+
+/// `lockrun --dir DIR list` as `lockrun list --dir DIR`: where the locks are may stand
+/// before the subcommand, too.
+fn command_first(words: &[OsString]) -> Option<Vec<OsString>> {
+    let mut place = 0;
+    loop {
+        let word = words.get(place)?.to_str()?;
+        place += match word {
+            "--dir" | "-d" | "--store" => 2,
+            _ if word.starts_with("--dir=") || word.starts_with("--store=") => 1,
+            _ if place > 0 && tree().find_subcommand(word).is_some() => break,
+            _ => return None,
+        };
+    }
+    let (options, command) = words.split_at(place);
+    Some([&command[..1], options, &command[1..]].concat())
 }
 
 /// `None`: there is no such subcommand.

@@ -85,7 +85,8 @@ pub struct Run {
 
     /// Append one line of JSON about the run to FILE
     ///
-    /// Name, command, times, seconds waited and held, exit code, fence.
+    /// Lock, command, process, user, times, seconds waited and held, exit code and
+    /// result. '-' is stderr.
     #[arg(long, value_name = "FILE", help_heading = "Run options")]
     pub report: Option<PathBuf>,
 

@@ -2,13 +2,16 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Parser;
 
 use super::number;
 use super::run::Lock;
+use super::usage_error::UsageError;
 use crate::duration::{self, Limit};
+use crate::token::Token;
 
 /// Take a lock for a token, or on a descriptor.
 ///
@@ -24,6 +27,10 @@ use crate::duration::{self, Limit};
     args_override_self = true,
 )]
 pub struct Acquire {
+    /// The lock's name, as with --name
+    #[arg(value_name = "LOCK")]
+    pub words: Vec<OsString>,
+
     /// Which lock, and how to get it.
     #[command(flatten)]
     pub lock: Lock,
@@ -49,6 +56,18 @@ pub struct Acquire {
     #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true,
         help_heading = "Token options")]
     pub expires: Option<Limit>,
+}
+
+impl Acquire {
+    /// A lock's name as a word is the same as with `--name`. A token there is a slip of
+    /// somebody who means release: as a name it would be shown to all.
+    pub(super) fn with_words_as_names(mut self) -> Result<Self, UsageError> {
+        if self.words.iter().any(|word| Token::parse(word.as_bytes()).is_some()) {
+            return Err(UsageError::form("a token is not a lock's name", "lockrun release TOKEN", "release"));
+        }
+        self.lock.name.append(&mut self.words);
+        Ok(self)
+    }
 }
 
 /// Release the locks of tokens, or of a descriptor.

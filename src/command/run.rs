@@ -87,10 +87,9 @@ impl Job {
         let mut request = LockRequest::new(options.lock, quoted, mask)?;
         let expires = options.expires.and_then(duration::Limit::finite);
         let command = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>().join(&b' ');
-        let names = || request.names.join(&b'\n');
         let kill_after = options.kill_after.unwrap_or(KILL_AFTER);
-        let report = report.map(|report| report.about(&names(), &command));
         let claim = request.claim(command, expires);
+        let report = report.map(|report| report.about(&request.names, &request.engine.locations(), &claim));
         request.engine.set_details(&request.name, &claim, kill_after, options.at_least, options.exec)?;
         Ok(Self {
             report,
@@ -125,6 +124,9 @@ impl Job {
                     OnServer::Not(not) => not,
                 },
             };
+            if let Some(report) = &self.report {
+                report.not_granted(&not_granted);
+            }
             if let Some(exit) = self.request.not_granted(not_granted) {
                 return Ok(exit);
             }

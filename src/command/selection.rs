@@ -20,14 +20,15 @@ pub struct SelectedLocks {
 impl SelectedLocks {
     /// Understands the arguments.
     pub fn new(which: cli::Selection) -> Result<Self> {
-        if which.lock.iter().any(|name| name.is_empty()) {
+        let names: Vec<_> = which.lock.into_iter().chain(which.name).collect();
+        if names.iter().any(|name| name.is_empty()) {
             bail!("the lock's name is empty");
         }
         if which.file.iter().any(|path| path.as_os_str().is_empty()) {
             bail!("the path of --file is empty: name a file or directory");
         }
         let location = Location { dir: which.dir, store: which.store, has_files: !which.file.is_empty() };
-        let named = which.lock.into_iter().map(|name| Target::Name(name.into_vec()));
+        let named = names.into_iter().map(|name| Target::Name(name.into_vec()));
         let targets = named.chain(which.file.into_iter().map(UserPath::new).map(Target::Path)).collect();
         Ok(Self { store: AnyStore::choose(location)?, targets })
     }

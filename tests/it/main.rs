@@ -119,6 +119,8 @@ mod witness;
 
 /// `break`.
 mod break_lock;
+/// What is printed for programs follows docs/schema.
+mod json_schemas;
 /// How the last run of a free lock ended.
 mod last_run;
 /// `list --json`: every kind of holder.

@@ -18,6 +18,10 @@ fn a_run_is_described() {
     assert_eq!((&line["name"], &line["code"]), (&"calc".into(), &3.into()));
     assert_eq!(line["command"], "/bin/sh -c echo $LOCKRUN_FENCE; exit 3");
     assert_eq!(line["fence"].to_string(), run.stdout.trim());
+    assert_eq!((&line["result"], &line["path"]), (&"failed".into(), &sandbox.lock_file("calc").to_str().into()));
+    assert_eq!(line["directory"].as_str(), sandbox.path("work").to_str());
+    assert!(line["pid"].as_u64().is_some_and(|pid| pid > 0) && line["host"].is_string(), "{line}");
+    assert!(!line["user"].as_str().unwrap().is_empty(), "{line}");
     let time = |field: &str| humantime::parse_rfc3339(line[field].as_str().unwrap()).unwrap();
     assert!(time("started") <= time("granted") && time("granted") <= time("ended"), "{line}");
     assert!(line["waited"].as_f64().unwrap() < 60.0 && line["held"].as_f64().unwrap() < 60.0, "{line}");
@@ -97,4 +101,31 @@ fn it_is_refused_with_exec() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.lockrun(&["--exec", "--report", "report", "-l", "calc", "--", "true"]).run();
     outcome.assert_usage_error(&["--report"]);
+}
+
+#[test]
+fn the_result_is_said_in_a_word_also_where_the_code_was_chosen() {
+    let sandbox = Sandbox::new();
+    let run = |words: &[&str]| {
+        sandbox.lockrun(&[&["-l", "calc", "--report", "report"], words].concat()).run();
+        lines(&sandbox).pop().unwrap()["result"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run(&["--", "true"]), "succeeded");
+    assert_eq!(run(&["--", "sh", "-c", "kill -KILL $$"]), "killed");
+    assert_eq!(run(&["--", "no-such-command"]), "not found");
+    assert_eq!(run(&["--expires", "0.05", "--", "sleep", "1000"]), "lost");
+    let _holder = sandbox.hold(&["-l", "calc"]);
+    assert_eq!(run(&["-n", "--", "true"]), "busy");
+    assert_eq!(run(&["-n", "-E", "0", "--", "true"]), "busy");
+    assert_eq!(run(&["-t", "0.05", "-E", "1", "--", "true"]), "timed out");
+    assert_eq!(run(&["--max-waiters", "0", "--", "true"]), "queue full");
+}
+
+#[test]
+fn a_dash_is_stderr() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.lockrun(&["-l", "calc", "--report", "-", "--", "true"]).run();
+    let line: Value = serde_json::from_str(&outcome.assert_code(0).assert_stdout("").stderr).unwrap();
+    assert_eq!(line["result"], "succeeded");
+    assert!(!sandbox.path("work/-").exists());
 }

@@ -1,6 +1,6 @@
 //! `lockrun status LOCK`: 0 if `--timeout 0` would get it now, 1 if not.
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, Terminal};
 
 #[track_caller]
 fn assert_status(sandbox: &Sandbox, words: &[&str], code: i32) {
@@ -66,4 +66,51 @@ fn an_unknown_state_is_125() {
         let outcome = sandbox.lockrun(&[&["status"], words].concat()).run();
         outcome.assert_usage_error(&["which lock?"]).assert_stdout("");
     }
+}
+
+#[test]
+fn on_a_terminal_it_says_what_it_knows() {
+    let sandbox = Sandbox::new();
+    let on_terminal = |name: &str, code: i32| {
+        let outcome = Terminal::start(sandbox.lockrun(&["status", name])).wait();
+        outcome.assert_code(code);
+        outcome.stdout.trim_end().to_owned()
+    };
+    assert_eq!(on_terminal("calc", 0), "calc: free");
+    sandbox.lockrun(&["-l", "calc", "-c", "exit 3"]).run().assert_code(3);
+    let text = on_terminal("calc", 0);
+    assert!(text.starts_with("calc: free; last run: exit 3 (/bin/sh), ") && text.ends_with(" ago"), "{text}");
+    let holder = sandbox.hold(&["-l", "calc"]);
+    let _waiter = sandbox.lockrun(&["-l", "calc", "--", "true"]).start().until_waiting();
+    let text = on_terminal("calc", 1);
+    assert!(text.starts_with(&format!("calc: held by pid {} (sh -c ", holder.pid())), "{text}");
+    assert!(text.ends_with("; 1 waiting"), "{text}");
+}
+
+/// LOCK as a word, `--name`, `--file`, and the directory before or after the command.
+#[test]
+fn a_lock_is_named_in_every_form() {
+    let sandbox = Sandbox::new();
+    let locks = sandbox.locks().display().to_string();
+    let file = sandbox.lock_file("calc").display().to_string();
+    let token = sandbox.lockrun(&["--dir", &locks, "acquire", "calc", "--expires", "1h"]).run();
+    let token = token.assert_code(0).assert_silent().stdout.trim().to_owned();
+    for (command, code) in [("status", 1), ("list", 0), ("wait", 124)] {
+        let forms: [&[&str]; 6] = [
+            &[command, "calc"],
+            &[command, "--name", "calc"],
+            &[command, "-l", "calc"],
+            &[command, "--file", &file],
+            &["--dir", &locks, command, "calc"],
+            &[&format!("--dir={locks}"), command, "--name", "calc"],
+        ];
+        for form in forms {
+            let words = if command == "wait" { [form, &["-t", "0"]].concat() } else { form.to_vec() };
+            let outcome = sandbox.lockrun(&words).run();
+            outcome.assert_code(code);
+            assert!(command != "list" || outcome.stdout.contains("calc"), "{form:?}: {outcome:?}");
+        }
+    }
+    sandbox.lockrun(&["break", "--name", "calc"]).run().assert_code(0).assert_silent();
+    sandbox.lockrun(&["check", &token]).run().assert_code(123);
 }

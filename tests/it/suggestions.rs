@@ -63,7 +63,6 @@ const MEANT: &str = r"
     lockrun -t abc -l c -- true        => lockrun -t DUR -l c -- true
     lockrun -E 256 -l c -- true        => lockrun -E N -l c -- true
     lockrun -q list                    => lockrun list
-    lockrun -d dir list                => lockrun list -d dir
     lockrun lits                       => lockrun list
     lockrun aquire -l calc             => lockrun acquire -l calc
     lockrun list --jsn                 => lockrun list --json

@@ -2,7 +2,7 @@
 //! a free lock ended.
 
 mod json;
-mod tables;
+pub mod tables;
 
 use std::io::IsTerminal;
 use std::time::SystemTime;

@@ -51,7 +51,8 @@ fn free(seen: &[&Seen], look: Look) -> String {
     table.render(look)
 }
 
-fn how(run: &LastRun) -> String {
+/// `exit 1`, a signal, or a word.
+pub fn how(run: &LastRun) -> String {
     match run.how {
         HowEnded::Code(code) => format!("exit {code}"),
         HowEnded::Signal(signal) => message::signal_name(signal),
@@ -59,7 +60,8 @@ fn how(run: &LastRun) -> String {
     }
 }
 
-fn ago(run: &LastRun, now: SystemTime) -> Option<String> {
+/// When it ended, if that is known.
+pub fn ago(run: &LastRun, now: SystemTime) -> Option<String> {
     let ended = humantime::parse_rfc3339(run.ended.as_ref()?).ok()?;
     Some(format!("{} ago", duration::display(now.duration_since(ended).unwrap_or_default())))
 }
