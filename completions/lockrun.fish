@@ -72,6 +72,7 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l slot -d 'Wit
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l max-waiters -d 'Fail at once if N are waiting; 0: never wait' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s E -l conflict-exit-code -d 'Exit code instead of 75, 121 and 124' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l fd -d 'Lock the caller\'s own descriptor N' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l env-file -d 'Append LOCKRUN_TOKEN=TOKEN to FILE, print no token' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l owner -d 'Release the lock when process PID ends' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l expires -d 'Release the lock after DUR; \'forever\': never' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s n -l nonblock -d 'Do not wait: --timeout 0'

@@ -43,6 +43,14 @@ pub struct Acquire {
         help_heading = "Lock options")]
     pub fd: Option<RawFd>,
 
+    /// Append LOCKRUN_TOKEN=TOKEN to FILE, print no token
+    ///
+    /// Only once the lock is held. For CI systems that read variables for later
+    /// steps from a file: --env-file "$GITHUB_ENV", where the token is masked in
+    /// the logs, too. 'lockrun release' finds the token in LOCKRUN_TOKEN.
+    #[arg(long, value_name = "FILE", help_heading = "Token options", conflicts_with = "fd")]
+    pub env_file: Option<PathBuf>,
+
     /// Release the lock when process PID ends
     ///
     /// However it ends. In a script, --owner $$ is the script itself.
@@ -110,7 +118,8 @@ pub struct Renew {
 
 /// Check whether a token's or descriptor's lock is still held.
 ///
-/// Exit code 0 if it is, 123 if it was lost.
+/// Exit code 0 if it is, 123 if it was lost. Inside a run, without a token: the
+/// lock around the command.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun check", max_term_width = 80)]
 pub struct Check {

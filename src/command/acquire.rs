@@ -1,9 +1,11 @@
 //! `lockrun acquire`: take a lock, print a token, return. A new process, the keeper,
 //! holds the lock from then on.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,6 +81,8 @@ struct Acquisition {
     owner: Option<OwnedFd>,
     lease: Option<Duration>,
     lease_by_default: bool,
+    /// Takes the token instead of stdout.
+    env_file: Option<File>,
 }
 
 /// Shows nothing until the new process has found that it has to wait.
@@ -129,8 +133,10 @@ impl Handover {
 
 impl Acquisition {
     fn new(options: cli::Acquire) -> Result<Self> {
-        rustix::io::fcntl_getfd(rustix::stdio::stdout())
-            .map_err(|_| anyhow!("stdout is closed, so the token could not be printed; nothing was locked"))?;
+        let env_file = options.env_file.as_deref().map(open_env_file).transpose()?;
+        if env_file.is_none() && rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_err() {
+            bail!("stdout is closed, so the token could not be printed; nothing was locked");
+        }
         if options.lock.name.is_empty() && options.lock.file.is_empty() {
             bail!(cli::UsageError::form(
                 "which lock?",
@@ -151,7 +157,7 @@ impl Acquisition {
         let mut claim = request.claim(described(for_whom), lease);
         claim.is_token = true;
         claim.owner = options.owner;
-        Ok(Self { request, claim, owner, lease, lease_by_default })
+        Ok(Self { request, claim, owner, lease, lease_by_default, env_file })
     }
 
     fn run(mut self) -> Result<Exit> {
@@ -304,7 +310,7 @@ impl Acquisition {
             Some("") => bail!("{ENDED_EARLY}"),
             Some(why) => return Ok(self.lost("before the token was printed", why)),
         }
-        stdout::print(&word).context("the token could not be printed, so the lock was released")?;
+        self.give(&word).context("the token could not be printed, so the lock was released")?;
         // From now on the token is valid, and no signal ends us.
         sys::block_all();
         let Err(_) = channel.write_all(b"!") else { return Ok(Exit::Ok) };
@@ -314,6 +320,16 @@ impl Acquisition {
             why if why.is_empty() => Ok(self.lost(AT_ONCE, "the process that held it was killed")),
             why => Ok(self.lost(AT_ONCE, &why)),
         }
+    }
+
+    /// Prints the token, or appends it to the file of --env-file.
+    fn give(&self, word: &str) -> Result<()> {
+        let Some(mut file) = self.env_file.as_ref() else { return stdout::print(word) };
+        if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
+            // A command to the runner: it replaces the token in all logs by ***.
+            stdout::print(format!("::add-mask::{word}"))?;
+        }
+        Ok(file.write_all(format!("LOCKRUN_TOKEN={word}").as_bytes())?)
     }
 
     /// The keeper let go before it knew that the token was printed.
@@ -331,6 +347,12 @@ fn let_go(holder: &mut BufReader<UnixStream>) -> Option<String> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => None,
         _ => Some(why.trim_end().to_owned()),
     }
+}
+
+/// Opened before anything is locked, and readable by its owner alone if it is new.
+fn open_env_file(path: &Path) -> Result<File> {
+    let file = File::options().append(true).create(true).mode(0o600).open(path);
+    file.with_context(|| format!("cannot open the file of --env-file, {}; nothing was locked", path.display()))
 }
 
 fn above_stdio(stream: UnixStream) -> Result<UnixStream> {

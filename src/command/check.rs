@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -10,8 +12,10 @@ use crate::cli;
 use crate::escape::printable_json;
 use crate::exit::Exit;
 use crate::keeper::{Answer, Ask, TokenState};
+use crate::message;
 use crate::token::Token;
 
+use super::engine::{self, LockAround};
 use super::{descriptor, stdout, tokens};
 
 /// What `--json` prints. Stable: fields are only ever added.
@@ -34,6 +38,12 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
     if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
         return check_descriptor(number, options.json);
     }
+    if options.token.is_none()
+        && std::env::var_os(tokens::VARIABLE).is_none()
+        && let Some(lock) = engine::lock_around()?
+    {
+        return check_around(lock, options.json);
+    }
     tokens::for_each(options.token.as_slice(), |token| {
         Ok(match tokens::ask(token, Ask::Check)? {
             Ok(Answer::State(TokenState { lost: Some(how), .. })) => {
@@ -50,6 +60,31 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
             Err(exit) => exit,
         })
     })
+}
+
+/// Inside a run, the lock around us.
+fn check_around(lock: LockAround, json: bool) -> Result<Exit> {
+    let name = std::env::var_os("LOCKRUN_NAME").unwrap_or_default();
+    if !lock.is_held || lock.is_replaced {
+        let how = match lock.is_held {
+            true => "its file was removed or replaced while it was held, so others could take it",
+            false => "the lockrun around this command has released it",
+        };
+        message::tell_about(&message::shown_name(name.as_bytes()), &format!("lost: {how}"));
+        return Ok(Exit::Lost);
+    }
+    if json {
+        let now = SystemTime::now();
+        let remaining = lock.expires.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
+        print(&Report {
+            name: name.to_string_lossy(),
+            slot: lock.slot,
+            fence: Some(lock.fence),
+            expires: lock.expires.as_deref(),
+            remaining: remaining.map(|at| at.duration_since(now).unwrap_or_default().as_secs_f64()),
+        })?;
+    }
+    Ok(Exit::Ok)
 }
 
 fn check_descriptor(number: RawFd, json: bool) -> Result<Exit> {

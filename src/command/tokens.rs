@@ -19,7 +19,7 @@ use crate::token::Token;
 
 use super::engine;
 
-const VARIABLE: &str = "LOCKRUN_TOKEN";
+pub const VARIABLE: &str = "LOCKRUN_TOKEN";
 
 /// A killed process ends sooner, unless it hangs in the kernel.
 const END_LIMIT: Duration = Duration::from_secs(5);

@@ -53,7 +53,7 @@ fn options_of_subcommands() {
     ] {
         offers(&sandbox, &["lockrun", command, beginning], &[option], false);
     }
-    let of_break: Vec<_> = ["--dir", "--file", "--help", "--kill-after", "--store"]
+    let of_break: Vec<_> = ["--dir", "--file", "--help", "--kill-after", "--name", "--store"]
         .into_iter()
         .filter(|option| *option != "--store" || cfg!(feature = "etcd"))
         .collect();

@@ -208,7 +208,7 @@ fn hinted(command: Command) -> Command {
     let hint = |arg: &Arg| {
         let hint = match arg.get_id().as_str() {
             "dir" => ValueHint::DirPath,
-            "file" | "report" => ValueHint::AnyPath,
+            "file" | "report" | "env_file" => ValueHint::AnyPath,
             "shell" => ValueHint::CommandString,
             _ => ValueHint::Other,
         };

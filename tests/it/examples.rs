@@ -36,6 +36,11 @@ fn examples_of_the_recipes() {
 }
 
 #[test]
+fn examples_with_json() {
+    run_all("docs/json.md");
+}
+
+#[test]
 fn examples_for_users_of_other_tools() {
     run_all("docs/coming-from.md");
 }

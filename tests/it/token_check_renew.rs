@@ -121,3 +121,36 @@ fn times_beyond_all_calendars_are_accepted() {
         sandbox.release(&token).assert_code(0);
     }
 }
+
+#[test]
+fn inside_a_run_a_check_without_a_token_is_about_the_lock_around_it() {
+    let sandbox = Sandbox::new();
+    let run = |words: &[&str], script: &str| sandbox.lockrun(&[words, &["--", "sh", "-c", script]].concat()).run();
+    for options in [&["-l", "calc"] as &[&str], &["-l", "calc", "-s"], &["--file", "."], &["-l", "p", "--slots", "2"]] {
+        run(options, "lockrun check").assert_code(0).assert_silent().assert_stdout("");
+        // Also where the descriptor was closed on the way.
+        run(options, "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; lockrun check").assert_code(0).assert_silent();
+    }
+    let outcome = run(&["-l", "calc", "--expires", "1h"], "lockrun check --json; echo $LOCKRUN_FENCE");
+    let (json, fence) = outcome.stdout.split_once('\n').unwrap();
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!((&json["name"], json["fence"].to_string()), (&"calc".into(), fence.trim().to_owned()));
+    assert!((3000.0..=3600.0).contains(&json["remaining"].as_f64().unwrap()), "{json}");
+    sandbox.lockrun(&["check"]).run().assert_code(125);
+}
+
+#[test]
+fn what_outlives_its_run_has_lost_the_lock() {
+    let sandbox = Sandbox::new();
+    let script = "(until [ -e released ]; do sleep 0.01; done; lockrun check; echo $? >code) >/dev/null 2>&1 &";
+    sandbox.lockrun(&["-l", "calc", "--", "sh", "-c", script]).run().assert_code(0);
+    let _next = sandbox.hold(&["-l", "calc"]);
+    sandbox.write("work/released", "");
+    let code = || std::fs::read_to_string(sandbox.path("work/code")).unwrap_or_default();
+    crate::support::eventually("it has checked", || code().ends_with('\n'));
+    assert_eq!(code(), "123\n");
+    let remove = format!("rm {}; lockrun check", sandbox.lock_file("other").display());
+    let outcome = sandbox.lockrun(&["-l", "other", "--", "sh", "-c", &remove]).run();
+    outcome.assert_code(123);
+    assert!(outcome.stderr.contains("removed or replaced"), "{outcome:?}");
+}

@@ -78,3 +78,32 @@ fn a_token_from_inside_survives_the_kill_of_the_outer_lockrun() {
     assert_ne!(holder_of(&sandbox.lock_file("calc")), 0);
     sandbox.release(&token).assert_code(0);
 }
+
+/// The steps of docs/recipes.md: the next step has the variables of the file.
+#[test]
+fn a_step_leaves_the_token_in_the_file_of_variables() {
+    let sandbox = Sandbox::new();
+    sandbox.write("work/env", "OTHER=1\n");
+    let acquire = || sandbox.lockrun(&["acquire", "calc", "-n", "--expires", "1h", "--env-file", "env"]);
+    let outcome = acquire().env("GITHUB_ACTIONS", "true").run();
+    let text = std::fs::read_to_string(sandbox.path("work/env")).unwrap();
+    let token = text.strip_prefix("OTHER=1\nLOCKRUN_TOKEN=").unwrap_or_else(|| panic!("{text}")).trim_end().to_owned();
+    outcome.assert_code(0).assert_stdout(&format!("::add-mask::{token}\n"));
+    // Without the lock, nothing is written, and the step fails.
+    acquire().run().assert_code(75).assert_stdout("");
+    assert_eq!(std::fs::read_to_string(sandbox.path("work/env")).unwrap(), text);
+    sandbox.lockrun(&["release"]).env("LOCKRUN_TOKEN", &token).run().assert_code(0).assert_silent();
+    let elsewhere = sandbox.lockrun(&["acquire", "calc", "--expires", "1h", "--env-file", "new"]).run();
+    elsewhere.assert_code(0).assert_stdout("");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&sandbox.path("work/new").metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_file_of_variables_that_takes_nothing_leaves_nothing_locked() {
+    let sandbox = Sandbox::new();
+    let acquire = |file: &str| sandbox.lockrun(&["acquire", "calc", "--expires", "1h", "--env-file", file]).run();
+    acquire("missing/env").assert_code(125).assert_one_line(&["missing/env", "nothing was locked"]);
+    acquire("/dev/full").assert_code(125).assert_one_line(&["the lock was released"]);
+    eventually("the lock is free", || !is_held(&sandbox.lock_file("calc")));
+}

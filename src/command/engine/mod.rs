@@ -34,6 +34,7 @@ use crate::token::Token;
 pub use self::location::{Location, of_environment as directory_of_environment};
 /// Only lock files have a child that waits and becomes COMMAND
 /// (`command/wait_in_queue.rs`).
+pub use crate::lock::file::LockAround;
 pub use crate::lock::file::standing::DescriptorGrant;
 pub use crate::lock::file::{FileEngine, FileHeld, FileQueued};
 
@@ -305,6 +306,11 @@ pub fn descriptor_grant(descriptor: Descriptor) -> Result<(Descriptor, Option<De
     let descriptor = descriptor::named_in(dir.as_ref(), descriptor)?;
     let grant = standing::look(dir.as_ref(), &descriptor)?;
     Ok((descriptor, grant))
+}
+
+/// The lock that we run under; `None`: none in a file.
+pub fn lock_around() -> Result<Option<LockAround>> {
+    file::lock_around()
 }
 
 /// Unlocks the caller's descriptor.

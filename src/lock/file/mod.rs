@@ -25,6 +25,7 @@
 //! For `--file PATH` the lock is on PATH, which is never written to; door, tickets and
 //! record are in a file in DIR, named after PATH's identity.
 
+mod around;
 mod contender;
 pub mod descriptor;
 mod dir;
@@ -56,6 +57,7 @@ mod store;
 mod survey;
 mod taking;
 
+pub use around::{LockAround, lock_around};
 pub use dir::Dir;
 pub use held::FileHeld;
 pub use lockruns::is_token_keeper;
