@@ -472,6 +472,29 @@ fn many_locks_and_long_queues_are_listed_in_pages() {
     });
 }
 
+/// Keys have another order than names: `a-1/` comes before `a/`.
+#[test]
+fn a_list_of_several_pages_is_in_the_order_of_names() {
+    let etcd = Etcd::start();
+    let sandbox = Sandbox::new();
+    let names: Vec<_> = (0..1200).map(|number| format!("a-{number:04}")).collect();
+    let locks: Vec<_> = names.iter().map(|name| LockName::new(name.as_bytes())).chain([LockName::new(b"a")]).collect();
+    let note = Note::default();
+    run(async {
+        let mut store = store(&etcd);
+        let entry = |(number, lock)| Entry { lock, id: Id(number), mode: Mode::Exclusive, granted: None, note: &note };
+        let entries: Vec<_> = (1..).zip(&locks).map(entry).collect();
+        for entries in entries.chunks(50) {
+            store.enter(lease(7), entries, Condition::Always, long()).await.unwrap();
+        }
+    });
+    let list = sandbox.lockrun(&["list", "--json", "--store", &etcd.url("jobs")]).run();
+    let list: serde_json::Value = serde_json::from_str(&list.assert_code(0).stdout).unwrap();
+    let found: Vec<_> = list.as_array().unwrap().iter().map(|lock| lock["name"].as_str().unwrap()).collect();
+    assert_eq!(found[0], "a");
+    assert!(found[1..].iter().eq(&names), "{found:?}");
+}
+
 /// In both directions, and in one order with our rows.
 #[test]
 fn etcdctl_lock_and_our_rows_exclude_each_other() {

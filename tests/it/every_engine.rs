@@ -111,6 +111,39 @@ fn a_queue_may_be_full() {
 }
 
 #[test]
+fn a_set_that_has_waited_waits_for_its_later_locks_whatever_their_queue() {
+    for place in Place::all() {
+        let sandbox = Sandbox::new();
+        let [first, last] = match place {
+            Place::Files => sandbox.in_order(["a", "b"]),
+            Place::Server(_) => ["a", "b"],
+        };
+        let holders = [place.hold(&sandbox, &["-l", first]), place.hold(&sandbox, &["-l", last])];
+        let options = ["--max-waiters", "1", "-l", first, "-l", last];
+        let both = place.wait_in_queue(&sandbox, &with(&options, &RUN), 1);
+        let other = place.lockrun(&sandbox, &with(&["-l", last], &RUN)).start();
+        place.until_all_wait(&sandbox, 2);
+        let [of_first, of_last] = holders;
+        of_first.release();
+        place.until_waiting(&sandbox, 2);
+        of_last.release();
+        other.wait().assert_code(0).assert_stdout("ran\n");
+        both.wait().assert_code(0).assert_stdout("ran\n");
+    }
+}
+
+#[test]
+fn a_full_queue_does_not_keep_a_replacer_out() {
+    for place in Place::all() {
+        let sandbox = Sandbox::new();
+        let holder = place.hold(&sandbox, &["-l", "calc"]);
+        let newest = ["--max-waiters", "0", "--replace", "-l", "calc"];
+        place.lockrun(&sandbox, &with(&newest, &RUN)).run().assert_code(0).assert_stdout("ran\n");
+        holder.release().assert_code(123);
+    }
+}
+
+#[test]
 fn several_locks_are_taken_all_or_none() {
     for place in Place::all() {
         let sandbox = Sandbox::new();

@@ -85,7 +85,7 @@ impl ServerEngine {
             mode: note.mode.clone(),
             note,
             waits: patience.waits(),
-            max_waiters: self.terms.max_waiters,
+            max_waiters: self.terms.max_waiters.filter(|_| !self.terms.replace),
             reentrant: self.terms.reentrant,
             around: around(),
             seed: Seed::random().context("no random numbers")?,

@@ -99,6 +99,8 @@ impl ServerStore {
             locks.extend(page.locks);
             from = page.next;
             if from.is_none() {
+                // Pages come in the order of keys, in which `a-b` is before `a`.
+                locks.sort_by(|(one, _), (other, _)| one.encoded().cmp(other.encoded()));
                 return Ok(locks);
             }
         }

@@ -19,6 +19,8 @@ mod keeper;
 mod last_resort;
 mod lease;
 mod looks;
+#[cfg(test)]
+mod memory;
 mod news;
 mod page;
 mod pause;

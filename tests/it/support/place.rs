@@ -74,4 +74,14 @@ impl Place {
             locks.as_array().unwrap().iter().any(|lock| lock["waiting"] == number)
         });
     }
+
+    /// Returns once so many wait, for all locks together.
+    pub fn until_all_wait(&self, sandbox: &Sandbox, number: u64) {
+        eventually(&format!("{number} wait"), || {
+            let list = self.lockrun(sandbox, &["list", "--json"]).run();
+            let locks: serde_json::Value = serde_json::from_str(&list.assert_code(0).stdout).unwrap();
+            let waiting = locks.as_array().unwrap().iter().map(|lock| lock["waiting"].as_u64().unwrap());
+            waiting.sum::<u64>() == number
+        });
+    }
 }

@@ -8,15 +8,11 @@ use crate::lock::server::request::Outcome;
 use crate::lock::server::row::contenders;
 use crate::lock::server::store::{Condition, Look, RowStore, Trouble};
 
-/// Each lost race for an exact --max-waiters costs the server a write.
-const MOST_RACES: u32 = 5;
-
 impl<S: RowStore> Contest<'_, S> {
     /// Reads before anything is written: a refusal costs the server no write, and what
     /// is free is taken in one step.
     pub(super) async fn look_first(&mut self) -> Result<FirstLook, Trouble> {
         let request = self.request;
-        let mut races = 0;
         loop {
             let mut looks = Vec::new();
             for name in &request.locks {
@@ -37,8 +33,6 @@ impl<S: RowStore> Contest<'_, S> {
                 .iter()
                 .map(|decision| if let Decision::Take(slot) = decision { Some(*slot) } else { None })
                 .collect();
-            let open_looks: Vec<_> = open.iter().map(|lock| looks[*lock].clone()).collect();
-            races += 1;
             let Some(slots) = slots else {
                 self.tell_holders(&looks);
                 if !request.waits {
@@ -50,18 +44,12 @@ impl<S: RowStore> Contest<'_, S> {
                         return Ok(FirstLook::Over(Outcome::Refused(Refused::QueueFull)));
                     }
                 }
-                let first = &open[..1];
-                if races > MOST_RACES || self.enter(first, Condition::Unchanged(&open_looks[..1]), &[]).await?.is_some()
-                {
-                    // Entering the same row again finds it.
-                    self.rows.clear();
-                    return Ok(FirstLook::Wait);
-                }
-                continue;
+                return Ok(FirstLook::Wait);
             };
             if let Some(at_least) = request.at_least {
                 self.lease.ttl = request.ttl.max(at_least + GRANT_TAKES);
             }
+            let open_looks: Vec<_> = open.iter().map(|lock| looks[*lock].clone()).collect();
             let grants: Vec<_> = slots.into_iter().map(Some).collect();
             if self.enter(&open, Condition::Unchanged(&open_looks), &grants).await?.is_some() {
                 return Ok(FirstLook::Granted);

@@ -5,6 +5,8 @@
 //! the other in the order of their encoded names, all on one lease.
 
 mod first_look;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use std::time::{Duration, SystemTime};
@@ -14,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::lease::{each_try, renew_at};
 use super::looks::{holders_of, own};
-use super::news::News;
+use super::news::{News, Refused};
 use super::queue::Mode;
 use super::request::{GrantedRow, Outcome, Request, Tenure};
 use super::row::{Call, Note, Row};
@@ -35,6 +37,8 @@ const GRANT_TAKES: Duration = Duration::from_secs(1);
 enum Turn {
     Granted,
     Lost,
+    /// --max-waiters wait there already.
+    Full,
     Called(Call),
 }
 
@@ -146,6 +150,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             match self.take_turn(lock).await? {
                 Turn::Granted => {}
                 Turn::Lost => return Ok(None),
+                Turn::Full => return Ok(Some(Outcome::Refused(Refused::QueueFull))),
                 Turn::Called(call) => {
                     let _ = self.store.leave(self.lease.id, self.limits()).await;
                     return Ok(Some(Outcome::Called(call)));

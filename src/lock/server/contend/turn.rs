@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::{Contest, PAUSE, Summons, Turn};
-use crate::lock::server::looks::{check_format, own, waits_of};
+use crate::lock::server::looks::{check_format, count_counted, own, waits_of};
 use crate::lock::server::news::{HolderSeen, News};
-use crate::lock::server::queue::{Decision, Id, State, Until, decide, is_waiting};
+use crate::lock::server::queue::{Decision, Id, State, Until, decide, foresee, is_waiting};
 use crate::lock::server::row::{Call, CallKind, LockName, Row, contenders};
 use crate::lock::server::store::{Condition, Event, Granted, Kept, Look, RowStore, Subject, Trouble, Watch, Watched};
 use crate::lock::server::summon::{described, removal_at, summon};
 use crate::sys::{sleep_until, suspend_aware_now};
+
+/// Each lost race for an exact --max-waiters costs the server a write.
+const MOST_RACES: u32 = 5;
 
 enum Woken {
     LookAgain,
@@ -22,10 +25,8 @@ impl<S: RowStore> Contest<'_, S> {
         let request = self.request;
         let (name, mode) = (&request.locks[lock], request.mode());
         let id = request.seed.row(self.attempt, lock);
-        let Some(mut look) = self.enter(&[lock], Condition::Always, &[]).await?.and_then(|mut looks| looks.pop())
-        else {
-            return Ok(Turn::Lost);
-        };
+        let Some(entered) = self.enter_unless_full(lock).await? else { return Ok(Turn::Full) };
+        let Some(mut look) = entered.into_iter().next() else { return Ok(Turn::Lost) };
         loop {
             check_format(&look)?;
             match decide(&contenders(&look.rows), id) {
@@ -66,6 +67,30 @@ impl<S: RowStore> Contest<'_, S> {
             }
             look = self.ask(async |store, limits| store.turn(name, (id, mode), limits).await).await?;
         }
+    }
+
+    /// Enters the queue of a lock; `None`: --max-waiters wait there. A set that has waited
+    /// for an earlier lock waits for the later ones too, as with files.
+    async fn enter_unless_full(&mut self, lock: usize) -> Result<Option<Vec<Look>>, Trouble> {
+        let request = self.request;
+        let (name, id) = (&request.locks[lock], request.seed.row(self.attempt, lock));
+        let races = if request.max_waiters.is_some() && !self.has_waited { MOST_RACES } else { 0 };
+        for _ in 0..races {
+            let look = self.ask(async |store, limits| store.look(name, limits).await).await?;
+            // By a keeper that this one replaces.
+            if own(&look, id).is_some() {
+                break;
+            }
+            let waits = matches!(foresee(&contenders(&look.rows), request.mode()), Decision::Wait(_));
+            if waits && request.max_waiters.is_some_and(|most| count_counted(&look.rows) >= most as usize) {
+                self.tell_holders(&[look]);
+                return Ok(None);
+            }
+            if let Some(looks) = self.enter(&[lock], Condition::Unchanged(&[look]), &[]).await? {
+                return Ok(Some(looks));
+            }
+        }
+        self.enter(&[lock], Condition::Always, &[]).await
     }
 
     fn set_row(&mut self, lock: usize, row: Option<Row>) {
