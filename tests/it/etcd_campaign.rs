@@ -32,6 +32,8 @@ struct Campaign<'a> {
     harmed: Mutex<BTreeSet<i32>>,
     /// Those of which both processes were.
     unwatched: Mutex<BTreeSet<i32>>,
+    /// See [`may_revoke_live_leases`].
+    may_revoke_live_leases: bool,
     windows: Mutex<Vec<Window>>,
     codes: Mutex<BTreeMap<String, usize>>,
     faults: Mutex<BTreeMap<&'static str, usize>>,
@@ -49,6 +51,7 @@ fn locks_exclude_and_nobody_is_stuck() {
         victims: Mutex::default(),
         harmed: Mutex::default(),
         unwatched: Mutex::default(),
+        may_revoke_live_leases: may_revoke_live_leases(&cluster.version()),
         windows: Mutex::default(),
         codes: Mutex::default(),
         faults: Mutex::default(),
@@ -170,15 +173,15 @@ impl Campaign<'_> {
             let others: Vec<_> = NODES.into_iter().filter(|other| *other != node).collect();
             match random.below(9) {
                 0 => {
-                    self.count("server frozen");
+                    let leads = cluster.is_leader(node);
+                    self.count(if leads { "leader frozen" } else { "follower frozen" });
                     let from = suspend_aware_now();
                     cluster.freeze(node);
                     self.pause(random, 200..6000);
                     cluster.thaw(node);
-                    // If it is the leader, it may take leases back when it wakes.
-                    let to = suspend_aware_now() + TTL;
-                    if to - from > TTL * 2 {
-                        self.windows.lock().unwrap().push((from, to));
+                    let to = suspend_aware_now();
+                    if leads && to - from > TTL && self.may_revoke_live_leases {
+                        self.windows.lock().unwrap().push((from, to + TTL));
                     }
                 }
                 1 => {
@@ -281,6 +284,26 @@ impl Campaign<'_> {
         let files = fs::read_dir(self.sandbox.path("work/beats")).unwrap().map(|entry| entry.unwrap().path());
         files.flat_map(|file| read_beats(&file, &unwatched)).collect()
     }
+}
+
+/// A leader of etcd before 3.4.31 and 3.5.13 that wakes after more than a lease's time
+/// revokes leases that its successor has renewed (etcd issue 15247).
+fn may_revoke_live_leases(version: &str) -> bool {
+    let numbers: Vec<u32> = version.split('.').filter_map(|number| number.parse().ok()).collect();
+    match numbers[..] {
+        [3, 4, patch] => patch < 31,
+        [3, 5, patch] => patch < 13,
+        [major, minor, _] => (major, minor) < (3, 4),
+        _ => panic!("no version: {version}"),
+    }
+}
+
+#[test]
+fn versions_that_revoke_live_leases() {
+    for (version, revokes) in [("3.4.23", true), ("3.4.31", false), ("3.5.1", true), ("3.5.13", false)] {
+        assert_eq!(may_revoke_live_leases(version), revokes, "{version}");
+    }
+    assert!(!may_revoke_live_leases("3.6.0"));
 }
 
 fn signal(process: i32, signal: i32) {

@@ -147,6 +147,13 @@ impl Cluster {
         leads && self.etcdctl(node, &["get", "x", "--command-timeout=1s"]).status.success()
     }
 
+    /// Of the servers, `3.4.23`.
+    pub fn version(&self) -> String {
+        let status = self.etcdctl(self.leader(), &["endpoint", "status", "-w", "json"]).stdout;
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        status[0]["Status"]["version"].as_str().unwrap().to_owned()
+    }
+
     /// etcdctl, in the clients' network, to its end.
     pub fn etcdctl(&self, node: Node, args: &[&str]) -> Output {
         self.in_network(self.clients, "etcdctl")
