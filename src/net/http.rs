@@ -20,6 +20,9 @@ const LONGEST_ANSWER: usize = 256 << 20;
 /// In bytes.
 const LONGEST_LINE: usize = 64 << 20;
 
+/// How long a broken connection may take to say why.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// A POST request.
 #[derive(Clone)]
 pub struct Post {
@@ -121,8 +124,7 @@ impl Client {
         let stream = self.dialer.dial(left).await?;
         let (sender, driver) =
             handshake(TokioIo::new(stream)).await.map_err(|error| Fault::not_answered(describe(&error)))?;
-        // An answer that is waited for reports its errors.
-        let driver = tokio::spawn(async move { drop(driver.await) });
+        let driver = tokio::spawn(driver);
         Ok(Connection { host: self.dialer.address().to_string(), sender, driver })
     }
 }
@@ -131,7 +133,7 @@ impl Client {
 struct Connection {
     host: String,
     sender: SendRequest<Full<Bytes>>,
-    driver: JoinHandle<()>,
+    driver: JoinHandle<hyper::Result<()>>,
 }
 
 impl Connection {
@@ -153,9 +155,20 @@ impl Connection {
         };
         match timeout_at(until, sending).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(Fault::not_answered(describe(&error))),
+            Ok(Err(error)) => Err(self.fault(error, until).await),
             Err(_) => Err(Fault::not_answered("no answer in time")),
         }
+    }
+
+    /// A request on a connection that broke learns only that it is closed; the driver
+    /// knows why.
+    async fn fault(&mut self, error: hyper::Error, until: Instant) -> Fault {
+        let until = until.min(Instant::now() + LAST_WORDS);
+        let error = match timeout_at(until, &mut self.driver).await {
+            Ok(Ok(Err(cause))) if io_error(&error).is_none() => cause,
+            _ => error,
+        };
+        io_error(&error).and_then(super::tls::refusal).unwrap_or_else(|| Fault::not_answered(describe(&error)))
     }
 
     fn request(&self, post: &Post) -> Result<Request<Full<Bytes>>, Fault> {
@@ -223,9 +236,12 @@ impl Lines {
     }
 }
 
+fn io_error(error: &hyper::Error) -> Option<&std::io::Error> {
+    std::error::Error::source(error).and_then(|cause| cause.downcast_ref())
+}
+
 fn describe(error: &hyper::Error) -> String {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    match cause {
+    match io_error(error) {
         Some(cause) => super::stream::describe(cause),
         None if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
             "the server closed the connection".into()

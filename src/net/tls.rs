@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
-use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::Fault;
 
@@ -84,6 +84,24 @@ fn in_words(error: &pem::Error) -> String {
         pem::Error::NoItemsFound => "none found in the file (expected PEM)".into(),
         error => error.to_string(),
     }
+}
+
+/// A client certificate that the server rejects. TLS 1.3 reports it after the handshake.
+pub(super) fn refusal(error: &io::Error) -> Option<Fault> {
+    let Some(Error::AlertReceived(alert)) = error.get_ref()?.downcast_ref() else { return None };
+    let is_about_us = matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied
+    );
+    let text = || format!("it rejects our client certificate: check cert=FILE and key=FILE (TLS alert {alert:?})");
+    is_about_us.then(|| Fault::refused(text()))
 }
 
 /// Errors of rustls itself are permanent; a broken connection may be a server that

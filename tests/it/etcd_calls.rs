@@ -365,37 +365,17 @@ fn a_full_database_refuses_rows_and_still_renews_and_removes_them() {
     });
 }
 
-/// Switches users on, with one besides root who may do everything below jobs/.
-fn with_users(etcd: &Etcd, sandbox: &Sandbox, password: &str) {
-    for args in [
-        &["user", "add", "root:secret"][..],
-        &["user", "add", &format!("lockrun:{password}")],
-        &["role", "add", "jobs"],
-        &["role", "grant-permission", "jobs", "--prefix=true", "readwrite", "jobs/"],
-        &["user", "grant-role", "lockrun", "jobs"],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        etcd.etcdctl(sandbox, args).assert_code(0);
-    }
-}
-
-fn change_password(etcd: &Etcd, sandbox: &Sandbox, password: &str) {
-    let change = ["--user=root:secret", "user", "passwd", "lockrun", "--interactive=false"];
-    etcd.etcdctl_command(sandbox, &change).input(&format!("{password}\n")).run().assert_code(0);
-}
-
 #[test]
 fn a_password_that_changes_is_read_again_and_renewing_does_not_depend_on_it() {
     let etcd = Etcd::start();
     let sandbox = Sandbox::new();
-    with_users(&etcd, &sandbox, "old");
+    etcd.switch_users_on(&sandbox, "old");
     let password = sandbox.write("password", "old");
     run(async {
         let mut calls = calls_with_password(&etcd, &password);
         let made = enter(&mut calls, LeaseId(7)).await;
         let keys = [(ROW.to_owned(), made)];
-        change_password(&etcd, &sandbox, "new");
+        etcd.change_password(&sandbox, "new");
         // The token has died with the password.
         let text = refused(calls.read(&Read::all(Span::one(ROW)), long()).await);
         assert_eq!(text, "etcd knows no such user, or the password is wrong");
@@ -416,7 +396,7 @@ fn users_that_are_switched_on_while_we_run_are_noticed() {
     run(async {
         let mut calls = calls_with_password(&etcd, &password);
         let made = enter(&mut calls, LeaseId(7)).await;
-        with_users(&etcd, &sandbox, "secret");
+        etcd.switch_users_on(&sandbox, "secret");
         let keys = [(ROW.to_owned(), made)];
         assert!(matches!(calls.keep(LeaseId(7), &keys, &[], long()).await.unwrap(), Renewed::Until { .. }));
         let text = refused(calls.read(&Read::all(Span::one("other/row")), long()).await);
@@ -430,7 +410,7 @@ fn users_that_are_switched_on_while_we_run_are_noticed() {
 fn a_wrong_password_and_one_that_cannot_be_read_are_told_apart() {
     let etcd = Etcd::start();
     let sandbox = Sandbox::new();
-    with_users(&etcd, &sandbox, "secret");
+    etcd.switch_users_on(&sandbox, "secret");
     let read = |password: &Path| {
         let mut calls = calls_with_password(&etcd, password);
         refused(run(async { calls.read(&Read::all(Span::one(ROW)), long()).await }))

@@ -201,6 +201,9 @@ mod pictures;
 
 // Servers.
 
+/// TLS, users and passwords, and several addresses.
+#[cfg(feature = "etcd")]
+mod etcd_access;
 /// The requests to etcd, each against a real server.
 #[cfg(feature = "etcd")]
 mod etcd_calls;

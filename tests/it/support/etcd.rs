@@ -47,19 +47,55 @@ impl Etcd {
 
     /// One that requires TLS and client certificates.
     pub fn start_with_tls(sandbox: &Sandbox) -> Self {
-        let (host, _) = next_address();
-        let authority = Authority::in_directory(sandbox, "tls");
-        let server = authority.sign("server", &format!("subjectAltName=IP:{host},DNS:localhost"));
-        let client = authority.sign("client", "extendedKeyUsage=clientAuth");
-        let tls = Tls { cacert: authority.cert.clone(), cert: client.0, key: client.1 };
-        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let tls = Tls::make(sandbox, "tls");
+        let path = |name: &str| tls.cacert.with_file_name(name).display().to_string();
         let options = [
-            format!("--cert-file={}", path(&server.0)),
-            format!("--key-file={}", path(&server.1)),
-            format!("--trusted-ca-file={}", path(&authority.cert)),
+            format!("--cert-file={}", path("server.pem")),
+            format!("--key-file={}", path("server.key")),
+            format!("--trusted-ca-file={}", path("ca.pem")),
             "--client-cert-auth".to_owned(),
         ];
         Self::launch(&options.each_ref().map(String::as_str), Some(tls))
+    }
+
+    /// Puts the certificates of another authority where the old ones were. The server
+    /// wants its clients' from when it is started again.
+    pub fn renew_certificates(&self, sandbox: &Sandbox) {
+        let (old, new) = (self.tls.as_ref().unwrap(), Tls::make(sandbox, "new-tls"));
+        for file in fs::read_dir(new.cacert.parent().unwrap()).unwrap().map(|entry| entry.unwrap()) {
+            fs::copy(file.path(), old.cacert.with_file_name(file.file_name())).unwrap();
+        }
+    }
+
+    /// Switches users on: root, and `lockrun` who may do everything below `jobs/`.
+    pub fn switch_users_on(&self, sandbox: &Sandbox, password: &str) {
+        for args in [
+            &["user", "add", "root:secret"][..],
+            &["user", "add", &format!("lockrun:{password}")],
+            &["role", "add", "jobs"],
+            &["role", "grant-permission", "jobs", "--prefix=true", "readwrite", "jobs/"],
+            &["user", "grant-role", "lockrun", "jobs"],
+            &["user", "grant-role", "root", "root"],
+            &["auth", "enable"],
+        ] {
+            self.etcdctl(sandbox, args).assert_code(0);
+        }
+    }
+
+    /// Of the user `lockrun`. All tokens die with the old one.
+    pub fn change_password(&self, sandbox: &Sandbox, password: &str) {
+        let change = ["--user=root:secret", "user", "passwd", "lockrun", "--interactive=false"];
+        self.etcdctl_command(sandbox, &change).input(&format!("{password}\n")).run().assert_code(0);
+    }
+
+    /// How many calls of this method of etcd's API it has answered: `Range`, `Txn`.
+    pub fn calls(&self, method: &str) -> u64 {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let wanted = format!("grpc_method=\"{method}\"");
+        let counts = lines.filter(|line| line.starts_with("grpc_server_handled_total{") && line.contains(&wanted));
+        counts.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
     }
 
     fn launch(options: &[&str], tls: Option<Tls>) -> Self {
@@ -226,9 +262,22 @@ pub(super) fn memory() -> PathBuf {
 /// A loopback host of this process, and two ports that it has not used before.
 fn next_address() -> (String, u16) {
     static PORT: AtomicU16 = AtomicU16::new(2379);
+    (host(), PORT.fetch_add(2, Ordering::Relaxed))
+}
+
+fn host() -> String {
     let pid = std::process::id();
-    let host = format!("127.{}.{}.{}", 64 | (pid >> 16) & 63, (pid >> 8) & 255, pid & 255);
-    (host, PORT.fetch_add(2, Ordering::Relaxed))
+    format!("127.{}.{}.{}", 64 | (pid >> 16) & 63, (pid >> 8) & 255, pid & 255)
+}
+
+impl Tls {
+    /// An authority, and what it signs for the servers of this process and for clients.
+    fn make(sandbox: &Sandbox, directory: &str) -> Self {
+        let authority = Authority::in_directory(sandbox, directory);
+        authority.sign("server", &format!("subjectAltName=IP:{},DNS:localhost", host()));
+        let (cert, key) = authority.sign("client", "extendedKeyUsage=clientAuth");
+        Self { cacert: authority.cert, cert, key }
+    }
 }
 
 /// A certificate authority.
