@@ -213,6 +213,9 @@ mod etcd_campaign;
 /// Three servers of etcd, cut off, frozen and killed.
 #[cfg(feature = "etcd")]
 mod etcd_cluster;
+/// A server that restarts, is full, forgets its history or is asked by hundreds.
+#[cfg(feature = "etcd")]
+mod etcd_faults;
 /// The judge of the campaign.
 #[cfg(feature = "etcd")]
 mod etcd_oracle;

@@ -205,6 +205,42 @@ fn etcdctl_lock_and_lockrun_exclude_each_other() {
     waiter.wait().assert_code(0).assert_stdout("ran\n");
 }
 
+/// It is the cluster, the prefix and the name that make a lock, not the URL.
+#[test]
+fn the_same_lock_by_another_url_is_refused_under_itself() {
+    let (place, other, sandbox) = (server(), Etcd::start_with(&["--initial-cluster-token=other"]), Sandbox::new());
+    let address = place.server().address();
+    let under = |url: &str| {
+        let script = format!("lockrun --store '{url}' -t 20 -l calc -- echo inside");
+        place.lockrun(&sandbox, &["-l", "calc", "-c", &script]).run()
+    };
+    for same in [format!("etcd://127.0.0.1:1,{address}/jobs?ttl=7"), format!("etcd://{address}/j%6Fbs/")] {
+        under(&same).assert_code(122).assert_stdout("").assert_one_line(&["calc", "--reentrant"]);
+    }
+    for another in [format!("etcd://{address}/others"), other.url("jobs")] {
+        under(&another).assert_code(0).assert_stdout("inside\n").assert_silent();
+    }
+}
+
+#[test]
+fn locks_on_files_and_on_a_server_are_taken_under_each_other() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let url = place.server().url("jobs");
+    let dir = sandbox.locks().display().to_string();
+    let (on_files, on_server) = (format!("--dir {dir}"), format!("--store {url}"));
+    for [outer, inner] in [[&on_files, &on_server], [&on_server, &on_files]] {
+        // The name is the same, the lock is not.
+        let innermost = "echo $LOCKRUN_NAME";
+        let script = format!("lockrun {inner} -l calc -- lockrun {inner} -l other -c '{innermost}'");
+        let args = [outer.split(' ').collect(), vec!["-l", "calc", "-c", &script]].concat();
+        sandbox.lockrun(&args).run().assert_code(0).assert_stdout("other\n").assert_silent();
+        // Through the other kind the outer one is still seen.
+        let script = format!("lockrun {inner} -l other -- lockrun {outer} -l calc -- echo inside");
+        let args = [outer.split(' ').collect(), vec!["-l", "calc", "-c", &script]].concat();
+        sandbox.lockrun(&args).run().assert_code(122).assert_stdout("").assert_one_line(&["calc"]);
+    }
+}
+
 #[test]
 fn nothing_is_left_on_the_server() {
     let (place, sandbox) = (server(), Sandbox::new());

@@ -12,7 +12,7 @@ use super::lease::{Ending, each_try, renew_at};
 use super::looks::{holders_of, own};
 use super::news::{News, Order};
 use super::request::{Request, Tenure};
-use super::row::{LockName, Note};
+use super::row::{LockName, Note, Row};
 use super::store::{Event, Kept, Lease, Look, RowStore, Subject, Trouble, Watch, Watched};
 use super::ties::{Ties, life_ended, next_order, tell};
 use crate::net::Limits;
@@ -40,6 +40,10 @@ pub struct Holding<'a, S: RowStore> {
     ties: Ties<'a>,
     watch: Option<S::Watch>,
     watch_at: Duration,
+    /// What a watch would report first may be compacted: look at the rows before.
+    is_behind: bool,
+    /// The rows are as they were at this moment of the store, or later.
+    seen_at: u64,
     renew_at: Duration,
     note_at: Duration,
     is_in_trouble: bool,
@@ -51,10 +55,17 @@ pub struct Holding<'a, S: RowStore> {
     is_wrapper_gone: bool,
 }
 
+/// Our rows as they are now, and since when at least.
+struct Seen {
+    rows: Vec<Row>,
+    at: u64,
+}
+
 enum Step<W> {
     Ordered(Option<Order>),
     LifeEnded,
     Heard(Event),
+    Seen(Result<Option<Seen>, Trouble>),
     Watching(Result<W, Trouble>),
     Kept(Result<Kept, Trouble>),
     Moved(Lease, Result<Option<Duration>, Trouble>),
@@ -76,6 +87,8 @@ impl<'a, S: RowStore> Holding<'a, S> {
             ties,
             watch: None,
             watch_at: now + FIRST_MOMENT,
+            is_behind: false,
+            seen_at: 0,
             renew_at: Duration::MAX,
             note_at,
             is_in_trouble: false,
@@ -116,6 +129,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                     }
                 }
                 Step::Heard(event) => self.heard(event),
+                Step::Seen(seen) => self.seen(seen),
                 Step::Watching(watch) => self.watching(watch),
                 Step::Kept(kept) => self.kept(kept),
                 Step::Moved(lease, moved) => self.moved(lease, moved),
@@ -134,7 +148,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
     async fn step(&mut self, buffer: &mut [u8]) -> Step<S::Watch> {
         let Self { store, request, tenure, ties, watch, to_look_at, .. } = self;
         let (watch_at, renew_at, note_at, kill_at) = (self.watch_at, self.renew_at, self.note_at, self.kill_at);
-        let is_lost = self.is_lost;
+        let (is_lost, is_behind, seen_at) = (self.is_lost, self.is_behind, self.seen_at);
         let work = async {
             if is_lost {
                 let Some(lock) = to_look_at else { return std::future::pending().await };
@@ -158,11 +172,14 @@ impl<'a, S: RowStore> Holding<'a, S> {
             if renew_at <= now {
                 return Step::Kept(store.keep(tenure.lease, &rows, &[], limits).await);
             }
+            if watch_at <= now && is_behind {
+                return Step::Seen(see(*store, &tenure.rows, limits).await);
+            }
             if watch_at <= now {
-                let watched = |(lock, row): &(_, super::row::Row)| Watched {
-                    lock: super::row::LockName::clone(lock),
+                let watched = |(lock, row): &(LockName, Row)| Watched {
+                    lock: lock.clone(),
                     subject: Subject::Own(row.contender.id, row.contender.mode),
-                    since: row.version,
+                    since: row.version.max(seen_at),
                 };
                 let watched: Vec<_> = tenure.rows.iter().map(watched).collect();
                 return Step::Watching(store.watch(&watched, limits).await);
@@ -211,8 +228,23 @@ impl<'a, S: RowStore> Holding<'a, S> {
         }
     }
 
+    fn seen(&mut self, seen: Result<Option<Seen>, Trouble>) {
+        match seen {
+            Ok(Some(Seen { rows, at })) => {
+                (self.is_behind, self.seen_at) = (false, at);
+                for (place, row) in rows.into_iter().enumerate() {
+                    if row.note.call.is_some() && row.note.call != self.tenure.rows[place].1.note.call {
+                        self.heard(Event::Called(row.contender.id, Box::new(row.note)));
+                    }
+                }
+            }
+            Ok(None) => self.lose(None),
+            Err(_) => self.watch_again(),
+        }
+    }
+
     fn watch_again(&mut self) {
-        self.watch = None;
+        (self.watch, self.is_behind) = (None, true);
         self.watch_at = suspend_aware_now() + PAUSE;
     }
 
@@ -322,6 +354,19 @@ impl<'a, S: RowStore> Holding<'a, S> {
         };
         self.tell(&News::Released { later: left.err().map(|trouble| trouble.to_string()) });
     }
+}
+
+/// `None`: one of them is gone.
+async fn see<S: RowStore>(store: &mut S, rows: &[(LockName, Row)], limits: Limits) -> Result<Option<Seen>, Trouble> {
+    let mut seen = Seen { rows: Vec::new(), at: u64::MAX };
+    for (lock, row) in rows {
+        let me = (row.contender.id, row.contender.mode);
+        let look = store.turn(lock, me, limits).await?;
+        let Some(row) = own(&look, me.0) else { return Ok(None) };
+        seen.rows.push(row);
+        seen.at = seen.at.min(look.at);
+    }
+    Ok(Some(seen))
 }
 
 /// Writes since when locks are held that were waited for.

@@ -1,0 +1,192 @@
+//! A server that restarts, is full, has forgotten its history, has lost its majority or
+//! is asked by hundreds at once: what becomes of those who hold, wait and come.
+
+use crate::campaign::size;
+use crate::support::{Cluster, Etcd, NODES, Place, Running, Sandbox, eventually};
+use std::fs;
+use std::thread;
+
+const ENDLESS: &str = "echo holding; exec sleep 600";
+
+fn server() -> Place {
+    Place::Server(Etcd::start())
+}
+
+fn hold(place: &Place, sandbox: &Sandbox, parameters: &str) -> Running {
+    place.lockrun_with(sandbox, parameters, &["-l", "calc", "-c", ENDLESS]).start().until_says("holding")
+}
+
+#[test]
+fn a_full_database_takes_no_new_rows_and_keeps_the_old_ones() {
+    let (place, sandbox) = (Place::Server(Etcd::start_with(&["--quota-backend-bytes=100000"])), Sandbox::new());
+    let etcd = place.server();
+    let holder = place.lockrun_with(&sandbox, "?ttl=3", &["-l", "calc", "--", "sleep", "4"]).start();
+    eventually("it holds", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
+    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "ran"], 1);
+    let noise = "x".repeat(20_000);
+    eventually("the database is full", || etcd.etcdctl(&sandbox, &["put", "noise", &noise]).code != Some(0));
+    for lock in ["calc", "other"] {
+        let late = place.lockrun(&sandbox, &["-l", lock, "--", "touch", "late"]).run();
+        late.assert_code(125).assert_one_line(&["NOSPACE", "etcdctl alarm disarm"]);
+    }
+    // This needs no row.
+    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "touch", "late"]).run().assert_code(75);
+    holder.wait().assert_code(0);
+    waiter.wait().assert_code(0).assert_stdout("ran\n");
+    assert!(!sandbox.path("work/late").exists());
+    assert_eq!(etcd.keys(&sandbox, "jobs/"), [""; 0]);
+}
+
+/// All watches break, and begin again at a revision that is no longer there.
+#[test]
+fn history_that_was_compacted_while_a_server_restarts_is_not_needed() {
+    let (mut place, sandbox) = (server(), Sandbox::new());
+    let holder = place.hold(&sandbox, &["-l", "calc"]);
+    let first = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", ENDLESS], 1);
+    let second = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "ran"], 2);
+    let Place::Server(etcd) = &mut place else { unreachable!() };
+    for text in ["a", "b", "c"] {
+        etcd.etcdctl(&sandbox, &["put", "noise", text]).assert_code(0);
+    }
+    let status = etcd.etcdctl(&sandbox, &["get", "noise", "-w", "json"]).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    etcd.etcdctl(&sandbox, &["compaction", &status["header"]["revision"].to_string()]).assert_code(0);
+    etcd.kill();
+    etcd.restart();
+    holder.release().assert_code(0);
+    let first = first.until_says("holding");
+    // A holder hears of a break, too.
+    place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0);
+    first.wait().assert_code(123);
+    second.wait().assert_code(0).assert_stdout("ran\n");
+}
+
+#[test]
+fn a_server_that_is_restarted_within_the_lease_costs_nobody_anything() {
+    let (mut place, sandbox) = (server(), Sandbox::new());
+    let holder = place.hold(&sandbox, &["-l", "calc"]);
+    let waiters: Vec<_> = (1..=2)
+        .map(|number| place.wait_in_queue(&sandbox, &["-l", "calc", "-c", &format!("echo {number} >>order")], number))
+        .collect();
+    let Place::Server(etcd) = &mut place else { unreachable!() };
+    etcd.kill();
+    etcd.restart();
+    place.until_waiting(&sandbox, 2);
+    holder.release().assert_code(0).assert_silent();
+    for waiter in waiters {
+        waiter.wait().assert_code(0);
+    }
+    assert_eq!(fs::read_to_string(sandbox.path("work/order")).unwrap(), "1\n2\n");
+}
+
+#[test]
+fn a_server_that_comes_back_after_the_lease_finds_the_command_ended_and_waiters_waiting() {
+    let (mut place, sandbox) = (server(), Sandbox::new());
+    let holder = hold(&place, &sandbox, "?ttl=3");
+    let waiter = place.lockrun_with(&sandbox, "?ttl=3", &["-l", "calc", "--", "echo", "ran"]).start();
+    let bounded = place.lockrun_with(&sandbox, "?ttl=3", &["-t", "5", "-l", "calc", "--", "touch", "late"]).start();
+    place.until_waiting(&sandbox, 2);
+    let Place::Server(etcd) = &mut place else { unreachable!() };
+    etcd.kill();
+    holder.wait().assert_code(123).assert_stderr_has(&["could not be reached in time", "TERM"]);
+    bounded.wait().assert_code(124);
+    etcd.restart();
+    waiter.wait().assert_code(0).assert_stdout("ran\n");
+    assert!(!sandbox.path("work/late").exists());
+}
+
+/// Every server that can be reached has lost the others.
+#[test]
+fn servers_without_a_majority_end_the_command_in_time_and_refuse_newcomers() {
+    let Some(cluster) = Cluster::start() else { return };
+    let sandbox = Sandbox::new();
+    let store = cluster.url("jobs") + "?ttl=3&connect=1";
+    let run = |args: &[&str]| sandbox.lockrun(&[&["--store", &store], args].concat());
+    cluster.inside(|| {
+        let holder = run(&["-l", "calc", "-c", ENDLESS]).start().until_says("holding");
+        cluster.cut(0, &[1, 2]);
+        cluster.cut(1, &[2]);
+        holder.wait().assert_code(123).assert_stderr_has(&["cannot be renewed", "could not be reached in time"]);
+        let late = run(&["-n", "-E", "0", "-q", "-l", "calc", "--", "touch", "late"]).run();
+        late.assert_code(69).assert_one_line(&[&cluster.address(0), &cluster.address(1), &cluster.address(2)]);
+        cluster.heal();
+        cluster.until_healthy();
+        run(&["-l", "calc", "--", "echo", "ran"]).run().assert_code(0).assert_stdout("ran\n");
+    });
+    assert!(!sandbox.path("work/late").exists());
+}
+
+#[test]
+fn a_leader_that_is_frozen_or_alone_costs_nobody_anything() {
+    let Some(cluster) = Cluster::start() else { return };
+    let sandbox = Sandbox::new();
+    let store = cluster.url("jobs") + "?ttl=20";
+    let run = |args: &[&str]| sandbox.lockrun(&[&["--store", &store], args].concat());
+    cluster.inside(|| {
+        for freeze in [true, false] {
+            let holder = run(&["-l", "calc", "--", "sh", "-c", "echo holding; exec cat"]).input("");
+            let holder = holder.start().until_says("holding");
+            let leader = cluster.leader();
+            let others: Vec<_> = NODES.into_iter().filter(|node| *node != leader).collect();
+            if freeze {
+                cluster.freeze(leader)
+            } else {
+                cluster.cut(leader, &others)
+            }
+            run(&["-l", "other", "--", "true"]).run().assert_code(0);
+            run(&["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+            holder.wait().assert_code(0);
+            run(&["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+            cluster.thaw(leader);
+            cluster.heal();
+            cluster.until_healthy();
+        }
+    });
+}
+
+/// Cron on many hosts: one read each, and no write.
+#[test]
+fn hundreds_of_callers_with_nonblock_cost_one_read_each() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let etcd = place.server();
+    // Nothing has to be renewed meanwhile.
+    let holder = place.hold_with(&sandbox, "?ttl=3600", &["-l", "calc"]);
+    let methods = ["Range", "Txn", "LeaseGrant", "LeaseKeepAlive", "LeaseRevoke", "Put", "DeleteRange"];
+    let before = methods.map(|method| etcd.calls(method));
+    let callers = size(100, 500);
+    let each = callers / 10;
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                for _ in 0..each {
+                    let args = ["-n", "-E", "0", "-q", "-l", "calc", "--", "touch", "ran"];
+                    place.lockrun(&sandbox, &args).run().assert_code(0).assert_silent();
+                }
+            });
+        }
+    });
+    let made: Vec<_> = methods.iter().zip(before).map(|(method, before)| etcd.calls(method) - before).collect();
+    assert_eq!(made, [callers as u64, 0, 0, 0, 0, 0, 0], "{methods:?}");
+    assert!(!sandbox.path("work/ran").exists());
+    holder.release().assert_code(0);
+}
+
+/// The same, where the lock is free: one of them runs, and the job is too short for the
+/// others to notice.
+#[test]
+fn of_hundreds_that_come_in_the_same_minute_one_runs() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let each = size(100, 500) / 10;
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                for _ in 0..each {
+                    let options = ["-n", "-E", "0", "-q", "--at-least", "600", "-l", "calc"];
+                    let args = [&options[..], &["-c", "echo ran >>ran"]].concat();
+                    place.lockrun(&sandbox, &args).run().assert_code(0).assert_silent();
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_to_string(sandbox.path("work/ran")).unwrap(), "ran\n");
+}
