@@ -31,7 +31,7 @@ export SOURCE_DATE_EPOCH
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SHELL_SCRIPTS = .ci/run .ci/apt-install tests/linking/all tests/linking/smoke $(wildcard completions/*.bash)
-PAGES = $(wildcard man/*.1)
+PAGES = $(wildcard man/*.[17])
 
 all: build
 
@@ -49,7 +49,7 @@ help:
 	@echo 'linking  build with every linker that is installed, and try each'
 	@echo 'docs     write man/ and completions/ anew from the command line'
 	@echo 'pictures draw the pictures in docs/ anew, from a real run'
-	@echo 'bench    lockrun beside flock, setlock and s6-setlock'
+	@echo 'bench    lockrun beside flock, setlock, s6-setlock and etcdctl lock'
 	@echo 'setup    install what check needs, with apt-get and cargo'
 	@echo 'clean    remove what was built'
 
@@ -65,8 +65,9 @@ install:
 	fi; \
 	if [ -z "$$binary" ]; then echo "nothing to install: run 'make build' first" >&2; exit 1; fi; \
 	set -x; install -D -m 755 "$$binary" '$(DESTDIR)$(BINDIR)/lockrun'
-	install -d '$(DESTDIR)$(MANDIR)/man1'
-	install -m 644 $(PAGES) '$(DESTDIR)$(MANDIR)/man1'
+	install -d '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7'
+	install -m 644 $(filter %.1,$(PAGES)) '$(DESTDIR)$(MANDIR)/man1'
+	install -m 644 $(filter %.7,$(PAGES)) '$(DESTDIR)$(MANDIR)/man7'
 	install -D -m 644 completions/lockrun.bash '$(DESTDIR)$(BASH_COMPLETIONS)/lockrun'
 	install -D -m 644 completions/_lockrun '$(DESTDIR)$(ZSH_COMPLETIONS)/_lockrun'
 	install -D -m 644 completions/lockrun.fish '$(DESTDIR)$(FISH_COMPLETIONS)/lockrun.fish'
@@ -86,7 +87,7 @@ install-flock:
 
 # The same variables as for install. Directories stay: others may use them.
 uninstall:
-	rm -f '$(DESTDIR)$(BINDIR)/lockrun' $(patsubst man/%,'$(DESTDIR)$(MANDIR)/man1/%',$(PAGES))
+	rm -f '$(DESTDIR)$(BINDIR)/lockrun' $(foreach section,1 7,$(patsubst man/%,'$(DESTDIR)$(MANDIR)/man$(section)/%',$(filter %.$(section),$(PAGES))))
 	rm -f '$(DESTDIR)$(BASH_COMPLETIONS)/lockrun' '$(DESTDIR)$(ZSH_COMPLETIONS)/_lockrun' \
 		'$(DESTDIR)$(FISH_COMPLETIONS)/lockrun.fish'
 	@link='$(DESTDIR)$(LINKDIR)/flock'; \
@@ -136,7 +137,7 @@ linking:
 	tests/linking/all
 
 docs:
-	UPDATE=1 $(CARGO) test --locked --test it as_the_command_line
+	UPDATE=1 $(CARGO) test --locked --test it -- match_the_command_line the_page_on_stores
 
 pictures: build
 	docs/pictures '$(CARGO_TARGET_DIR)/$(TARGET)/release/lockrun' docs

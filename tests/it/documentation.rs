@@ -28,10 +28,32 @@ fn manual_pages_match_the_command_line() {
     }
 }
 
+/// All of it is written by hand.
+#[test]
+fn the_page_on_stores_matches_its_part() {
+    let part = read("man/parts/lockrun-store.7");
+    assert_committed("man/lockrun-store.7", &format!("'\\\" t\n{}{part}", head("lockrun-store", 7, "man/parts")));
+}
+
+/// As apropos(1) shows them: one line each, with all that it says.
+#[test]
+fn every_page_has_a_name_that_can_be_found() {
+    for file in files_in("man") {
+        let page = read(&format!("man/{file}"));
+        let (_, rest) = page.split_once(".SH NAME\n").unwrap_or_else(|| panic!("{file} has no name"));
+        let (line, next) = rest.split_once('\n').unwrap();
+        let (name, _) = file.rsplit_once('.').unwrap();
+        let (shown, about) = line.split_once(" \\- ").unwrap_or_else(|| panic!("{file}: {line}"));
+        assert_eq!(shown.replace("\\-", "-"), name);
+        assert!(!about.is_empty() && next.starts_with(".SH "), "{file}: the name is one line");
+    }
+}
+
 #[test]
 fn no_manual_page_is_left_over() {
     let named = |command: &Command| format!("{}.1", name_of(command));
-    let expected: BTreeSet<_> = commands().iter().map(named).collect();
+    let mut expected: BTreeSet<_> = commands().iter().map(named).collect();
+    expected.insert("lockrun-store.7".into());
     for directory in ["man", "man/parts"] {
         assert_eq!(files_in(directory), expected, "{directory}");
     }
@@ -91,9 +113,7 @@ fn name_of(command: &Command) -> &str {
 fn page(command: &Command, part: &str) -> String {
     let name = name_of(command);
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let mut page = String::new();
-    page += &format!(".\\\" Made by 'make docs' from src/cli/mod.rs and man/parts/{name}.1: edit those.\n");
-    page += &format!(".TH {} 1 {DATE} \"lockrun {}\"\n", name.to_uppercase(), env!("CARGO_PKG_VERSION"));
+    let mut page = head(name, 1, "src/cli/mod.rs and man/parts");
     for line in part.lines() {
         match line {
             "@NAME@" => page += &format!(".SH NAME\n{} \\- {}\n", escaped(name), escaped(&about)),
@@ -104,6 +124,14 @@ fn page(command: &Command, part: &str) -> String {
         }
     }
     page
+}
+
+fn head(name: &str, section: u32, sources: &str) -> String {
+    let (title, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
+    format!(
+        ".\\\" Made by 'make docs' from {sources}/{name}.{section}: edit those.\n\
+         .TH {title} {section} {DATE} \"lockrun {version}\"\n"
+    )
 }
 
 /// What `--help` says behind `Usage:`.

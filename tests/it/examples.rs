@@ -12,6 +12,7 @@
 //! | `run` | what runs it, where the example is a file: `make all` |
 //! | `code` | the exit code; 0 |
 //! | `stdout`, `stderr` | a line that is printed; without any, nothing is |
+//! | `hosts` | hosts in the example for which an etcd server of the test stands |
 //! | `needs` | `root` |
 //! | `recipe` | the name by which `token_recipes.rs` or `descriptor_recipes.rs` finds it, to kill it |
 //!
@@ -20,6 +21,8 @@
 //! cron's; of `yaml` the items of lists, and of `ini` what is behind `ExecStart=`,
 //! a line each. `text` and `json` are for looking at.
 
+#[cfg(feature = "etcd")]
+use crate::support::Etcd;
 use crate::support::{Example, Outcome, Sandbox, may_act_as_root};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -49,7 +52,7 @@ fn examples_for_users_of_other_tools() {
 fn examples_of_the_manual() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("man")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".1") {
+        if name.ends_with(".1") || name.ends_with(".7") {
             run_all(&format!("man/{name}"));
         }
     }
@@ -65,8 +68,26 @@ fn run_all(file: &str) {
         if example.one("needs") == Some("root") && !may_act_as_root(&example.place) {
             continue;
         }
+        #[cfg(feature = "etcd")]
+        let (_server, example) = on_a_server(example);
+        #[cfg(not(feature = "etcd"))]
+        if example.one("hosts").is_some() {
+            continue;
+        }
         run(&example, &files);
     }
+}
+
+/// With a server of the test's own for the hosts that it names.
+#[cfg(feature = "etcd")]
+fn on_a_server(mut example: Example) -> (Option<Etcd>, Example) {
+    let server = example.one("hosts").map(|hosts| (Etcd::start(), hosts.to_owned()));
+    let server = server.map(|(server, hosts)| {
+        assert!(example.text.contains(&hosts), "{}: {hosts}", example.place);
+        example.text = example.text.replace(&hosts, server.address());
+        server
+    });
+    (server, example)
 }
 
 fn run(example: &Example, files: &[(String, String)]) {

@@ -23,6 +23,7 @@ fn installs_program_manual_and_completions() {
     assert_eq!(mode("bin/lockrun"), 0o755);
     for (file, source) in [
         ("share/man/man1/lockrun.1", "man/lockrun.1"),
+        ("share/man/man7/lockrun-store.7", "man/lockrun-store.7"),
         ("share/bash-completion/completions/lockrun", "completions/lockrun.bash"),
         ("share/zsh/site-functions/_lockrun", "completions/_lockrun"),
         ("share/fish/vendor_completions.d/lockrun.fish", "completions/lockrun.fish"),

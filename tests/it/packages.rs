@@ -26,7 +26,7 @@ fn a_debian_package_installs_and_runs() {
         assert!(control.lines().any(|found| found == line), "{line:?} in {control}");
     }
     sandbox.command("dpkg-deb", &["-x", &package, "root"]).run().assert_code(0);
-    assert_installed(&sandbox, ".1.gz");
+    assert_installed(&sandbox, ".gz");
     assert_same_file(&sandbox, "usr/share/zsh/vendor-completions/_lockrun", "completions/_lockrun");
     assert_same_file(&sandbox, "usr/share/doc/lockrun/copyright", "packaging/debian/copyright");
 
@@ -44,7 +44,7 @@ fn a_debian_package_installs_and_runs() {
         sandbox.command("dpkg", &words).run().assert_code(0);
     };
     dpkg("--install", &package);
-    assert_installed(&sandbox, ".1.gz");
+    assert_installed(&sandbox, ".gz");
     dpkg("--purge", "lockrun");
     assert_removed(&root);
 }
@@ -61,7 +61,7 @@ fn an_rpm_package_installs_and_runs() {
     // rpm2cpio fails where the package does not say how large its archive is.
     let unpack = "mkdir root && rpm2cpio \"$0\" | (cd root && cpio -idm --quiet)";
     sandbox.command("sh", &["-c", unpack, &package]).run().assert_code(0).assert_silent();
-    assert_installed(&sandbox, ".1");
+    assert_installed(&sandbox, "");
     assert_same_file(&sandbox, "usr/share/zsh/site-functions/_lockrun", "completions/_lockrun");
     for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
         assert_same_file(&sandbox, &format!("usr/share/licenses/lockrun/{license}"), license);
@@ -77,7 +77,7 @@ fn an_rpm_package_installs_and_runs() {
     };
     rpm(&["--initdb"]);
     rpm(&["--install", &package]);
-    assert_installed(&sandbox, ".1");
+    assert_installed(&sandbox, "");
     rpm(&["--verify", "lockrun"]);
     rpm(&["--erase", "lockrun"]);
     assert_removed(&root);
@@ -129,7 +129,7 @@ fn a_tarball_to_unpack_in_usr_local() {
     let unpack = ["-C", "root/usr", "--strip-components=1", "-xzf", tarball.to_str().unwrap()];
     sandbox.command("tar", &unpack).umask(0o022).run().assert_code(0).assert_silent();
     assert_eq!(fs::metadata(bin).unwrap().permissions().mode() & 0o7777, 0o2775);
-    assert_installed(&sandbox, ".1");
+    assert_installed(&sandbox, "");
     assert_same_file(&sandbox, "usr/share/zsh/site-functions/_lockrun", "completions/_lockrun");
     for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
         assert_same_file(&sandbox, &format!("usr/share/doc/lockrun/{license}"), license);
@@ -186,7 +186,7 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-/// The package is unpacked in `work/root`, and its pages end so.
+/// The package is unpacked in `work/root`, and the names of its pages end so.
 #[track_caller]
 fn assert_installed(sandbox: &Sandbox, page_suffix: &str) {
     let root = sandbox.path("work/root");
@@ -198,10 +198,11 @@ fn assert_installed(sandbox: &Sandbox, page_suffix: &str) {
     }
     let pages = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("man")).unwrap();
     let names = pages.map(|page| page.unwrap().file_name().into_string().unwrap());
-    for name in names.filter(|name| name.ends_with(".1")) {
-        let page = root.join("usr/share/man/man1").join(name.replace(".1", page_suffix));
+    for name in names.filter(|name| name != "parts") {
+        let (title, section) = name.rsplit_once('.').unwrap();
+        let page = root.join(format!("usr/share/man/man{section}/{name}{page_suffix}"));
         let shown = sandbox.command("mandoc", &[&page]).run().assert_code(0).stdout.clone();
-        let title = name.replace(".1", "(1)").to_uppercase();
+        let title = format!("{}({section})", title.to_uppercase());
         assert!(shown.starts_with(&title), "{title}: {shown}");
         assert_eq!(fs::metadata(page).unwrap().permissions().mode() & 0o777, 0o644, "{name}");
     }

@@ -30,8 +30,8 @@ pub struct Example {
 
 type Keys = BTreeMap<String, Vec<String>>;
 
-const KNOWN_KEYS: [&str; 10] =
-    ["language", "file", "stubs", "setup", "run", "code", "stdout", "stderr", "needs", "recipe"];
+const KNOWN_KEYS: [&str; 11] =
+    ["language", "file", "hosts", "stubs", "setup", "run", "code", "stdout", "stderr", "needs", "recipe"];
 
 impl Example {
     /// All examples of a file of this repository, in order.
