@@ -4,6 +4,8 @@
 use crate::campaign::size;
 use crate::support::{Cluster, Etcd, NODES, Place, Running, Sandbox, eventually};
 use std::fs;
+use std::io::{Read, Write, copy};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 const ENDLESS: &str = "echo holding; exec sleep 600";
@@ -189,4 +191,68 @@ fn of_hundreds_that_come_in_the_same_minute_one_runs() {
         }
     });
     assert_eq!(fs::read_to_string(sandbox.path("work/ran")).unwrap(), "ran\n");
+}
+
+/// A way to the server that passes one request and its answer and is closed then.
+fn way_that_breaks(server: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut upstream = TcpStream::connect(server).unwrap();
+        drop(listener);
+        upstream.write_all(&message(&mut client)).unwrap();
+        client.write_all(&message(&mut upstream)).unwrap();
+    });
+    address
+}
+
+/// The same way, open again.
+fn mend(address: &str, server: &str) {
+    let (listener, server) = (TcpListener::bind(address).unwrap(), server.to_owned());
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let upstream = TcpStream::connect(&server).unwrap();
+            for (from, to) in [(&client, &upstream), (&upstream, &client)] {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                thread::spawn(move || {
+                    let _ = copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+}
+
+/// A head and as much as it says will follow.
+fn message(from: &mut TcpStream) -> Vec<u8> {
+    let (mut read, mut byte) = (Vec::new(), [0]);
+    while !read.ends_with(b"\r\n\r\n") {
+        from.read_exact(&mut byte).unwrap();
+        read.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&read).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).unwrap();
+    [read, body].concat()
+}
+
+#[test]
+fn a_server_that_is_lost_after_its_first_answer_is_waited_for_unless_nobody_waits() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let server = place.server();
+    let run = |address: &str, options: &[&str]| {
+        let store = format!("etcd://{address}/jobs?connect=0.5");
+        sandbox.lockrun(&[&["--store", &store], options, &["-l", "calc", "--", "echo", "ran"]].concat())
+    };
+    let way = way_that_breaks(server.address());
+    let waiting = run(&way, &[]).start();
+    eventually("it says so", || waiting.stderr().contains("the store cannot be reached"));
+    mend(&way, server.address());
+    waiting.wait().assert_code(0).assert_stdout("ran\n").assert_stderr_has(&["trying again", "can be reached again"]);
+
+    let way = way_that_breaks(server.address());
+    run(&way, &["-n"]).run().assert_code(69).assert_stdout("").assert_one_line(&[&way]);
+    run(&way_that_breaks(server.address()), &["-t", "2"]).run().assert_code(124).assert_stdout("");
 }

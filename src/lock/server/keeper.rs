@@ -139,8 +139,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
     };
     let news = match outcome {
         None => {
-            let limits = Limits::new(suspend_aware_now() + GIVING_UP, each_try(request.ttl));
-            let _ = store.leave(request.seed.lease(page.attempt(), 0), limits).await;
+            give_up(store, request, page).await;
             return None;
         }
         Some(Ok(Outcome::Granted { grants, tenure })) => {
@@ -153,10 +152,24 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
         }
         Some(Ok(Outcome::Refused(refused))) => News::Refused(refused),
         Some(Ok(Outcome::Called(call))) => News::GaveUp(call),
-        Some(Err(trouble)) => failed(&trouble),
+        Some(Err(trouble)) => {
+            tell(line, &failed(&trouble));
+            if store.identity().is_some() {
+                give_up(store, request, page).await;
+            }
+            return None;
+        }
     };
     tell(line, &news);
     None
+}
+
+/// Leaves nothing behind, neither on the first lease nor on that of --at-least.
+async fn give_up<S: RowStore>(store: &mut S, request: &Request, page: &Page) {
+    let limits = Limits::new(suspend_aware_now() + GIVING_UP, each_try(request.ttl));
+    for number in [0, 1] {
+        let _ = store.leave(request.seed.lease(page.attempt(), number), limits).await;
+    }
 }
 
 /// A store that cannot be reached, or refuses us.

@@ -25,12 +25,13 @@ struct Rows {
     revision: watch::Sender<u64>,
     /// So many requests fail.
     failures: usize,
+    has_answered: bool,
 }
 
 impl Default for Memory {
     fn default() -> Self {
         let revision = watch::Sender::new(1);
-        Self(Rc::new(RefCell::new(Rows { rows: Vec::new(), revision, failures: 0 })))
+        Self(Rc::new(RefCell::new(Rows { rows: Vec::new(), revision, failures: 0, has_answered: false })))
     }
 }
 
@@ -66,6 +67,7 @@ impl Memory {
             state.failures -= 1;
             return Err(Unreachable { faults: Vec::new(), was_sent: true }.into());
         }
+        state.has_answered = true;
         Ok(answer(&mut state))
     }
 }
@@ -210,7 +212,7 @@ impl RowStore for Memory {
     }
 
     fn identity(&self) -> Option<String> {
-        Some("1".into())
+        self.0.borrow().has_answered.then(|| "1".into())
     }
 
     fn address(&self) -> String {

@@ -238,7 +238,8 @@ impl<'a, S: RowStore> Contest<'a, S> {
         Ok(Some(Outcome::Granted { grants: all.into_iter().map(grant).collect(), tenure }))
     }
 
-    /// One request, repeated once we are in the queue.
+    /// One request, repeated once the store has answered any. Nobody waits for the store
+    /// with `--timeout 0`.
     async fn ask<T>(
         &mut self,
         mut request: impl AsyncFnMut(&mut S, Limits) -> Result<T, Trouble>,
@@ -250,9 +251,11 @@ impl<'a, S: RowStore> Contest<'a, S> {
                     self.out_of_trouble();
                     return Ok(answer);
                 }
-                Err(trouble) if !self.is_connected => return Err(trouble),
+                Err(trouble @ Trouble::Unreachable(_)) if !self.request.waits => return Err(trouble),
+                Err(trouble) if !self.is_connected && self.store.identity().is_none() => return Err(trouble),
                 Err(Trouble::Refused(text)) if self.rows.is_empty() => return Err(Trouble::Refused(text)),
                 Err(trouble) => {
+                    self.connected();
                     self.in_trouble(&trouble);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -285,13 +288,17 @@ impl<'a, S: RowStore> Contest<'a, S> {
         }
     }
 
-    fn out_of_trouble(&mut self) {
+    fn connected(&mut self) {
         if !std::mem::replace(&mut self.is_connected, true) {
             (self.tell)(News::Connected {
                 store: self.store.identity().unwrap_or_default(),
                 description: self.store.description(),
             });
         }
+    }
+
+    fn out_of_trouble(&mut self) {
+        self.connected();
         if std::mem::take(&mut self.is_in_trouble) {
             (self.tell)(News::WorksAgain);
         }
