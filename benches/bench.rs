@@ -16,6 +16,7 @@
 //! is touched.
 
 mod contenders;
+mod etcd;
 mod greedy;
 mod hand_over;
 mod machine;
@@ -44,7 +45,7 @@ use crate::yardstick::Yardstick;
 
 /// The name on the command line and the measurement behind it, in the order of
 /// the report.
-const SECTIONS: [(&str, Measurement); 7] = [
+const SECTIONS: [(&str, Measurement); 8] = [
     ("whole-process", whole_process::measure),
     ("hand-over", hand_over::measure),
     ("greedy", greedy::measure),
@@ -52,6 +53,7 @@ const SECTIONS: [(&str, Measurement); 7] = [
     ("waiters", waiters::measure),
     ("slots", slots::measure),
     ("system-calls", system_calls::measure),
+    ("etcd", etcd::measure),
 ];
 
 type Measurement = fn(&Bench) -> anyhow::Result<Section>;

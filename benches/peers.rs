@@ -131,6 +131,11 @@ pub struct Lock<'a> {
 }
 
 impl Tool {
+    /// The copy that is measured.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The whole command line that runs `command` under the tool's lock.
     ///
     /// lockrun finds the directory in its environment, see [`Lock::environment`], so
