@@ -1,7 +1,7 @@
 //! The requests to etcd, each against a real server: answers, repeated requests, and
 //! what a failing server does to them.
 
-use crate::support::{Authority, Etcd, Sandbox, eventually};
+use crate::support::{Authority, Etcd, Sandbox, eventually, http_message};
 use lockrun::lock::server::etcd::calls::{Calls, Condition, LeaseId, Read, Renewed, Span, Write};
 use lockrun::lock::server::etcd::gateway::Gateway;
 use lockrun::lock::server::etcd::watch::{Heard, Wish};
@@ -12,7 +12,11 @@ use lockrun::net::{Dialer, Limits};
 use lockrun::sys::suspend_aware_now;
 use std::fs;
 use std::future::Future;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 const ROW: &str = "jobs/calc/x1";
@@ -135,6 +139,42 @@ fn a_renewed_lease_lasts_from_before_the_renewal_was_sent() {
         let ttl = Duration::from_secs(20);
         assert!(until >= before + ttl && until <= suspend_aware_now() + ttl);
         assert_eq!((own.len(), also.len(), also[0].kvs.len()), (1, 1, 0));
+    });
+}
+
+/// A way to a server, and when each request came past on it.
+fn way_with_a_clock(server: &str) -> (String, Arc<Mutex<Vec<Duration>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&times);
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut upstream = TcpStream::connect(server).unwrap();
+        while let Some(request) = http_message(&mut client) {
+            noted.lock().unwrap().push(suspend_aware_now());
+            upstream.write_all(&request).unwrap();
+            client.write_all(&http_message(&mut upstream).unwrap()).unwrap();
+        }
+    });
+    (address, times)
+}
+
+/// However late the answer is.
+#[test]
+fn a_lease_never_counts_from_the_answer() {
+    let etcd = Etcd::start();
+    let (way, passed) = way_with_a_clock(etcd.address());
+    run(async {
+        let mut calls = calls_to(&[&way]);
+        let granted = calls.grant(LeaseId(7), 20, long()).await.unwrap();
+        let kept = calls.keep(LeaseId(7), &[], &[], long()).await.unwrap();
+        let Renewed::Until { lasting: renewed, .. } = kept else { panic!("{kept:?}") };
+        let passed = passed.lock().unwrap();
+        for (lasting, passed) in [granted, renewed].iter().zip(passed.iter()) {
+            assert!(lasting.until - lasting.ttl <= *passed, "it was sent before {passed:?}: {lasting:?}");
+        }
+        assert_eq!(passed.len(), 2);
     });
 }
 

@@ -2,9 +2,9 @@
 //! is asked by hundreds at once: what becomes of those who hold, wait and come.
 
 use crate::campaign::size;
-use crate::support::{Cluster, Etcd, NODES, Place, Running, Sandbox, eventually};
+use crate::support::{Cluster, Etcd, NODES, Place, Running, Sandbox, eventually, http_message};
 use std::fs;
-use std::io::{Read, Write, copy};
+use std::io::{Write, copy};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
@@ -201,8 +201,8 @@ fn way_that_breaks(server: &str) -> String {
         let (mut client, _) = listener.accept().unwrap();
         let mut upstream = TcpStream::connect(server).unwrap();
         drop(listener);
-        upstream.write_all(&message(&mut client)).unwrap();
-        client.write_all(&message(&mut upstream)).unwrap();
+        upstream.write_all(&http_message(&mut client).unwrap()).unwrap();
+        client.write_all(&http_message(&mut upstream).unwrap()).unwrap();
     });
     address
 }
@@ -222,20 +222,6 @@ fn mend(address: &str, server: &str) {
             }
         }
     });
-}
-
-/// A head and as much as it says will follow.
-fn message(from: &mut TcpStream) -> Vec<u8> {
-    let (mut read, mut byte) = (Vec::new(), [0]);
-    while !read.ends_with(b"\r\n\r\n") {
-        from.read_exact(&mut byte).unwrap();
-        read.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&read).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
-    let mut body = vec![0; length];
-    from.read_exact(&mut body).unwrap();
-    [read, body].concat()
 }
 
 #[test]

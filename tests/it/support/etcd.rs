@@ -3,7 +3,7 @@
 
 use super::{LIMIT, Outcome, Sandbox, eventually};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -213,6 +213,30 @@ impl Drop for Etcd {
         self.guard.stdin = None;
         let _ = self.guard.wait();
     }
+}
+
+/// The next request or answer, whole. `None`: the connection has ended.
+pub fn http_message(from: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut read = Vec::new();
+    let mut until = |end: &[u8]| {
+        let (start, mut byte) = (read.len(), [0]);
+        while !read[start..].ends_with(end) {
+            from.read_exact(&mut byte).ok()?;
+            read.push(byte[0]);
+        }
+        Some(String::from_utf8_lossy(&read[start..]).to_lowercase())
+    };
+    let head = until(b"\r\n\r\n")?;
+    if head.contains("transfer-encoding: chunked") {
+        until(b"\r\n0\r\n")?;
+        // Trailers.
+        while until(b"\r\n")? != "\r\n" {}
+        return Some(read);
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse().ok()?;
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).ok()?;
+    Some([read, body].concat())
 }
 
 /// Has the guard start the server; returns the server's process id.

@@ -43,7 +43,7 @@ mod tracer;
 #[cfg(feature = "etcd")]
 pub use cluster::{Cluster, NODES, Node};
 #[cfg(feature = "etcd")]
-pub use etcd::{Authority, Etcd, keeper_of, signal};
+pub use etcd::{Authority, Etcd, http_message, keeper_of, signal};
 pub use example::Example;
 pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;
