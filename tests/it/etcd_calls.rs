@@ -142,8 +142,12 @@ fn a_renewed_lease_lasts_from_before_the_renewal_was_sent() {
     });
 }
 
-/// A way to a server, and when each request came past on it.
-fn way_with_a_clock(server: &str) -> (String, Arc<Mutex<Vec<Duration>>>) {
+/// A way to a server, and when each request came past on it. `change` may alter the answer
+/// to the request of a number.
+fn way_with_a_clock(
+    server: &str,
+    change: impl Fn(usize, &mut Vec<u8>) + Send + 'static,
+) -> (String, Arc<Mutex<Vec<Duration>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
     let times = Arc::new(Mutex::new(Vec::new()));
@@ -151,10 +155,13 @@ fn way_with_a_clock(server: &str) -> (String, Arc<Mutex<Vec<Duration>>>) {
     thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
         let mut upstream = TcpStream::connect(server).unwrap();
-        while let Some(request) = http_message(&mut client) {
+        for number in 0.. {
+            let Some(request) = http_message(&mut client) else { return };
             noted.lock().unwrap().push(suspend_aware_now());
             upstream.write_all(&request).unwrap();
-            client.write_all(&http_message(&mut upstream).unwrap()).unwrap();
+            let mut answer = http_message(&mut upstream).unwrap();
+            change(number, &mut answer);
+            client.write_all(&answer).unwrap();
         }
     });
     (address, times)
@@ -164,7 +171,7 @@ fn way_with_a_clock(server: &str) -> (String, Arc<Mutex<Vec<Duration>>>) {
 #[test]
 fn a_lease_never_counts_from_the_answer() {
     let etcd = Etcd::start();
-    let (way, passed) = way_with_a_clock(etcd.address());
+    let (way, passed) = way_with_a_clock(etcd.address(), |_, _| {});
     run(async {
         let mut calls = calls_to(&[&way]);
         let granted = calls.grant(LeaseId(7), 20, long()).await.unwrap();
@@ -175,6 +182,29 @@ fn a_lease_never_counts_from_the_answer() {
             assert!(lasting.until - lasting.ttl <= *passed, "it was sent before {passed:?}: {lasting:?}");
         }
         assert_eq!(passed.len(), 2);
+    });
+}
+
+/// A deposed leader may have confirmed the renewal, and its successor the row.
+#[test]
+fn a_renewal_in_another_term_than_the_read_after_it_is_made_again() {
+    const FIRST_RENEWAL: usize = 2;
+    let etcd = Etcd::start();
+    let (way, passed) = way_with_a_clock(etcd.address(), |number, answer| {
+        if number == FIRST_RENEWAL {
+            let term = b"\"raft_term\":\"";
+            let place = answer.windows(term.len()).position(|part| part == term).unwrap() + term.len();
+            answer[place] -= 1;
+        }
+    });
+    run(async {
+        let mut calls = calls_to(&[&way]);
+        let made = enter(&mut calls, LeaseId(7)).await;
+        let kept = calls.keep(LeaseId(7), &[(ROW.into(), made)], &[], long()).await.unwrap();
+        let Renewed::Until { lasting, .. } = kept else { panic!("{kept:?}") };
+        let passed = passed.lock().unwrap();
+        assert_eq!(passed.len(), FIRST_RENEWAL + 4, "a renewal and a read, twice");
+        assert!(lasting.until - lasting.ttl > passed[FIRST_RENEWAL + 1], "it counts from the second renewal");
     });
 }
 
