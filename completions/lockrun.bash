@@ -833,7 +833,15 @@ _lockrun_line() {
     list:* | status:* | wait:* | break:*)
         if ((COMP_CWORD > 1)); then __lockrun_names "$dir"; else _lockrun "$1" "$cur" "$prev"; fi
         ;;
-    *) _lockrun "$1" "$cur" "$prev" ;;
+    *)
+        _lockrun "$1" "$cur" "$prev"
+        # Commands first: options after a dash.
+        if ((COMP_CWORD == 1)) && [[ -z $cur ]]; then
+            local word words=("${COMPREPLY[@]}")
+            COMPREPLY=()
+            for word in "${words[@]}"; do [[ $word == -* ]] || COMPREPLY+=("$word"); done
+        fi
+        ;;
     esac
 }
 

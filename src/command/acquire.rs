@@ -28,7 +28,7 @@ use crate::keeper::{self, Keeper, Tie};
 use crate::lock::{Admission, Engine, Grant, Held, Patience, Queued};
 use crate::message;
 use crate::process;
-use crate::record::{Claim, RELEASED};
+use crate::record::{Claim, RELEASED, TOKEN_FOR};
 use crate::sys::{self, Arrived, Shared, SignalFd};
 use crate::token::{Token, TokenGrant};
 
@@ -380,5 +380,5 @@ fn open_owner(pid: i32) -> Result<OwnedFd> {
 /// The caller of the token, as records and messages show it.
 fn described(pid: Option<i32>) -> Vec<u8> {
     let line = pid.and_then(process::command_line).unwrap_or_default();
-    [&b"token for "[..], &line].concat()
+    [TOKEN_FOR.as_bytes(), &line].concat()
 }

@@ -21,6 +21,9 @@ pub const SIZE: usize = 1024;
 /// written to.
 const BEGINNING: &[u8] = br#"{"lockrun":1,"#;
 
+/// How [`Record::command`] begins for a token; the command line of its owner follows.
+pub const TOKEN_FOR: &str = "token for ";
+
 /// How [`Record::ended`] begins for a token that was released.
 pub const RELEASED: &str = "released";
 
@@ -171,7 +174,8 @@ impl Record {
     /// Drops the arguments of the command when the grant ends: they may be secrets, and
     /// people look at a holder's arguments only while it runs.
     pub fn drop_arguments(&mut self) {
-        let program = self.command.find(' ').unwrap_or(self.command.len());
+        let start = if self.command.starts_with(TOKEN_FOR) { TOKEN_FOR.len() } else { 0 };
+        let program = self.command[start..].find(' ').map_or(self.command.len(), |end| start + end);
         self.command.truncate(program);
     }
 

@@ -41,6 +41,16 @@ fn subcommands() {
 }
 
 #[test]
+fn commands_come_first() {
+    let sandbox = Sandbox::new();
+    for (shell, ask) in SHELLS {
+        let offered = ask(&sandbox, &["lockrun", ""]);
+        assert!(offered.iter().any(|word| word == "acquire"), "{shell}: {offered:?}");
+        assert!(!offered.iter().any(|word| word.starts_with('-')), "{shell}: {offered:?}");
+    }
+}
+
+#[test]
 fn options_of_subcommands() {
     let sandbox = Sandbox::new();
     for (command, beginning, option) in [

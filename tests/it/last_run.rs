@@ -80,6 +80,8 @@ fn a_lock_that_was_lost_says_so() {
     sandbox.lockrun(&["release", &token]).run().assert_code(0);
     let run = last(&sandbox, "token");
     assert_eq!(run["result"], "released");
+    let command = run["command"].as_str().unwrap();
+    assert!(command.starts_with("token for ") && command.split(' ').count() == 3, "{command}");
     assert!(seconds_between(&run) >= 0.0, "{run}");
 }
 
