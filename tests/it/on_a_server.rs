@@ -241,6 +241,24 @@ fn locks_on_files_and_on_a_server_are_taken_under_each_other() {
     }
 }
 
+/// Nothing of the holder is left, and the server has not heard of its end.
+#[test]
+fn a_standby_takes_over_when_a_host_dies() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let script = "echo $$; exec sleep 600";
+    let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "-c", script]).start().until_says("\n");
+    let standby = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "took over"], 1);
+    let command: i32 = holder.stdout().trim().parse().unwrap();
+    // The keeper first: it would give the lock back.
+    for process in [keeper_of(holder.pid()), holder.pid(), command] {
+        signal(process, libc::SIGSTOP);
+    }
+    for process in [keeper_of(holder.pid()), holder.pid(), command] {
+        signal(process, libc::SIGKILL);
+    }
+    standby.wait().assert_code(0).assert_stdout("took over\n");
+}
+
 #[test]
 fn nothing_is_left_on_the_server() {
     let (place, sandbox) = (server(), Sandbox::new());

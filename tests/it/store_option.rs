@@ -23,6 +23,38 @@ fn a_wrong_url_is_125_and_says_what_to_write() {
 }
 
 #[test]
+fn each_wrong_url_has_its_own_line() {
+    let sandbox = Sandbox::new();
+    for (url, says) in [
+        ("", "it is empty"),
+        ("a:2379", "the scheme a is unknown; write etcd://HOST"),
+        ("etcd", "this is not a URL"),
+        ("etcd:a", "// is missing"),
+        ("etcd://a,,b", "a host is missing"),
+        ("etcd://a:0", "0 is not a port"),
+        ("etcd://[::1", "] is missing"),
+        ("etcd://a b", "a b is not a host name"),
+        ("etcd://a#b", "write %23"),
+        ("etcd://a//b", "the prefix has an empty part"),
+        ("file:///x", "give --dir DIR"),
+        ("etcd://a?ttl=1", "ttl: at least 2 seconds"),
+        ("etcd://a?ttl=2d", "ttl: at most a day"),
+        ("etcd://a?x=1", "the parameter x is unknown; the parameters are ttl,"),
+        ("etcd://a?ttl", "the parameter ttl has no value"),
+        ("etcd://a?cacert=/c", "write etcds://"),
+        ("etcds://a?cert=/c", "cert and key go together"),
+        ("etcd://u@a", "the user u has no password; give password-file=FILE"),
+        ("etcd://a?password-file=/f", "give user=NAME"),
+        ("etcd://u:p@a?user=v", "the user is given twice"),
+        ("etcd://a/%zz", "write %25"),
+    ] {
+        let outcome = lockrun(&sandbox, &RUN).env("LOCKRUN_STORE", url).run();
+        outcome.assert_code(125).assert_stdout("").assert_one_line(&["LOCKRUN_STORE=", says]);
+    }
+    assert!(!sandbox.path("work/ran").exists());
+}
+
+#[test]
 fn an_unreachable_server_is_69() {
     let sandbox = Sandbox::new();
     let store = "etcd://127.0.0.1:1,127.0.0.1:2?connect=0.2";
