@@ -103,7 +103,8 @@ pub struct Lock {
     /// The lock's name [default: the command line]
     ///
     /// The lock is the file NAME.lock in the locks directory, with unusual bytes
-    /// percent-encoded. acquire has no default.
+    /// percent-encoded. The current directory does not count: 'lockrun -- make' in
+    /// two checkouts is one lock. acquire has no default.
     #[arg(short = 'l', long = "name", value_name = "NAME", allow_hyphen_values = true)]
     pub name: Vec<OsString>,
 
