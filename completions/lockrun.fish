@@ -83,12 +83,15 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s q -l quiet -
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s v -l verbose -d 'Print the path, waiting and holding times'
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -l fd -d 'Unlock the caller\'s own descriptor N' -r -f
-complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand release" -l store -d 'The server of a server\'s token [env: LOCKRUN_STORE]' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire DUR from now; \'forever\': never' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l store -d 'The server of a server\'s token [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l fd -d 'Check the caller\'s own descriptor N' -r -f
+complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l store -d 'The server of a server\'s token [env: LOCKRUN_STORE]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
-complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help'
+complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l file -d 'The lock on this file or directory' -r -F
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s d -l dir -d 'The locks directory [env: LOCKRUN_DIR]' -r -f -a "(__fish_complete_directories)"

@@ -144,6 +144,7 @@ pub fn held_by(holders: &[Holder]) -> String {
     let mut text = String::from("held by");
     match first.pid {
         Some(pid) => text += &format!(" pid {pid}"),
+        None if first.is_token => text += " a token, taken",
         None => text += " an unknown process",
     }
     if let Some(host) = &first.host {

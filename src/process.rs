@@ -146,6 +146,15 @@ pub fn incarnation(pid: i32) -> Option<(u64, u64)> {
     Some((start, number.unwrap_or(0)))
 }
 
+/// What tells a process from every other one on any host; `None` for one that is
+/// gone, or where /proc does not show our pid namespace.
+pub fn mark(pid: i32) -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = fs::read_link("/proc/self/ns/pid").ok().filter(|_| proc_is_ours())?;
+    let start = stat(pid)?.split(' ').nth(19)?.to_owned();
+    Some(format!("{} {} {pid} {start}", boot.trim_end(), namespace.display()))
+}
+
 /// Sleeps until an [`open`] process has ended and released all it had, or for `limit`.
 /// Returns whether it has.
 pub fn wait_for_end(process: &OwnedFd, limit: Duration) -> bool {

@@ -11,12 +11,13 @@ use super::number;
 use super::run::Lock;
 use super::usage_error::UsageError;
 use crate::duration::{self, Limit};
-use crate::token::Token;
+use crate::token::AnyToken;
 
 /// Take a lock for a token, or on a descriptor.
 ///
 /// The token is one word on stdout; 'lockrun release TOKEN' releases the lock.
-/// Until then a small background process holds it. With --fd, the caller does.
+/// Until then a small background process holds it, on a server only with --owner.
+/// With --fd, the caller holds it.
 #[derive(Parser, Debug)]
 #[command(
     name = "lockrun acquire",
@@ -70,7 +71,7 @@ impl Acquire {
     /// A lock's name as a word is the same as with `--name`. A token there is a slip of
     /// somebody who means release: as a name it would be shown to all.
     pub(super) fn with_words_as_names(mut self) -> Result<Self, UsageError> {
-        if self.words.iter().any(|word| Token::parse(word.as_bytes()).is_some()) {
+        if self.words.iter().any(|word| AnyToken::parse(word.as_bytes()).is_some()) {
             return Err(UsageError::form("a token is not a lock's name", "lockrun release TOKEN", "release"));
         }
         self.lock.name.append(&mut self.words);
@@ -97,6 +98,13 @@ pub struct Release {
     /// Only `/dev/fd/N`, which means `--fd N`.
     #[arg(long, hide = true, conflicts_with = "token")]
     pub file: Vec<PathBuf>,
+
+    /// The server of a server's token [env: LOCKRUN_STORE]
+    ///
+    /// Otherwise the addresses in the token, which has no password.
+    #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    pub store: Option<OsString>,
 }
 
 /// Extend the expiry of a token's lock.
@@ -114,6 +122,13 @@ pub struct Renew {
     /// Default: as long as the lock was taken for.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_expiry, allow_hyphen_values = true)]
     pub expires: Option<Limit>,
+
+    /// The server of a server's token [env: LOCKRUN_STORE]
+    ///
+    /// Otherwise the addresses in the token, which has no password.
+    #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    pub store: Option<OsString>,
 }
 
 /// Check whether a token's or descriptor's lock is still held.
@@ -139,6 +154,13 @@ pub struct Check {
     /// Print name, slot, fence, expires and remaining seconds as JSON
     #[arg(long)]
     pub json: bool,
+
+    /// The server of a server's token [env: LOCKRUN_STORE]
+    ///
+    /// Otherwise the addresses in the token, which has no password.
+    #[arg(long, value_name = "URL", allow_hyphen_values = true)]
+    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    pub store: Option<OsString>,
 }
 
 const AFTER_ACQUIRE_HELP: &str = "\

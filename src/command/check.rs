@@ -13,7 +13,7 @@ use crate::escape::printable_json;
 use crate::exit::Exit;
 use crate::keeper::{Answer, Ask, TokenState};
 use crate::message;
-use crate::token::Token;
+use crate::token::AnyToken;
 
 use super::engine::{self, LockAround};
 use super::{descriptor, stdout, tokens};
@@ -39,15 +39,15 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
         return check_descriptor(number, options.json);
     }
     if options.token.is_none()
-        && std::env::var_os(tokens::VARIABLE).is_none()
+        && std::env::var_os(crate::token::VARIABLE).is_none()
         && let Some(lock) = engine::lock_around()?
     {
         return check_around(lock, options.json);
     }
     tokens::for_each(options.token.as_slice(), |token| {
-        Ok(match tokens::ask(token, Ask::Check)? {
+        Ok(match tokens::ask(token, Ask::Check, options.store.as_deref())? {
             Ok(Answer::State(TokenState { lost: Some(how), .. })) => {
-                tokens::tell_lost(token, &how);
+                tokens::tell_lost(&tokens::shown_name(token), &how);
                 Exit::Lost
             }
             Ok(Answer::State(state)) => {
@@ -101,10 +101,10 @@ fn check_descriptor(number: RawFd, json: bool) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn report<'a>(token: &'a Token, state: &'a TokenState) -> Report<'a> {
+fn report<'a>(token: &'a AnyToken, state: &'a TokenState) -> Report<'a> {
     Report {
-        name: token.name.as_str().into(),
-        slot: token.slot,
+        name: token.name().into(),
+        slot: token.slot(),
         fence: Some(token.fence()),
         expires: state.expires.as_deref(),
         remaining: state.remaining.map(|left| left.as_secs_f64()),

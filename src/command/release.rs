@@ -14,9 +14,9 @@ pub fn release(mut options: cli::Release) -> Result<Exit> {
         return descriptor::release(number);
     }
     tokens::for_each(&options.token, |token| {
-        Ok(match tokens::ask(token, Ask::Release)? {
+        Ok(match tokens::ask(token, Ask::Release, options.store.as_deref())? {
             Ok(Answer::Released { lost: Some(how) }) => {
-                tokens::tell_lost(token, &how);
+                tokens::tell_lost(&tokens::shown_name(token), &how);
                 Exit::Lost
             }
             Ok(_) => Exit::Ok,

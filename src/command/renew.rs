@@ -12,10 +12,10 @@ use super::tokens;
 pub fn renew(options: &cli::Renew) -> Result<Exit> {
     tokens::for_each(options.token.as_slice(), |token| {
         let lease = options.expires.map(crate::duration::Limit::finite);
-        Ok(match tokens::ask(token, Ask::Renew { lease })? {
+        Ok(match tokens::ask(token, Ask::Renew { lease }, options.store.as_deref())? {
             Ok(Answer::State(state)) => match state.lost {
                 Some(how) => {
-                    tokens::tell_lost(token, &how);
+                    tokens::tell_lost(&tokens::shown_name(token), &how);
                     Exit::Lost
                 }
                 None => Exit::Ok,

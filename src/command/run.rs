@@ -118,7 +118,7 @@ impl Job {
                     Err(not) => not,
                 },
                 #[cfg(feature = "etcd")]
-                Admission::Queued(AnyQueued::Server(queued)) => match wait_on_server(&self.request, queued)? {
+                Admission::Queued(AnyQueued::Server(queued)) => match wait_on_server(&self.request, queued, None)? {
                     OnServer::Granted(held) => return self.run_at_once(AnyHeld::Server(*held)),
                     OnServer::Over(exit) => return Ok(exit),
                     OnServer::Not(not) => not,

@@ -1,7 +1,7 @@
 //! Where the token commands get their tokens from, and what they say about a token that
 //! holds nothing any more.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use anyhow::{Context, Result, anyhow};
 use crate::advice::Advice;
 use crate::escape::printable;
 use crate::exit::Exit;
+#[cfg(feature = "etcd")]
+use crate::keeper::TokenState;
 use crate::keeper::{self, Answer, Ask};
+use crate::lock::Unreachable;
 use crate::message;
 use crate::process;
 use crate::record::{RELEASED, Record};
-use crate::token::Token;
+use crate::token::{AnyToken, ServerToken, Token, VARIABLE};
 
 use super::engine;
-
-pub const VARIABLE: &str = "LOCKRUN_TOKEN";
 
 /// A killed process ends sooner, unless it hangs in the kernel.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -55,12 +56,12 @@ pub fn words(given: &[OsString]) -> Result<Vec<Vec<u8>>> {
 
 /// Calls `act` with every token; the worst outcome counts. After a message about one
 /// the others are still tried.
-pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Result<Exit> {
+pub fn for_each(given: &[OsString], act: impl Fn(&AnyToken) -> Result<Exit>) -> Result<Exit> {
     let words = words(given)?;
-    let outcomes = words.iter().map(|word| match Token::parse(word) {
+    let outcomes = words.iter().map(|word| match AnyToken::parse(word) {
         Some(token) => act(&token).unwrap_or_else(|error| {
-            message::tell_about(&message::shown_name(token.name.as_bytes()), &message::describe(&error));
-            Exit::Failed
+            message::tell_about(&shown_name(&token), &message::describe(&error));
+            if error.is::<Unreachable>() { Exit::Unreachable } else { Exit::Failed }
         }),
         None => {
             // Without the text itself: it may be a valid token with a typo.
@@ -72,11 +73,64 @@ pub fn for_each(given: &[OsString], act: impl Fn(&Token) -> Result<Exit>) -> Res
             Exit::Failed
         }
     });
-    Ok(outcomes.max_by_key(|exit| exit.code()).unwrap_or(Exit::Failed))
+    Ok(outcomes.max_by_key(|exit| severity(*exit)).unwrap_or(Exit::Failed))
 }
 
-/// Asks the keeper. If it is gone, says since when; the exit is then 123.
-pub fn ask(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
+/// 125 before 69 before 123 before 0.
+fn severity(exit: Exit) -> u8 {
+    match exit {
+        Exit::Ok => 0,
+        Exit::Lost => 1,
+        Exit::Unreachable => 2,
+        _ => 3,
+    }
+}
+
+/// Names of the locks, as messages show them.
+pub fn shown_name(token: &AnyToken) -> String {
+    message::shown_name(token.name().as_bytes())
+}
+
+/// Asks the keeper, or the server at `store`. If the lock is gone, says so; the exit is
+/// then 123.
+pub fn ask(token: &AnyToken, question: Ask, store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
+    match token {
+        AnyToken::Files(token) => ask_keeper(token, question),
+        AnyToken::Server(token) => ask_server(token, &question, store),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn ask_server(token: &ServerToken, question: &Ask, store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
+    use super::engine::ServerAsk;
+    use crate::lock::server::TokenAnswer;
+
+    let question = match question {
+        Ask::Release => ServerAsk::Release,
+        Ask::Renew { lease } => ServerAsk::Renew(lease.unwrap_or(token.term)),
+        Ask::Check => ServerAsk::Check,
+    };
+    Ok(match engine::ask_server(token, question, store)? {
+        TokenAnswer::Released => Ok(Answer::Released { lost: None }),
+        TokenAnswer::Held { expires, remaining } => Ok(Answer::State(TokenState { expires, remaining, lost: None })),
+        TokenAnswer::Gone(name, holders) => {
+            let now = if holders.is_empty() { String::new() } else { format!("; now {}", message::held_by(&holders)) };
+            // A server does not remember how it ended.
+            message::tell_about(
+                &message::shown_name(name.as_bytes()),
+                &format!("no longer held: released before, expired, broken or replaced{now}"),
+            );
+            Err(Exit::Lost)
+        }
+    })
+}
+
+#[cfg(not(feature = "etcd"))]
+fn ask_server(_token: &ServerToken, _question: &Ask, _store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
+    Err(anyhow!("the token is of a server, and this lockrun was built without servers (cargo feature etcd)"))
+}
+
+fn ask_keeper(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
     match keeper::ask(token, question)? {
         Answer::Gone => {
             let record = engine::record_of_grant(token);
@@ -109,16 +163,15 @@ fn is_out_of_reach(pid: i32) -> bool {
 }
 
 /// Says that a lock was lost while a command relied on it.
-pub fn tell_lost(token: &Token, how: &str) {
-    let name = message::shown_name(token.name.as_bytes());
+pub fn tell_lost(name: &str, how: &str) {
     let how = printable(how.as_bytes());
-    message::tell_about(&name, &format!("lost: {how}; what was done under it was not protected to the end"));
+    message::tell_about(name, &format!("lost: {how}; what was done under it was not protected to the end"));
 }
 
 fn tell_gone(token: &Token, record: Option<Record>) {
     let name = message::shown_name(token.name.as_bytes());
     let Some(record) = record else {
-        return tell_lost(token, "no longer held, since when is unknown");
+        return tell_lost(&name, "no longer held, since when is unknown");
     };
     let is_ours = record.fence == token.fence();
     let ended = match &record.previous {
@@ -129,11 +182,11 @@ fn tell_gone(token: &Token, record: Option<Record>) {
         Some(ended) if ended.starts_with(RELEASED) => {
             message::tell_about(&name, &format!("no longer held: {}", printable(ended.as_bytes())));
         }
-        Some(ended) => tell_lost(token, ended),
-        None if is_ours => tell_lost(token, "its holder was killed at an unknown time"),
+        Some(ended) => tell_lost(&name, ended),
+        None if is_ours => tell_lost(&name, "its holder was killed at an unknown time"),
         None => {
             let since = &record.since;
-            tell_lost(token, &format!("no longer held; granted to others since then, most recently at {since}"));
+            tell_lost(&name, &format!("no longer held; granted to others since then, most recently at {since}"));
         }
     }
 }

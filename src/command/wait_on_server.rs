@@ -1,6 +1,7 @@
 //! What happens here while a keeper waits for locks on a server: signals, the clock,
 //! and messages. This process does not touch the network.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -24,9 +25,13 @@ pub enum OnServer {
     Over(Exit),
 }
 
-/// Watches the keeper until the wait is over. An abandoned keeper deletes its row by
-/// itself, so nobody waits for the network.
-pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result<OnServer> {
+/// Watches the keeper until the wait is over, by the end of `owner` as well. An abandoned
+/// keeper deletes its row by itself, so nobody waits for the network.
+pub fn wait_on_server(
+    request: &LockRequest,
+    mut queued: ServerQueued,
+    owner: Option<BorrowedFd<'_>>,
+) -> Result<OnServer> {
     let signals = SignalFd::of_all().context("cannot watch signals")?;
     if let Some(remark) = request.engine.remark() {
         request.tell_verbose(|| remark.into());
@@ -84,7 +89,11 @@ pub fn wait_on_server(request: &LockRequest, mut queued: ServerQueued) -> Result
             queued.look_again();
             seen_at = Some(Instant::now());
         }
-        let arrived = sleep(queued.wakes(), &signals, [look, left, to_ask].into_iter().flatten().min())?;
+        if owner.is_some_and(|owner| sys::is_readable(owner, Some(Duration::ZERO)) == Ok(true)) {
+            break OnServer::Not(NotGranted::OwnerEnded);
+        }
+        let limit = [look, left, to_ask].into_iter().flatten().min();
+        let arrived = sleep(queued.wakes(), &signals, owner, limit)?;
         match arrived {
             Arrived::LetGo { ask, sender } => break OnServer::Not(NotGranted::AskedToLetGo { ask, sender }),
             Arrived::Signal { number, .. } if sys::STOPPING.contains(&number) && !sys::is_ignored(number) => {
@@ -122,12 +131,18 @@ fn store_failed(request: &LockRequest, is_unreachable: bool, text: &str) -> Exit
 }
 
 /// Sleeps until a signal arrives, which is returned, or the keeper has something to
-/// say.
-fn sleep(wakes: Wakes<'_>, signals: &SignalFd, limit: Option<Duration>) -> Result<Arrived> {
+/// say, or `owner` ends.
+pub fn sleep(
+    wakes: Wakes<'_>,
+    signals: &SignalFd,
+    owner: Option<BorrowedFd<'_>>,
+    limit: Option<Duration>,
+) -> Result<Arrived> {
     let until = wakes.at.map(|at| at.saturating_sub(suspend_aware_now()));
     let limit = [until, limit].into_iter().flatten().min();
     let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
     polled.extend(wakes.descriptor.as_ref().map(|line| PollFd::new(line, PollFlags::IN)));
+    polled.extend(owner.as_ref().map(|owner| PollFd::new(owner, PollFlags::IN)));
     sys::wait_until_ready(&mut polled, limit)?;
     Ok(sys::next_signal(Some(Duration::ZERO)))
 }

@@ -19,7 +19,7 @@ use crate::lock::{Held, Note};
 use crate::message;
 use crate::record::{RELEASED, timestamp};
 use crate::sys::{self, Arrived, LetGo, SignalFd, Timer};
-use crate::token::Token;
+use crate::token::{AnyToken, Token};
 
 pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
 use protocol::{Reply, Request};
@@ -139,7 +139,7 @@ impl<H: Held> Holding<H> {
     /// Returns when the lock must be released.
     fn serve(&mut self, listener: &UnixListener, ties: &[Tie], signals: &SignalFd) -> io::Result<End> {
         if let Some(caller) = &mut self.printed {
-            caller.write_all((self.token.to_word() + "\n").as_bytes())?;
+            caller.write_all((AnyToken::Files(self.token.clone()).to_word() + "\n").as_bytes())?;
         }
         let mut failures = 0;
         loop {

@@ -284,6 +284,8 @@ pub struct Holder {
     pub kept_until: Option<String>,
     /// The process whose end releases the token.
     pub owner: Option<i32>,
+    /// A token on a server, without a process.
+    pub is_token: bool,
     /// When the lock was granted, RFC 3339.
     pub since: Option<String>,
     /// The fencing token.

@@ -2,16 +2,13 @@
 //! would be renewed too late.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
-use super::suspend_aware_now;
+use super::{Awaited, suspend_aware_now};
 
 /// Sleeps until this time of [`suspend_aware_now`].
 pub async fn sleep_until(at: Duration) {
@@ -21,21 +18,20 @@ pub async fn sleep_until(at: Duration) {
     }
     while suspend_aware_now() < at {
         match timer(at) {
-            Ok(timer) => drop(timer.ready(Interest::READABLE).await),
+            Ok(timer) => timer.ready().await,
             // Without a free descriptor, one second at a time.
             Err(_) => tokio::time::sleep((at.saturating_sub(suspend_aware_now())).min(Duration::from_secs(1))).await,
         }
     }
 }
 
-fn timer(at: Duration) -> io::Result<AsyncFd<OwnedFd>> {
+fn timer(at: Duration) -> io::Result<Awaited> {
     let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
     let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
     let at = Timespec { tv_sec: at.as_secs() as i64, tv_nsec: at.subsec_nanos().into() };
     let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
     timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &once)?;
-    // SAFETY: an OwnedFd stays open as long as it lives, and nobody takes it out.
-    unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }.map_err(io::Error::from)
+    Awaited::new(timer)
 }
 
 #[cfg(test)]

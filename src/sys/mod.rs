@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(feature = "net")]
+mod async_ready;
+#[cfg(feature = "net")]
 mod async_sleep;
 mod byte_lock;
 mod clock;
@@ -24,6 +26,8 @@ mod signal_fd;
 mod start;
 mod timer;
 
+#[cfg(feature = "net")]
+pub use async_ready::Awaited;
 #[cfg(feature = "net")]
 pub use async_sleep::sleep_until;
 pub use byte_lock::{ByteLock, Found, Kind};

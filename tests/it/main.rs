@@ -250,6 +250,8 @@ mod token_clients;
 mod token_contest;
 /// From acquire to release, with every lock option.
 mod token_cycle;
+/// Tokens of lock files and of a server, by one list.
+mod token_every_engine;
 /// Tokens, commands and flock(1) exclude each other.
 mod token_exclusion;
 /// Tokens that cannot be delivered; processes killed or slow at any system call.
@@ -260,6 +262,8 @@ mod token_holder;
 mod token_lost;
 /// Messages about a token's lock.
 mod token_messages;
+/// What only tokens of a server have.
+mod token_on_a_server;
 /// `--owner PID`.
 mod token_owner;
 /// Scripts to copy.

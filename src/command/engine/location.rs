@@ -9,6 +9,8 @@ use anyhow::{Result, bail};
 
 #[cfg(feature = "etcd")]
 use crate::lock::server::url::{self, Server};
+#[cfg(feature = "etcd")]
+use crate::token::ServerToken;
 
 /// The locks directory where `--dir` is not given.
 const DIR: &str = "LOCKRUN_DIR";
@@ -49,9 +51,6 @@ pub enum Place {
 
 impl Location {
     /// Decides between the options and the environment.
-    ///
-    /// # Errors
-    /// They contradict each other, or the URL is invalid.
     pub fn place(self) -> Result<Place> {
         let is_here = self.dir.is_some() || self.has_files;
         if let Some(url) = self.store {
@@ -70,11 +69,31 @@ impl Location {
     }
 }
 
+/// The server of a token: at the addresses of `--store` or the environment, or else at
+/// those in the token.
+#[cfg(feature = "etcd")]
+pub fn server_of(token: &ServerToken, given: Option<&OsStr>) -> Result<Server> {
+    let from_environment = || std::env::var_os(STORE).map(|url| (url, STORE));
+    if let Some((url, source)) = given.map(|url| (url.to_owned(), "--store")).or_else(from_environment)
+        && let Place::Server(server) = store(&url, source)?
+    {
+        return Ok(Server { prefix: token.prefix.clone(), ..server });
+    }
+    match url::parse(&token.store, url::Origin::Token, variable).map_err(Error::msg)? {
+        url::Store::Server(server) => Ok(Server { prefix: token.prefix.clone(), ..*server }),
+        url::Store::Files => bail!("the token names no server"),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).and_then(|value| value.into_string().ok())
+}
+
 #[cfg(feature = "etcd")]
 fn store(url: &OsStr, source: &str) -> Result<Place> {
     let origin = if source == STORE { url::Origin::Environment } else { url::Origin::CommandLine };
     let Some(url) = url.to_str() else { bail!("{source} is not UTF-8") };
-    let variable = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
     match url::parse(url, origin, variable).map_err(Error::msg)? {
         url::Store::Files => Ok(Place::Files(None)),
         url::Store::Server(server) => Ok(Place::Server(*server)),

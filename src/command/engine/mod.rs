@@ -7,9 +7,11 @@
 mod held;
 mod location;
 mod store;
+#[cfg(feature = "etcd")]
+mod token;
 
 use std::fs::File;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 #[cfg(feature = "etcd")]
 use std::rc::Rc;
@@ -24,7 +26,7 @@ use crate::escape::printable;
 use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
 #[cfg(feature = "etcd")]
-use crate::lock::server::{self, Details, ServerEngine, ServerHeld, ServerQueued, ServerStore};
+use crate::lock::server::{self, Details, ServerEngine, ServerHeld, ServerQueued, ServerStore, Tell};
 use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Rules, Target, Terms, Waited};
 #[cfg(feature = "etcd")]
 use crate::message;
@@ -32,6 +34,8 @@ use crate::record::{Claim, Record};
 use crate::token::Token;
 
 pub use self::location::{Location, of_environment as directory_of_environment};
+#[cfg(feature = "etcd")]
+pub use self::token::{ServerAsk, ask_server};
 /// Only lock files have a child that waits and becomes COMMAND
 /// (`command/wait_in_queue.rs`).
 pub use crate::lock::file::LockAround;
@@ -84,9 +88,6 @@ pub enum AnyStore {
 
 impl AnyEngine {
     /// A request for all of `targets`, or for `default_name` if there are none.
-    ///
-    /// # Errors
-    /// The directory or server cannot be used, or a server was given no name.
     pub fn choose(
         location: Location,
         mut targets: Vec<Target>,
@@ -111,9 +112,6 @@ impl AnyEngine {
     }
 
     /// Adds what only a server has to know before it is asked.
-    ///
-    /// # Errors
-    /// `--at-least` on files, or `--exec` on a server.
     pub fn set_details(
         &mut self,
         name: &str,
@@ -133,12 +131,29 @@ impl AnyEngine {
             }
             #[cfg(feature = "etcd")]
             Self::Server(server) => {
-                let name = name.to_owned();
-                let tell = Rc::new(move |text: &str| message::tell_about(&name, &printable(text.as_bytes())));
-                server.set_details(Details { claim: claim.clone(), kill_after, at_least, tell });
+                server.set_details(Details {
+                    claim: claim.clone(),
+                    kill_after,
+                    at_least,
+                    tell: tell(name),
+                    owner: None,
+                });
             }
         }
         let _ = (name, claim, kill_after, exec);
+        Ok(())
+    }
+
+    /// The same for a token, which is held for `owner` if there is one.
+    pub fn set_token_details(&mut self, name: &str, claim: &Claim, owner: Option<&OwnedFd>) -> Result<()> {
+        #[cfg(feature = "etcd")]
+        if let Self::Server(server) = self {
+            let owner = owner.map(OwnedFd::try_clone).transpose()?;
+            let (claim, tell) = (claim.clone(), tell(name));
+            // There is no command to end.
+            server.set_details(Details { claim, kill_after: Duration::ZERO, at_least: None, tell, owner });
+        }
+        let _ = (name, claim, owner);
         Ok(())
     }
 
@@ -155,9 +170,6 @@ impl AnyEngine {
     /// A request for the caller's descriptor; every lock of `beside` has to be on the
     /// same file. Without a usable default directory the lock has only the kernel's
     /// queue, and the returned error says why.
-    ///
-    /// # Errors
-    /// Another lock was named, or a given directory cannot be used.
     pub fn on_descriptor(
         dir: Option<PathBuf>,
         descriptor: Descriptor,
@@ -266,11 +278,14 @@ impl Queued for AnyQueued {
     }
 }
 
+#[cfg(feature = "etcd")]
+fn tell(name: &str) -> Tell {
+    let name = name.to_owned();
+    Rc::new(move |text: &str| message::tell_about(&name, &printable(text.as_bytes())))
+}
+
 /// Looks at the caller's descriptor. Call this before any other file is opened, which
 /// would get the number if it is closed.
-///
-/// # Errors
-/// It is closed, or no file that can be locked.
 pub fn descriptor(number: RawFd) -> Result<Descriptor> {
     descriptor::look_at(number)
 }
@@ -336,7 +351,7 @@ pub fn record_of_grant(token: &Token) -> Option<Record> {
 /// tree.
 pub fn is_token_keeper(pid: i32) -> bool {
     #[cfg(feature = "etcd")]
-    if server::is_our_keeper(pid) {
+    if server::is_our_keeper(pid) || server::is_keeper(pid) {
         return true;
     }
     file::is_token_keeper(pid)

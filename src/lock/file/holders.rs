@@ -86,6 +86,7 @@ impl Holders {
                     age: record.age(self.now),
                     since: Some(record.since.clone()),
                     expires: record.expires.clone(),
+                    is_token: false,
                     owner: record.owner,
                     fence: Some(record.fence),
                     slot: *slot,

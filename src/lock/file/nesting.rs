@@ -26,7 +26,7 @@ use super::slots;
 use crate::lock::{Mode, markers};
 use crate::process;
 use crate::record::Record;
-use crate::token::Token;
+use crate::token::{self, AnyToken};
 
 /// A grant that covers this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +258,10 @@ pub struct Lock<'a> {
 pub fn held_by_tokens(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     let us = geteuid().as_raw();
     let mut held = Vec::new();
-    let token = std::env::var_os("LOCKRUN_TOKEN").and_then(|word| Token::parse(word.as_encoded_bytes()));
+    let token = match std::env::var_os(token::VARIABLE).and_then(|word| AnyToken::parse(word.as_encoded_bytes())) {
+        Some(AnyToken::Files(token)) => Some(token),
+        Some(AnyToken::Server(_)) | None => None,
+    };
     for marker in token.iter().flat_map(|token| &token.grants).filter_map(|grant| grant.marker.parse::<Marker>().ok()) {
         if marker.identity == lock.identity && lock.queue.is_token_held(marker.fence)? {
             let kernel = Kernel::look_thoroughly();

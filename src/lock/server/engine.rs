@@ -1,21 +1,24 @@
 //! A request for locks on a server, as the commands see it.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rustix::process::getpid;
+use anyhow::{Context, Result, anyhow};
+use rustix::process::{Pid, getpid};
 
 use super::news::HolderSeen;
 use super::queue::Id;
-use super::request::{Request, Seed};
+use super::request::{Request, Seed, TokenTerms};
 use super::row::{FORMAT, LockName, Note, NotedMode};
 use super::url::Server;
 use super::wrapper::queued::ServerQueued;
 use super::wrapper::{Plan, Tell, holder};
 use crate::lock::{Holder, Mode, Patience, Target, Terms, markers};
+use crate::process;
 use crate::record::Claim;
+use crate::token::{self, AnyToken};
 
 /// Below this, ordinary delays end the lease.
 const SHORT_TTL: Duration = Duration::from_secs(5);
@@ -39,6 +42,8 @@ pub struct Details {
     pub at_least: Option<Duration>,
     /// Prints a line about the locks.
     pub tell: Tell,
+    /// The process whose end gives a token's locks back.
+    pub owner: Option<OwnedFd>,
 }
 
 impl ServerEngine {
@@ -61,11 +66,8 @@ impl ServerEngine {
     /// Starts a keeper, which asks. Fails without a process, memory or descriptor, and
     /// on kernels before 5.3.
     pub fn ask(&self, patience: &Patience) -> Result<ServerQueued> {
-        let Some(Details { claim, kill_after, at_least, tell }) = &self.details else {
-            bail!(
-                "tokens on a server are not in this version of lockrun: write lockrun --store URL --name NAME -- COMMAND"
-            );
-        };
+        let details = self.details.as_ref().ok_or_else(|| anyhow!("nothing is known about this request"))?;
+        let Details { claim, kill_after, at_least, tell, owner } = details;
         let note = Note {
             format: FORMAT,
             mode: noted(self.terms.mode),
@@ -75,6 +77,8 @@ impl ServerEngine {
             command: String::from_utf8_lossy(&claim.command).into_owned(),
             kill_after: Some(kill_after.as_secs_f64()),
             replace: self.terms.replace,
+            owner: claim.owner,
+            owner_mark: claim.owner.filter(|owner| *owner != Pid::INIT.as_raw_nonzero().get()).and_then(process::mark),
             ..Note::default()
         };
         let mut locks: Vec<_> = self.names.iter().map(|name| LockName::new(name)).collect();
@@ -88,15 +92,18 @@ impl ServerEngine {
             max_waiters: self.terms.max_waiters.filter(|_| !self.terms.replace),
             reentrant: self.terms.reentrant,
             around: around(),
+            ancestors: ancestors(),
+            token: claim.is_token.then_some(TokenTerms { term: claim.expires, has_owner: claim.owner.is_some() }),
             seed: Seed::random().context("no random numbers")?,
             ttl: self.server.ttl,
             connect: self.server.connect,
             at_least: *at_least,
             expires: claim.expires,
         };
+        let owner = owner.as_ref().map(OwnedFd::try_clone).transpose()?;
         let (server, kill_after) = (self.server.clone(), *kill_after);
         let (tell, holders) = (Rc::clone(tell), Rc::clone(&self.holders));
-        ServerQueued::start(Plan { server, request, kill_after, tell, holders })
+        ServerQueued::start(Plan { server, request, kill_after, tell, holders, owner })
             .context("cannot start a process that keeps the lock")
     }
 
@@ -132,10 +139,24 @@ fn noted(mode: Mode) -> NotedMode {
     }
 }
 
-/// Ids of rows that are held for a command around us. Only a row that is still there
-/// counts.
+/// Ids of rows that are held for a command around us, or by the token in our
+/// environment. Only a row that is still there counts.
 pub fn around() -> Vec<Id> {
-    markers::around().iter().filter_map(|word| Id::parse(word.split(':').nth(1)?)).collect()
+    let token = match std::env::var_os(token::VARIABLE).and_then(|word| AnyToken::parse(word.as_encoded_bytes())) {
+        Some(AnyToken::Server(token)) => token.rows,
+        Some(AnyToken::Files(_)) | None => Vec::new(),
+    };
+    let outer = markers::around();
+    let ids = outer.iter().filter_map(|word| word.split(':').nth(1)).chain(token.iter().map(|row| row.id.as_str()));
+    ids.filter_map(Id::parse).collect()
+}
+
+/// Marks of our ancestors but the first process, which everybody has. A token that one
+/// of them owns is ours.
+pub fn ancestors() -> Vec<String> {
+    let us = getpid().as_raw_nonzero().get();
+    let init = Pid::INIT.as_raw_nonzero().get();
+    process::ancestors(us).filter(|pid| *pid != init).filter_map(process::mark).collect()
 }
 
 pub fn names_of(targets: &[Target]) -> Vec<LockName> {

@@ -113,6 +113,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             match self.step(&mut buffer).await {
                 Step::LifeEnded => return self.let_go().await,
                 Step::Ordered(Some(Order::Release)) => return self.let_go().await,
+                Step::Ordered(Some(Order::Stand)) => {}
                 Step::Ordered(Some(Order::Started(pid))) => self.ties.victims.set_command(pid),
                 Step::Ordered(Some(Order::LookAgain)) => {}
                 Step::Ordered(Some(Order::Heard)) => {

@@ -1,7 +1,7 @@
 //! Locks on a server, for commands that take none. Without a command to protect, they
 //! need no keeper and talk to the server themselves.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::process::{geteuid, getpid};
 use tokio::runtime::Runtime;
 
-use super::engine::{around, names_of};
+use super::engine::{ancestors, around, names_of};
 use super::etcd::Etcd;
 use super::lease::each_try;
 use super::looks::check_format;
@@ -33,36 +33,44 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// A server whose locks are looked at.
 pub struct ServerStore {
     server: Server,
-    runtime: Box<Runtime>,
-    store: Box<RefCell<Etcd>>,
+    pub(super) runtime: Box<Runtime>,
+    pub(super) store: Box<RefCell<Etcd>>,
+    /// A token's store is known before its first answer.
+    has_answered: Cell<bool>,
 }
 
 impl ServerStore {
     /// Connects at the first request.
     pub fn open(server: Server) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = Box::new(runtime.context("cannot prepare for the network")?);
-        let store = Box::new(RefCell::new(Etcd::new(&server, None)));
-        Ok(Self { server, runtime, store })
+        Self::open_known(server, None)
     }
 
-    fn limits(&self) -> Limits {
-        match self.store.borrow().identity() {
-            None => Limits::first(self.server.connect, ACCEPTED),
-            Some(_) => Limits::new(suspend_aware_now() + self.server.ttl, each_try(self.server.ttl)),
+    /// The same, for one store alone.
+    pub fn open_known(server: Server, identity: Option<&str>) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = Box::new(runtime.context("cannot prepare for the network")?);
+        let store = Box::new(RefCell::new(Etcd::new(&server, identity)));
+        Ok(Self { server, runtime, store, has_answered: Cell::new(false) })
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        match self.has_answered.get() {
+            false => Limits::first(self.server.connect, ACCEPTED),
+            true => Limits::new(suspend_aware_now() + self.server.ttl, each_try(self.server.ttl)),
         }
     }
 
-    fn rows(&self, lock: &LockName) -> Result<(Vec<Row>, u64)> {
+    pub(super) fn rows(&self, lock: &LockName) -> Result<(Vec<Row>, u64)> {
         let limits = self.limits();
         let look = self.runtime.block_on(self.store.borrow_mut().look(lock, limits));
         let look = look.map_err(|trouble| self.explain(trouble))?;
+        self.has_answered.set(true);
         check_format(&look).map_err(|trouble| self.explain(trouble))?;
         Ok((look.rows, look.at))
     }
 
     /// Exits with 69 if the server cannot be reached.
-    fn explain(&self, trouble: Trouble) -> Error {
+    pub(super) fn explain(&self, trouble: Trouble) -> Error {
         match trouble {
             Trouble::Unreachable(unreachable) if unreachable.faults.is_empty() || !unreachable.is_refused() => {
                 Unreachable(format!("{}: the store cannot be reached: {unreachable}", self.server)).into()
@@ -71,7 +79,7 @@ impl ServerStore {
         }
     }
 
-    fn seen(&self, lock: &LockName, rows: &[Row]) -> Seen {
+    pub(super) fn seen(&self, lock: &LockName, rows: &[Row]) -> Seen {
         let all = contenders(rows);
         let holders: Vec<_> = rows.iter().filter(|row| !is_waiting(&all, row.contender.id)).collect();
         let state = match holders.as_slice() {
@@ -96,6 +104,7 @@ impl ServerStore {
             let limits = self.limits();
             let page = self.runtime.block_on(self.store.borrow_mut().list(from.as_deref(), limits));
             let page = page.map_err(|trouble| self.explain(trouble))?;
+            self.has_answered.set(true);
             locks.extend(page.locks);
             from = page.next;
             if from.is_none() {
@@ -193,10 +202,13 @@ impl Store for ServerStore {
     }
 
     fn would_wait_for_itself(&self, target: &Target, _waits_forever: bool) -> Result<bool> {
-        let around = around();
+        let (around, ancestors, user) = (around(), ancestors(), self.caller().user);
         let names = names_of(std::slice::from_ref(target));
-        let Some(lock) = names.first().filter(|_| !around.is_empty()) else { return Ok(false) };
-        Ok(self.rows(lock)?.0.iter().any(|row| around.contains(&row.contender.id)))
+        let Some(lock) = names.first() else { return Ok(false) };
+        Ok(self.rows(lock)?.0.iter().any(|row| {
+            let owner = row.note.owner_mark.as_ref().filter(|_| row.note.user == user);
+            around.contains(&row.contender.id) || owner.is_some_and(|owner| ancestors.contains(owner))
+        }))
     }
 
     fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool> {

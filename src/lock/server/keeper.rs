@@ -15,6 +15,7 @@ use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
+use super::announcement::announce;
 use super::contend::Contest;
 use super::hold::Holding;
 use super::last_resort::Victims;
@@ -27,8 +28,10 @@ use super::request::{GrantedRow, Outcome, Request, Tenure};
 use super::row::{LockName, Note, Row};
 use super::store::{Lease, RowStore, Trouble};
 use super::ties::{Ties, life_ended, next_order, tell};
+use super::vigil::Vigil;
 use crate::net::Limits;
-use crate::sys::{self, Shared, sleep_until, suspend_aware_now};
+use crate::sys::{self, Awaited, Shared, sleep_until, suspend_aware_now};
+use crate::token::KEPT_ENVIRONMENT;
 
 /// Limit for deleting a row that is given up.
 const GIVING_UP: Duration = Duration::from_secs(5);
@@ -46,6 +49,8 @@ pub struct Ends {
     /// The read end of the life line.
     pub life: OwnedFd,
     pub wrapper: Pid,
+    /// The process that a token's locks are held for.
+    pub owner: Option<OwnedFd>,
 }
 
 /// Runs as the forked process until the locks are released. `make_store` is called
@@ -58,12 +63,19 @@ pub fn live<S: RowStore>(
     page: &Shared<Page>,
 ) -> ! {
     let (line, life) = (ends.line.as_fd(), ends.life.as_fd());
-    sys::close_all_but(&[line, life, rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]);
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let kept: Vec<_> = [line, life].into_iter().chain(stdio).chain(ends.owner.as_ref().map(AsFd::as_fd)).collect();
+    sys::close_all_but(&kept);
     sys::detach();
+    let _known = announce();
     // Passwords are in our memory.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let names: Vec<_> = request.locks.iter().map(|lock| String::from_utf8_lossy(lock.given())).collect();
-    sys::retitle(format!("lockrun: keeps {}", names.join(", ")).as_bytes(), &[]);
+    let (does, environment) = match request.token {
+        Some(_) => ("holds", &KEPT_ENVIRONMENT[..]),
+        None => ("keeps", &[][..]),
+    };
+    sys::retitle(format!("lockrun: {does} {}", names.join(", ")).as_bytes(), environment);
     let run = std::panic::AssertUnwindSafe(|| keep(make_store(), request, task, ends, page));
     // Not back into the wrapper's code.
     let _ = std::panic::catch_unwind(run);
@@ -84,6 +96,7 @@ fn keep<S: RowStore>(
         let victims = Victims::of(&ends.life, ends.wrapper)?;
         let life = pipe::Receiver::from_owned_fd(ends.life)?;
         let ties = Ties { line: &line, life: &life, page, victims };
+        let owner = ends.owner.map(Awaited::new).transpose()?;
         let pulse = async {
             let (beat, alarm) = (heartbeat(request.ttl), Alarm::default());
             loop {
@@ -98,19 +111,21 @@ fn keep<S: RowStore>(
         };
         tokio::select! {
             () = pulse => {}
-            () = work(&mut store, request, task, ties) => {}
+            () = work(&mut store, request, task, ties, owner) => {}
         }
         Ok(())
     })
 }
 
-async fn work<S: RowStore>(store: &mut S, request: &Request, task: Task, ties: Ties<'_>) {
+async fn work<S: RowStore>(store: &mut S, request: &Request, task: Task, ties: Ties<'_>, owner: Option<Awaited>) {
     let tenure = match task {
         Task::Contend => contend(store, request, &ties).await,
         Task::GoOn(rows) => Some(tenure_of(request, &rows, ties.page)),
     };
-    if let Some(tenure) = tenure {
-        Holding::new(store, request, tenure, ties).run().await;
+    match (tenure, request.token) {
+        (None, _) => {}
+        (Some(tenure), None) => Holding::new(store, request, tenure, ties).run().await,
+        (Some(tenure), Some(terms)) => Vigil::new(store, request, terms, tenure, ties, owner).run().await,
     }
 }
 

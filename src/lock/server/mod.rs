@@ -3,12 +3,14 @@
 //! - [`queue`]: the rule, pure; [`row`]: what a row is made of
 //! - [`store`]: what a server has to offer; `etcd` offers it; [`url`]: what names a
 //!   server
-//! - `contend`: from a request to its grant; `hold`: from the grant to its end
+//! - `contend`: from a request to its grant; `hold`: from the grant to its end; `vigil`:
+//!   the same for a token; `tokens`: what the commands do with one
 //! - `lease`: when to renew, and when to end a command in time; `pause`: that it was too
 //!   late
 //! - `keeper`: the process that does both; `wrapper`: the process beside it; `page`,
 //!   `news`, `ties`: between the two
 
+mod announcement;
 mod contend;
 mod engine;
 #[cfg(feature = "etcd")]
@@ -30,11 +32,16 @@ pub mod row;
 pub mod store;
 mod summon;
 mod ties;
+mod tokens;
 pub mod url;
+mod vigil;
 mod wrapper;
 
+pub use announcement::is_keeper;
 pub use engine::{Details, ServerEngine};
 pub use inspect::ServerStore;
+pub use tokens::TokenAnswer;
+pub use wrapper::Tell;
 pub use wrapper::held::ServerHeld;
 pub use wrapper::is_our_keeper;
 pub use wrapper::queued::{Progress, ServerQueued};

@@ -28,6 +28,8 @@ pub enum News {
         /// For a keeper that has to go on.
         rows: Vec<Kept>,
     },
+    /// A token can stand for the locks now.
+    Settled,
     /// Not granted, and nothing was entered.
     Refused(Refused),
     /// We were called while we waited, and gave up the place.
@@ -105,6 +107,8 @@ impl HolderSeen {
 pub enum Order {
     /// COMMAND runs as this process.
     Started(i32),
+    /// The token was printed: from now on it stands for the locks.
+    Stand,
     /// Before the grant: somebody is about to be shown who holds the locks.
     LookAgain,
     /// COMMAND has ended: release the locks.

@@ -55,6 +55,10 @@ pub struct Request {
     pub reentrant: bool,
     /// Rows that are held for a command around us.
     pub around: Vec<Id>,
+    /// Marks of our ancestors, which may own a token.
+    pub ancestors: Vec<String>,
+    /// For a token, not for a command.
+    pub token: Option<TokenTerms>,
     pub seed: Seed,
     pub ttl: Duration,
     /// How long to try for the first answer.
@@ -64,9 +68,25 @@ pub struct Request {
     pub expires: Option<Duration>,
 }
 
+/// What is asked for a token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenTerms {
+    /// For how long; `None`: until it is released.
+    pub term: Option<Duration>,
+    /// Whether it is held for a process. Otherwise no process of ours stays.
+    pub has_owner: bool,
+}
+
 impl Request {
     pub fn mode(&self) -> Mode {
         Contender::from(&self.mode).mode
+    }
+
+    /// Whether a row is held for a command that we are a part of, or by a token that
+    /// is ours.
+    pub fn is_around(&self, row: &Row) -> bool {
+        let is_ours = |mark| row.note.user == self.note.user && self.ancestors.contains(mark);
+        self.around.contains(&row.contender.id) || row.note.owner_mark.as_ref().is_some_and(is_ours)
     }
 }
 

@@ -174,9 +174,17 @@ pub struct Note {
     /// The process whose end releases the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<i32>,
-    /// Whether a token holds it, which no process keeps.
+    /// Tells the owner from every other process on any host, see
+    /// [`process::mark`](crate::process::mark).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_mark: Option<String>,
+    /// Whether a token holds it. Without an owner, no process keeps it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub token: bool,
+    /// How many seconds after a renewal the token of an owner expires; whenever
+    /// `expires` changes, its keeper counts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended_by: Option<f64>,
     /// Seconds between TERM and KILL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_after: Option<f64>,

@@ -285,6 +285,10 @@ pub trait RowStore {
     /// has changed meanwhile (a call) or is gone.
     fn amend(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;
 
+    /// How long a lease lives if it is not renewed, for people; `None`: it is not
+    /// there.
+    fn left(&mut self, lease: u64, limits: Limits) -> impl Future<Output = Result<Option<Duration>, Trouble>>;
+
     /// Ends a lease and all its rows in one step, even if it was perhaps never made.
     /// `false`: there was none. After a [`Trouble`] the rows go when the lease ends.
     fn leave(&mut self, lease: u64, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;

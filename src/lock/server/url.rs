@@ -96,12 +96,19 @@ pub struct Server {
     pub connect: Duration,
 }
 
+impl Server {
+    /// The scheme and all addresses: `etcd://a:2379,b:2379`.
+    pub fn addresses(&self) -> String {
+        let addresses: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
+        let scheme = if self.tls.is_some() { "etcds" } else { "etcd" };
+        format!("{scheme}://{}", addresses.join(","))
+    }
+}
+
 /// For messages: without user, password and parameters.
 impl Display for Server {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
-        let scheme = if self.tls.is_some() { "etcds" } else { "etcd" };
-        write!(f, "{scheme}://{}/{}", addresses.join(","), self.prefix)
+        write!(f, "{}/{}", self.addresses(), self.prefix)
     }
 }
 
@@ -112,6 +119,18 @@ pub enum Origin {
     CommandLine,
     /// `LOCKRUN_STORE`.
     Environment,
+    /// A token.
+    Token,
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CommandLine => "--store",
+            Self::Environment => "LOCKRUN_STORE",
+            Self::Token => "the token's store",
+        })
+    }
 }
 
 /// What a URL means.
@@ -125,8 +144,7 @@ pub enum Store {
 /// Reads a URL; `variable` looks up etcd's own environment variables. An error says
 /// what is wrong and what to write, without the password.
 pub fn parse(url: &str, origin: Origin, variable: impl Fn(&str) -> Option<String>) -> Result<Store, String> {
-    let source = if origin == Origin::CommandLine { "--store" } else { "LOCKRUN_STORE" };
-    parts(url, origin, &variable).map_err(|error| format!("{source}={}: {error}", shown(url)))
+    parts(url, origin, &variable).map_err(|error| format!("{origin}={}: {error}", shown(url)))
 }
 
 fn parts(url: &str, origin: Origin, variable: &dyn Fn(&str) -> Option<String>) -> Result<Store, String> {

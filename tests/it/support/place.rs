@@ -31,6 +31,18 @@ impl Place {
         }
     }
 
+    /// Options for a shell line.
+    pub fn store(&self) -> String {
+        self.options("").join(" ")
+    }
+
+    /// The token that `lockrun acquire OPTIONS` prints.
+    #[track_caller]
+    pub fn acquire(&self, sandbox: &Sandbox, options: &[&str]) -> String {
+        let outcome = self.lockrun(sandbox, &[&["acquire"], options].concat()).run();
+        outcome.assert_code(0).stdout.trim_end().to_owned()
+    }
+
     /// lockrun with these arguments, on this place.
     pub fn lockrun(&self, sandbox: &Sandbox, args: &[&str]) -> Invocation {
         self.lockrun_with(sandbox, "", args)

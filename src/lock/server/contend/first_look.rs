@@ -5,7 +5,7 @@ use crate::lock::server::looks::{check_format, count_counted, covers};
 use crate::lock::server::news::Refused;
 use crate::lock::server::queue::{Decision, Mode, foresee};
 use crate::lock::server::request::Outcome;
-use crate::lock::server::row::contenders;
+use crate::lock::server::row::{Row, contenders};
 use crate::lock::server::store::{Condition, Look, RowStore, Trouble};
 
 impl<S: RowStore> Contest<'_, S> {
@@ -62,8 +62,7 @@ impl<S: RowStore> Contest<'_, S> {
         self.covered.clear();
         let mode = self.request.mode();
         for (lock, look) in looks.iter().enumerate() {
-            let around: Vec<_> =
-                look.rows.iter().filter(|row| self.request.around.contains(&row.contender.id)).collect();
+            let around: Vec<_> = look.rows.iter().filter(|row| self.request.is_around(row)).collect();
             if around.is_empty() {
                 continue;
             }
@@ -73,14 +72,20 @@ impl<S: RowStore> Contest<'_, S> {
                 self.covered.push((lock, (*row).clone()));
                 continue;
             }
-            let held: Vec<_> = around.iter().map(|row| row.contender).collect();
-            let is_shared_twice = mode == Mode::Shared && held.iter().any(|row| row.mode == Mode::Shared);
-            if is_shared_twice || matches!(foresee(&held, mode), Decision::Wait(_)) {
+            if let Some(refused) = would_wait_for_itself(&around, mode) {
                 self.tell_holders(std::slice::from_ref(look));
-                let reentrant_helps = around.iter().any(|row| covers(row, mode));
-                return Some(Outcome::Refused(Refused::Deadlock { reentrant_helps }));
+                return Some(Outcome::Refused(refused));
             }
         }
         None
     }
+}
+
+/// Whether a request cannot be granted before these rows go, which are held around it.
+pub(super) fn would_wait_for_itself(around: &[&Row], mode: Mode) -> Option<Refused> {
+    let held: Vec<_> = around.iter().map(|row| row.contender).collect();
+    let is_shared_twice = mode == Mode::Shared && held.iter().any(|row| row.mode == Mode::Shared);
+    let reentrant_helps = around.iter().any(|row| covers(row, mode));
+    let waits = is_shared_twice || matches!(foresee(&held, mode), Decision::Wait(_));
+    waits.then_some(Refused::Deadlock { reentrant_helps })
 }

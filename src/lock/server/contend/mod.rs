@@ -40,6 +40,7 @@ enum Turn {
     /// --max-waiters wait there already.
     Full,
     Called(Call),
+    Refused(Refused),
 }
 
 enum FirstLook {
@@ -132,6 +133,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
         let looks_first = !request.waits
             || request.max_waiters.is_some()
             || request.at_least.is_some()
+            || request.reentrant
             || !request.around.is_empty()
             || !matches!(request.mode(), Mode::Exclusive | Mode::Shared);
         if looks_first {
@@ -150,6 +152,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
             match self.take_turn(lock).await? {
                 Turn::Granted => {}
                 Turn::Lost => return Ok(None),
+                Turn::Refused(refused) => return Ok(Some(Outcome::Refused(refused))),
                 Turn::Full => return Ok(Some(Outcome::Refused(Refused::QueueFull))),
                 Turn::Called(call) => {
                     let _ = self.store.leave(self.lease.id, self.limits()).await;

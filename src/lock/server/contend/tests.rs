@@ -25,6 +25,8 @@ fn request(names: &[&str]) -> Request {
         max_waiters: None,
         reentrant: false,
         around: Vec::new(),
+        ancestors: Vec::new(),
+        token: None,
         seed: Seed::random().unwrap(),
         ttl: Duration::from_secs(600),
         connect: Duration::from_secs(5),

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::first_look::would_wait_for_itself;
 use super::{Contest, PAUSE, Summons, Turn};
 use crate::lock::server::looks::{check_format, count_counted, own, waits_of};
-use crate::lock::server::news::{HolderSeen, News};
+use crate::lock::server::news::{HolderSeen, News, Refused};
 use crate::lock::server::queue::{Decision, Id, State, Until, decide, foresee, is_waiting};
 use crate::lock::server::row::{Call, CallKind, LockName, Row, contenders};
 use crate::lock::server::store::{Condition, Event, Granted, Kept, Look, RowStore, Subject, Trouble, Watch, Watched};
@@ -18,6 +19,7 @@ enum Woken {
     LookAgain,
     Lost,
     Called(Call),
+    Refused(Refused),
 }
 
 impl<S: RowStore> Contest<'_, S> {
@@ -62,6 +64,7 @@ impl<S: RowStore> Contest<'_, S> {
                         Woken::LookAgain => {}
                         Woken::Lost => return Ok(Turn::Lost),
                         Woken::Called(call) => return Ok(Turn::Called(call)),
+                        Woken::Refused(refused) => return Ok(Turn::Refused(refused)),
                     }
                 }
             }
@@ -115,7 +118,9 @@ impl<S: RowStore> Contest<'_, S> {
                 return self.keep_now(&waits).await;
             }
         };
-        self.tell_who_is_waited_for(name).await;
+        if let Some(refused) = self.see_who_is_waited_for(name).await {
+            return Ok(Woken::Refused(refused));
+        }
         let mut renew = self.renew_at();
         loop {
             let dismissal = self.summonses.iter().map(|summons| summons.at).min().unwrap_or(Duration::MAX);
@@ -140,7 +145,7 @@ impl<S: RowStore> Contest<'_, S> {
                         renew = suspend_aware_now() + PAUSE;
                     }
                 },
-                () = self.look.notified() => self.tell_who_is_waited_for(name).await,
+                () = self.look.notified() => drop(self.see_who_is_waited_for(name).await),
                 () = sleep_until(dismissal) => {
                     self.dismiss(name).await;
                 }
@@ -172,12 +177,13 @@ impl<S: RowStore> Contest<'_, S> {
         Ok(kept)
     }
 
-    /// One more read, only for messages.
-    async fn tell_who_is_waited_for(&mut self, name: &LockName) {
+    /// One more read, for messages. A token of an ancestor would be waited for in vain.
+    async fn see_who_is_waited_for(&mut self, name: &LockName) -> Option<Refused> {
         let limits = self.limits();
-        if let Ok(look) = self.store.look(name, limits).await {
-            self.tell_holders(&[look]);
-        }
+        let look = self.store.look(name, limits).await.ok()?;
+        self.tell_holders(std::slice::from_ref(&look));
+        let around: Vec<_> = look.rows.iter().filter(|row| self.request.is_around(row)).collect();
+        would_wait_for_itself(&around, self.request.mode()).filter(|_| !around.is_empty())
     }
 
     /// Calls all before us that hold the lock or wait with --replace.

@@ -2,6 +2,7 @@
 //! values are left out.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use serde::de::{DeserializeOwned, Error};
@@ -121,6 +122,23 @@ impl Renewal {
     }
 }
 
+/// To `lease/timetolive`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Remaining {
+    header: Header,
+    /// -1: there is no such lease.
+    #[serde(rename = "TTL", deserialize_with = "number")]
+    ttl: i64,
+}
+
+impl Remaining {
+    /// `None`: there is no such lease.
+    pub fn left(&self) -> Option<Duration> {
+        self.ttl.try_into().ok().map(Duration::from_secs)
+    }
+}
+
 /// To `lease/revoke`, and wherever only the header counts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -200,7 +218,7 @@ macro_rules! headed {
     };
 }
 
-headed! { Range: header; Txn: header; Granted: header; Plain: header; Status: header; Login: header; Renewal: result.header; }
+headed! { Range: header; Txn: header; Granted: header; Plain: header; Status: header; Login: header; Renewal: result.header; Remaining: header; }
 
 /// An error, in either form that the gateway has.
 #[derive(Debug, Default, Deserialize)]

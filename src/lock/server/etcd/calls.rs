@@ -9,7 +9,7 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use super::answers::{Granted, KeyValue, Plain, Range, Renewal, Status, Txn};
+use super::answers::{Granted, KeyValue, Plain, Range, Remaining, Renewal, Status, Txn};
 use super::gateway::{Gateway, Identity, Reply};
 use crate::lock::server::store::Trouble;
 use crate::net::{Limits, Unreachable};
@@ -224,6 +224,16 @@ impl Calls {
         let body = json!({"ID": lease.0.to_string()});
         let (reply, _) = self.gateway.ask::<Plain>("lease/revoke", &body, Identity::Shown, limits).await?;
         Ok(matches!(reply, Reply::Done(_)))
+    }
+
+    /// How long a lease lives if it is not renewed; `None`: it is not there.
+    pub async fn left(&mut self, lease: LeaseId, limits: Limits) -> Result<Option<Duration>, Trouble> {
+        let body = json!({"ID": lease.0.to_string()});
+        let (reply, _) = self.gateway.ask::<Remaining>("lease/timetolive", &body, Identity::Shown, limits).await?;
+        Ok(match reply {
+            Reply::Done(remaining) => remaining.left(),
+            Reply::NoSuchLease | Reply::LeaseExists => None,
+        })
     }
 
     /// Renews a lease, and proves that this counts.

@@ -36,6 +36,9 @@ use crate::net::{Dialer, Limits};
 /// Keys per request of `list`.
 const PAGE: u32 = 1000;
 
+/// In seconds; etcd makes no longer lease.
+const LONGEST_LEASE: u64 = 9_000_000_000;
+
 /// Since these versions a leader that was frozen for longer than a lease does not
 /// revoke leases that were renewed meanwhile (etcd issue 15247).
 const FIXED: [(u32, u32, u32); 2] = [(3, 4, 31), (3, 5, 13)];
@@ -86,8 +89,9 @@ impl Etcd {
         if let Some(lasting) = self.leases.get(&lease.id) {
             return Ok(lasting.until);
         }
-        let seconds = lease.ttl.as_secs() + u64::from(lease.ttl.subsec_nanos() > 0);
-        let lasting = self.calls.grant(LeaseId(lease.id as i64), seconds.max(1), limits).await?;
+        let seconds = lease.ttl.as_secs().saturating_add(u64::from(lease.ttl.subsec_nanos() > 0));
+        let seconds = seconds.clamp(1, LONGEST_LEASE);
+        let lasting = self.calls.grant(LeaseId(lease.id as i64), seconds, limits).await?;
         self.leases.insert(lease.id, lasting);
         Ok(lasting.until)
     }
@@ -459,6 +463,10 @@ impl RowStore for Etcd {
 
     async fn amend(&mut self, row: Target<'_>, note: &Note, limits: Limits) -> Result<bool, Trouble> {
         self.rewrite(row, note, limits).await
+    }
+
+    async fn left(&mut self, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
+        self.calls.left(LeaseId(lease as i64), limits).await
     }
 
     async fn leave(&mut self, lease: u64, limits: Limits) -> Result<bool, Trouble> {

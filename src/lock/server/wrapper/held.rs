@@ -17,6 +17,7 @@ use crate::lock::server::row::{CallKind, NotedMode};
 use crate::lock::{Grant, Held, Holder, Loss, LossKind, Lost, Note, Released, Wakes};
 use crate::record::Claim;
 use crate::sys::{self, suspend_aware_now};
+use crate::token::{ServerToken, TokenRow};
 
 /// What a keeper was granted.
 pub struct Grants {
@@ -45,6 +46,7 @@ pub struct ServerHeld {
     stopped_for: Option<Duration>,
     command: Option<i32>,
     released: Option<Released>,
+    is_settled: bool,
 }
 
 impl Grants {
@@ -71,6 +73,36 @@ impl ServerHeld {
             stopped_for: None,
             command: None,
             released: None,
+            is_settled: false,
+        }
+    }
+
+    /// Whether a token can stand for the locks.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// The token was printed: from now on it stands for the locks.
+    pub fn let_token_stand(self) {
+        self.keeper.order(&Order::Stand);
+    }
+
+    /// The token for the locks, which are called `name`.
+    pub fn token(&self, name: &str) -> ServerToken {
+        let row = |given: &Given| TokenRow {
+            lock: given.lock.clone(),
+            id: given.id.clone(),
+            is_outer: !self.rows.iter().any(|row| row.id == given.id),
+        };
+        ServerToken {
+            store: self.plan.server.addresses(),
+            prefix: self.plan.server.prefix.clone(),
+            identity: self.identity.clone(),
+            rows: self.grants.iter().map(row).collect(),
+            term: self.plan.request.token.and_then(|terms| terms.term),
+            name: name.into(),
+            fence: self.grants.first().map_or(0, |grant| grant.fence),
+            slot: self.grants.first().and_then(|grant| grant.slot),
         }
     }
 
@@ -134,6 +166,7 @@ impl ServerHeld {
                     crate::duration::display(left)
                 ));
             }
+            News::Settled => self.is_settled = true,
             News::WorksAgain => {
                 self.is_in_trouble = false;
                 (self.plan.tell)("the lock was renewed");

@@ -60,6 +60,8 @@ pub struct Plan {
     pub tell: Tell,
     /// The holders at the keeper's last look.
     pub holders: Rc<RefCell<Vec<HolderSeen>>>,
+    /// The process whose end gives a token's locks back.
+    pub owner: Option<OwnedFd>,
 }
 
 /// A pipe whose write end COMMAND inherits as it inherits a lock file.
@@ -89,7 +91,8 @@ impl Keeper {
             Forked::Parent(pid) => pid,
             Forked::Child => {
                 let Ok(read) = life.read.try_clone() else { sys::exit_now(1) };
-                let ends = Ends { line: theirs.into(), life: read, wrapper };
+                let Ok(owner) = plan.owner.as_ref().map(OwnedFd::try_clone).transpose() else { sys::exit_now(1) };
+                let ends = Ends { line: theirs.into(), life: read, wrapper, owner };
                 keeper::live(|| Etcd::new(&plan.server, identity), &plan.request, task, ends, &page)
             }
         };
@@ -190,6 +193,7 @@ pub fn holder(seen: HolderSeen) -> Holder {
         kept_until: note.kept_until.filter(|_| note.has_ended),
         expires: note.expires,
         owner: note.owner,
+        is_token: note.token && note.owner.is_none(),
         since,
         fence,
         slot,

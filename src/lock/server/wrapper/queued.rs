@@ -114,7 +114,7 @@ impl ServerQueued {
                 self.plan.tell_removed(*holder);
                 Progress::Holders
             }
-            News::Called(_) | News::Lost { .. } | News::Released { .. } => Progress::Holders,
+            News::Settled | News::Called(_) | News::Lost { .. } | News::Released { .. } => Progress::Holders,
         };
         Ok(Some(progress))
     }

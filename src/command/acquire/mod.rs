@@ -1,5 +1,8 @@
-//! `lockrun acquire`: take a lock, print a token, return. A new process, the keeper,
-//! holds the lock from then on.
+//! `lockrun acquire`: take a lock, print a token, return. Of a lock file, a new process,
+//! the keeper, holds the lock from then on.
+
+#[cfg(feature = "etcd")]
+mod on_server;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -16,6 +19,8 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::descriptor;
+#[cfg(feature = "etcd")]
+use super::engine::AnyEngine;
 use super::engine::{self, AnyHeld};
 use super::request::LockRequest;
 use super::stdout;
@@ -30,14 +35,10 @@ use crate::message;
 use crate::process;
 use crate::record::{Claim, RELEASED, TOKEN_FOR};
 use crate::sys::{self, Arrived, Shared, SignalFd};
-use crate::token::{Token, TokenGrant};
+use crate::token::{self, Token, TokenGrant};
 
 /// Default `--expires` of a token without `--owner`.
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
-
-/// CI systems find what a cancelled job left running by these variables: GitHub
-/// Actions' runner, Jenkins.
-const KEPT_ENVIRONMENT: [&str; 3] = ["RUNNER_TRACKING_ID", "BUILD_ID", "JENKINS_NODE_COOKIE"];
 
 /// Longer than the new process needs to see whether it has to wait.
 const A_LOOK: Duration = Duration::from_millis(10);
@@ -152,15 +153,20 @@ impl Acquisition {
         let lease = if lease_by_default { Some(DEFAULT_LEASE) } else { options.expires.and_then(Limit::finite) };
         let mask = sys::block_all();
         sys::default_on_child_death();
-        let request = LockRequest::new(options.lock, Vec::new, mask)?;
+        let mut request = LockRequest::new(options.lock, Vec::new, mask)?;
         let for_whom = options.owner.or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
         let mut claim = request.claim(described(for_whom), lease);
         claim.is_token = true;
         claim.owner = options.owner;
+        request.engine.set_token_details(&request.name, &claim, owner.as_ref())?;
         Ok(Self { request, claim, owner, lease, lease_by_default, env_file })
     }
 
     fn run(mut self) -> Result<Exit> {
+        #[cfg(feature = "etcd")]
+        if let AnyEngine::Server(engine) = &self.request.engine {
+            return self.run_on_server(engine);
+        }
         loop {
             let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
             let id = Token::random().context("no random numbers")?;
@@ -249,7 +255,7 @@ impl Acquisition {
                 .collect(),
         };
         sys::detach();
-        sys::retitle(format!("lockrun: holds {}", self.request.name).as_bytes(), &KEPT_ENVIRONMENT);
+        sys::retitle(format!("lockrun: holds {}", self.request.name).as_bytes(), &token::KEPT_ENVIRONMENT);
         drop(handover.callers_channel);
         keeper::take_over(&handover.listener)?;
         let ties = handover.owner.into_iter().map(|descriptor| Tie { descriptor, end: "its owner ended" }).collect();
@@ -298,13 +304,7 @@ impl Acquisition {
         sys::ignore_requests();
         self.request.patience.mask.unblock(&ENDING);
         self.request.tell_granted();
-        if self.lease_by_default {
-            let lease = duration::display(DEFAULT_LEASE);
-            message::tell_about(
-                &self.request.name,
-                &format!("without --owner and --expires, the lock is released after {lease} at the latest"),
-            );
-        }
+        self.tell_default_lease();
         match let_go(&mut holder).as_deref() {
             None => {}
             Some("") => bail!("{ENDED_EARLY}"),
@@ -319,6 +319,16 @@ impl Acquisition {
             why if why.starts_with(RELEASED) => Ok(Exit::Ok),
             why if why.is_empty() => Ok(self.lost(AT_ONCE, "the process that held it was killed")),
             why => Ok(self.lost(AT_ONCE, &why)),
+        }
+    }
+
+    fn tell_default_lease(&self) {
+        if self.lease_by_default {
+            let lease = duration::display(DEFAULT_LEASE);
+            message::tell_about(
+                &self.request.name,
+                &format!("without --owner and --expires, the lock is released after {lease} at the latest"),
+            );
         }
     }
 
