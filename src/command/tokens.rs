@@ -103,7 +103,7 @@ pub fn ask(token: &AnyToken, question: Ask, store: Option<&OsStr>) -> Result<Res
 #[cfg(feature = "etcd")]
 fn ask_server(token: &ServerToken, question: &Ask, store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
     use super::engine::ServerAsk;
-    use crate::lock::server::TokenAnswer;
+    use super::engine::server::TokenAnswer;
 
     let question = match question {
         Ask::Release => ServerAsk::Release,

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags};
 
+use super::engine::server::{Progress, ServerHeld, ServerQueued};
 use super::request::LockRequest;
 use crate::child::{Watch, is_deadly};
 use crate::exit::Exit;
-use crate::lock::server::{Progress, ServerHeld, ServerQueued};
 use crate::lock::{NotGranted, Wakes};
 use crate::message;
 use crate::sys::{self, Arrived, SignalFd, suspend_aware_now};

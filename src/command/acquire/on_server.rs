@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 
 use super::Acquisition;
 use crate::child;
+use crate::command::engine::server::{ServerEngine, ServerHeld};
 use crate::command::wait_on_server::{OnServer, sleep, wait_on_server};
 use crate::escape::printable;
 use crate::exit::Exit;
-use crate::lock::server::{ServerEngine, ServerHeld};
 use crate::lock::{Held, Loss, NotGranted};
 use crate::message;
 use crate::sys::{self, Arrived, SignalFd};

@@ -8,7 +8,7 @@ use anyhow::Error;
 use anyhow::{Result, bail};
 
 #[cfg(feature = "etcd")]
-use crate::lock::server::url::{self, Server};
+use super::server::{Server, url};
 #[cfg(feature = "etcd")]
 use crate::token::ServerToken;
 

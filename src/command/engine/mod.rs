@@ -1,11 +1,13 @@
-//! The choice of the engine that grants the locks. Nothing else outside of the engines
-//! names one; dispatch is static.
+//! The choice of the engine that grants the locks. Outside of the engines only this file
+//! and `server` name them; dispatch is static.
 //!
 //! A new engine is one more arm in each `match` here, and the options that select it in
 //! [`AnyEngine::choose`] and [`AnyStore::choose`].
 
 mod held;
 mod location;
+#[cfg(feature = "etcd")]
+pub mod server;
 mod store;
 #[cfg(feature = "etcd")]
 mod token;
@@ -22,11 +24,11 @@ use rustix::io::Errno;
 
 use self::location::{Place, given};
 #[cfg(feature = "etcd")]
+use self::server::{Details, ServerEngine, ServerHeld, ServerQueued, ServerStore, Tell};
+#[cfg(feature = "etcd")]
 use crate::escape::printable;
 use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
-#[cfg(feature = "etcd")]
-use crate::lock::server::{self, Details, ServerEngine, ServerHeld, ServerQueued, ServerStore, Tell};
 use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Rules, Target, Terms, Waited};
 #[cfg(feature = "etcd")]
 use crate::message;

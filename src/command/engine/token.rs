@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::ServerStore;
 use super::location::server_of;
-use crate::lock::server::TokenAnswer;
+use super::server::{ServerStore, TokenAnswer};
 use crate::token::ServerToken;
 
 /// What can be asked about them.

@@ -1,6 +1,7 @@
 //! etcd, 3.4 or newer, through its HTTP/JSON gateway.
 //!
-//! - `keys`: where rows are among etcd's keys
+//! - `keys`: where rows are among etcd's keys; `entering`: how they get there;
+//!   `events`: what happens to them
 //! - [`calls`]: the requests; [`gateway`]: how one is sent; `answers`: what comes back
 //! - [`watch`]: streams of changes
 //!
@@ -11,8 +12,12 @@
 
 mod answers;
 pub mod calls;
+mod entering;
+mod events;
 pub mod gateway;
 mod keys;
+mod listing;
+mod version;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -20,28 +25,22 @@ use std::time::Duration;
 
 use self::answers::{KeyValue, Range};
 use self::calls::{Calls, Condition as If, Lasting, LeaseId, Read, Renewed, Span, Write, Written};
+use self::events::EtcdWatch;
 use self::gateway::Gateway;
 use self::keys::Prefix;
-use self::watch::{Heard, Wish};
-use super::queue::{Contender, Id, Mode, State, Until};
+use self::version::revokes_living_leases;
+use self::watch::Wish;
+use super::queue::{Id, Mode, State, Until};
 use super::row::{LockName, Note, Row};
 use super::store::{
-    self, Condition, Entered, Entry, Event, Granted, Kept, Lease, Look, Page, RowStore, Subject, Target, Trouble,
-    Watched,
+    Condition, Entered, Entry, Granted, Kept, Lease, Look, Page, RowStore, Subject, Target, Trouble, Watched,
 };
 use super::url::Server;
 use crate::net::http::Client;
 use crate::net::{Dialer, Limits};
 
-/// Keys per request of `list`.
-const PAGE: u32 = 1000;
-
 /// In seconds; etcd makes no longer lease.
 const LONGEST_LEASE: u64 = 9_000_000_000;
-
-/// Since these versions a leader that was frozen for longer than a lease does not
-/// revoke leases that were renewed meanwhile (etcd issue 15247).
-const FIXED: [(u32, u32, u32); 2] = [(3, 4, 31), (3, 5, 13)];
 
 /// A store of rows in etcd.
 pub struct Etcd {
@@ -132,135 +131,6 @@ impl Etcd {
             own.written = at.unsigned_abs();
         }
         Ok(true)
-    }
-
-    /// What to read in the step in which our row is entered.
-    fn entered_reads(&self, entry: &Entry<'_>) -> Vec<Read> {
-        let keys = self.prefix.lock(entry.lock);
-        match entry.mode {
-            // Ours, and the one before it.
-            Mode::Exclusive => vec![Read::last(keys.span(), 2, None)],
-            Mode::Shared => {
-                let own = Read::all(Span::one(keys.row(entry.id, entry.mode)));
-                keys.without_shared().map(|span| Read::last(span, 1, None)).into_iter().chain([own]).collect()
-            }
-            Mode::AnySlot { .. } | Mode::Slot(_) => vec![Read::all(keys.span())],
-        }
-    }
-
-    /// Of rows that were entered under conditions that say what is before them.
-    fn looks_of(&mut self, lease: u64, entries: &[Entry<'_>], condition: Condition<'_>, at: u64) -> Vec<Look> {
-        let before = |place: usize| match condition {
-            Condition::Unchanged(looks) => looks.get(place).map(|look| look.rows.clone()).unwrap_or_default(),
-            Condition::Empty | Condition::Always => Vec::new(),
-        };
-        let looks = entries.iter().enumerate().map(|(place, entry)| {
-            let mut rows = before(place);
-            let state = entry.granted.map_or(State::Waiting, State::Granted);
-            rows.push(Row {
-                contender: Contender { id: entry.id, mode: entry.mode, state },
-                order: at,
-                version: at,
-                fence: entry.granted.map(|_| at),
-                lease,
-                key: self.prefix.lock(entry.lock).row(entry.id, entry.mode),
-                note: entry.note.clone(),
-            });
-            Look { rows, at }
-        });
-        let looks = looks.collect();
-        for entry in entries {
-            self.remember(entry.id, at, at, entry.granted.flatten());
-        }
-        looks
-    }
-
-    /// Enters unconditionally; the answer has the rows that decide.
-    async fn append(
-        &mut self,
-        lease: u64,
-        entries: &[Entry<'_>],
-        limits: Limits,
-    ) -> Result<Option<Vec<Look>>, Trouble> {
-        let (conditions, writes) = self.entering(lease, entries);
-        let reads: Vec<_> = entries.iter().map(|entry| self.entered_reads(entry)).collect();
-        let then: Vec<_> = reads.concat();
-        let own: Vec<_> = entries.iter().map(|entry| Read::all(Span::one(self.key_of(entry)))).collect();
-        let Some(written) = self.calls.write(&conditions, &writes, &then, &own, limits).await? else {
-            return Ok(None);
-        };
-        let at = written.revision.unsigned_abs();
-        if written.done {
-            let mut found = written.found.into_iter();
-            let mut looks = Vec::new();
-            for (entry, reads) in entries.iter().zip(&reads) {
-                self.remember(entry.id, at, at, None);
-                let ranges = found.by_ref().take(reads.len());
-                let rows = self.prefix.lock(entry.lock).rows(ranges.flat_map(|range| range.kvs).collect());
-                looks.push(Look { rows, at });
-            }
-            return Ok(Some(looks));
-        }
-        // An earlier try did it.
-        Ok(Some(self.turns(entries, limits).await?))
-    }
-
-    fn entering(&self, lease: u64, entries: &[Entry<'_>]) -> (Vec<If>, Vec<Write>) {
-        let write = |entry: &Entry<'_>| {
-            let value = keys::value(entry.note, entry.granted.flatten());
-            Write::put(&self.key_of(entry), &value, LeaseId(lease as i64))
-        };
-        let conditions = entries.iter().map(|entry| If::empty(&Span::one(self.key_of(entry)))).collect();
-        (conditions, entries.iter().map(write).collect())
-    }
-
-    async fn enter_if(
-        &mut self,
-        lease: u64,
-        entries: &[Entry<'_>],
-        condition: Condition<'_>,
-        limits: Limits,
-    ) -> Result<Option<Option<Vec<Look>>>, Trouble> {
-        let (_, writes) = self.entering(lease, entries);
-        let spans = entries.iter().map(|entry| self.prefix.lock(entry.lock).span());
-        let conditions: Vec<_> = match condition {
-            Condition::Unchanged(looks) => {
-                spans.zip(looks).map(|(span, look)| If::unchanged_since(&span, look.at as i64)).collect()
-            }
-            Condition::Empty | Condition::Always => spans.map(|span| If::empty(&span)).collect(),
-        };
-        let own: Vec<_> = entries.iter().map(|entry| Read::all(Span::one(self.key_of(entry)))).collect();
-        let Some(written) = self.calls.write(&conditions, &writes, &[], &own, limits).await? else {
-            return Ok(None);
-        };
-        if written.done {
-            let at = written.revision.unsigned_abs();
-            return Ok(Some(Some(self.looks_of(lease, entries, condition, at))));
-        }
-        if first(&written.found).is_none() {
-            return Ok(Some(None));
-        }
-        // An earlier try did it, or a keeper that this one replaces had entered the
-        // same row only to wait.
-        let looks = self.turns(entries, limits).await?;
-        let is_granted = |(entry, look): (&Entry<'_>, &Look)| {
-            look.rows.iter().any(|row| row.contender.id == entry.id && row.fence.is_some())
-        };
-        let needs_grant = matches!(condition, Condition::Empty) || entries.iter().any(|entry| entry.granted.is_some());
-        let fine = !needs_grant || entries.iter().zip(&looks).all(is_granted);
-        Ok(Some(fine.then_some(looks)))
-    }
-
-    async fn turns(&mut self, entries: &[Entry<'_>], limits: Limits) -> Result<Vec<Look>, Trouble> {
-        let mut looks = Vec::new();
-        for entry in entries {
-            looks.push(self.turn(entry.lock, (entry.id, entry.mode), limits).await?);
-        }
-        Ok(looks)
-    }
-
-    fn key_of(&self, entry: &Entry<'_>) -> String {
-        self.prefix.lock(entry.lock).row(entry.id, entry.mode)
     }
 
     fn wish(&self, watched: &Watched) -> Wish {
@@ -496,86 +366,10 @@ impl RowStore for Etcd {
     }
 
     async fn list(&mut self, from: Option<&str>, limits: Limits) -> Result<Page, Trouble> {
-        let mut span = self.prefix.span();
-        if let Some(from) = from {
-            span.from = from.into();
-        }
-        let (page, _) = self.calls.read(&Read::page(span, PAGE), limits).await?;
-        let mut names: Vec<String> = Vec::new();
-        let mut found: BTreeMap<String, Vec<KeyValue>> = BTreeMap::new();
-        for key in page.kvs {
-            let whole = calls::key_of(&key);
-            let Some(name) = self.prefix.encoded_name(&whole) else { continue };
-            if names.last().is_none_or(|last| last != name) {
-                names.push(name.into());
-            }
-            found.entry(name.into()).or_default().push(key);
-        }
-        let mut next = None;
-        if page.more
-            && let Some(last) = names.last()
-        {
-            // The page may have cut its rows off.
-            let span = self.prefix.lock_of_encoded(last).span();
-            next.clone_from(&span.to);
-            found.insert(last.clone(), self.calls.read(&Read::all(span), limits).await?.0.kvs);
-        }
-        let mut locks = Vec::new();
-        for encoded in names {
-            // Keys of another program, by which no lock of ours can be meant.
-            let Some(name) = LockName::from_encoded(&encoded) else { continue };
-            let rows = self.prefix.lock(&name).rows(found.remove(&encoded).unwrap_or_default());
-            locks.push((name, rows));
-        }
-        locks.sort_by(|(one, _), (other, _)| one.encoded().cmp(other.encoded()));
-        Ok(Page { locks, next })
+        self.page(from, limits).await
     }
 
     async fn prune(&mut self, _unused: Duration, _dry_run: bool, _limits: Limits) -> Result<usize, Trouble> {
         Ok(0)
-    }
-}
-
-fn revokes_living_leases(version: &str) -> bool {
-    let numbers: Vec<u32> = version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
-    let [major, minor, patch] = numbers[..] else { return false };
-    FIXED.iter().any(|fixed| (major, minor) == (fixed.0, fixed.1) && patch < fixed.2) || (major, minor) < (3, 4)
-}
-
-/// A watch of rows.
-pub struct EtcdWatch {
-    watch: watch::Watch,
-    /// The keys of our own rows.
-    own: BTreeMap<String, Id>,
-}
-
-impl store::Watch for EtcdWatch {
-    async fn next(&mut self) -> Event {
-        match self.watch.next().await {
-            Heard::Ended(_) => Event::Ended,
-            Heard::Removed(key) => self.own.get(&key).map_or(Event::Moved, |id| Event::Lost(*id)),
-            Heard::Changed(found) => match self.own.get(&calls::key_of(&found)) {
-                None => Event::Moved,
-                Some(id) => {
-                    let note = keys::parse(&found.value).map(|(note, _)| note).unwrap_or_default();
-                    Event::Called(*id, Box::new(note))
-                }
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::revokes_living_leases;
-
-    #[test]
-    fn versions_that_revoke_living_leases() {
-        for version in ["3.4.23", "3.4.30", "3.5.0", "3.5.12", "3.5.1-rc.1", "3.3.25"] {
-            assert!(revokes_living_leases(version), "{version}");
-        }
-        for version in ["3.4.31", "3.5.13", "3.5.13+git", "3.6.0", "4.0.0", "", "unknown"] {
-            assert!(!revokes_living_leases(version), "{version}");
-        }
     }
 }
