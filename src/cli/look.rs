@@ -29,7 +29,7 @@ pub struct Selection {
 
     /// A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 
@@ -143,7 +143,7 @@ pub struct Prune {
 
     /// A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 

@@ -80,7 +80,7 @@ pub struct Run {
     /// earlier, or its host dies; lockrun returns when COMMAND has ended.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, allow_hyphen_values = true,
         hide_short_help = true, help_heading = "Run options")]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub at_least: Option<Duration>,
 
     /// Append one line of JSON about the run to FILE
@@ -128,7 +128,7 @@ pub struct Lock {
     /// same name on every host that uses the server. 'file:' means lock files in
     /// their default directory.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub store: Option<OsString>,
 
     /// Longest wait; 0: none [env: LOCKRUN_TIMEOUT]

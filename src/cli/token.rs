@@ -103,7 +103,7 @@ pub struct Release {
     ///
     /// Otherwise the addresses in the token, which has no password.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 
@@ -127,7 +127,7 @@ pub struct Renew {
     ///
     /// Otherwise the addresses in the token, which has no password.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 
@@ -159,7 +159,7 @@ pub struct Check {
     ///
     /// Otherwise the addresses in the token, which has no password.
     #[arg(long, value_name = "URL", allow_hyphen_values = true)]
-    #[cfg_attr(not(feature = "etcd"), arg(hide = true))]
+    #[cfg_attr(not(feature = "net"), arg(hide = true))]
     pub store: Option<OsString>,
 }
 

@@ -29,5 +29,5 @@ mod take;
 mod tokens;
 pub mod wait;
 mod wait_in_queue;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod wait_on_server;

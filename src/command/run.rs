@@ -13,7 +13,7 @@ use super::environment;
 use super::grantee::Grantee;
 use super::report::Report;
 use super::request::LockRequest;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use super::wait_on_server::{OnServer, wait_on_server};
 use crate::child::{self, EarlySignals, Ended, Supervision, Tree};
 use crate::cli::{self, Hold};
@@ -117,7 +117,7 @@ impl Job {
                     Ok(exit) => return Ok(exit),
                     Err(not) => not,
                 },
-                #[cfg(feature = "etcd")]
+                #[cfg(feature = "net")]
                 Admission::Queued(AnyQueued::Server(queued)) => match wait_on_server(&self.request, queued, None)? {
                     OnServer::Granted(held) => return self.run_at_once(AnyHeld::Server(*held)),
                     OnServer::Over(exit) => return Ok(exit),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::advice::Advice;
 use crate::escape::printable;
 use crate::exit::Exit;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use crate::keeper::TokenState;
 use crate::keeper::{self, Answer, Ask};
 use crate::lock::Unreachable;
@@ -100,7 +100,7 @@ pub fn ask(token: &AnyToken, question: Ask, store: Option<&OsStr>) -> Result<Res
     }
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 fn ask_server(token: &ServerToken, question: &Ask, store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
     use super::engine::ServerAsk;
     use super::engine::server::TokenAnswer;
@@ -125,7 +125,7 @@ fn ask_server(token: &ServerToken, question: &Ask, store: Option<&OsStr>) -> Res
     })
 }
 
-#[cfg(not(feature = "etcd"))]
+#[cfg(not(feature = "net"))]
 fn ask_server(_token: &ServerToken, _question: &Ask, _store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
     Err(anyhow!("the token is of a server, and this lockrun was built without servers (cargo feature etcd)"))
 }

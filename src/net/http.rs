@@ -400,7 +400,7 @@ mod tests {
             connection.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").unwrap();
         });
         let cacert = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-        let fault = run(client(address.clone(), Some(TlsFiles { cacert: Some(cacert), identity: None }))
+        let fault = run(client(address.clone(), Some(TlsFiles { cacert: Some(cacert), ..TlsFiles::default() }))
             .post(&post("x"), LONG.into()))
         .unwrap_err();
         assert_eq!(fault.kind, FaultKind::Refused);

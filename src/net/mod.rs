@@ -15,6 +15,8 @@ mod tls;
 mod tries;
 
 use std::fmt::{self, Display, Formatter};
+use std::net::IpAddr;
+use std::path::Path;
 
 pub use stream::{Dialer, Stream};
 pub use tls::TlsFiles;
@@ -23,15 +25,31 @@ pub use tries::{Limits, Tries, TryTime, Unreachable, pause_randomly};
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// A name, or an IP address without brackets.
+    /// A name, or an IP address without brackets; or the path of a socket.
     pub host: String,
     /// TCP port.
     pub port: u16,
 }
 
+impl Address {
+    /// The socket on this machine that it is.
+    pub fn socket(&self) -> Option<&Path> {
+        Some(Path::new(&self.host)).filter(|path| path.is_absolute())
+    }
+
+    /// Whether what is sent there stays on this machine.
+    pub fn is_local(&self) -> bool {
+        let is_loopback = |ip: IpAddr| ip.is_loopback();
+        self.socket().is_some()
+            || self.host.eq_ignore_ascii_case("localhost")
+            || self.host.parse().is_ok_and(is_loopback)
+    }
+}
+
 impl Display for Address {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
+            _ if self.socket().is_some() => f.write_str(&self.host),
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
         }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
@@ -20,6 +20,8 @@ pub enum Stream {
     Plain(TcpStream),
     /// With TLS.
     Secret(Box<TlsStream<TcpStream>>),
+    /// A socket on this machine.
+    Local(UnixStream),
 }
 
 /// Connects to one of several addresses and stays with one that works.
@@ -27,6 +29,8 @@ pub struct Dialer {
     addresses: Vec<Target>,
     current: usize,
     tls: Option<TlsFiles>,
+    /// What has to be said before TLS, and the byte that agrees.
+    tls_request: Option<(&'static [u8], u8)>,
 }
 
 struct Target {
@@ -45,7 +49,12 @@ impl Dialer {
         assert!(!addresses.is_empty(), "a server has an address");
         let current = super::tries::random_below(addresses.len());
         let target = |address| Target { address, resolved: Vec::new() };
-        Self { addresses: addresses.into_iter().map(target).collect(), current, tls }
+        Self { addresses: addresses.into_iter().map(target).collect(), current, tls, tls_request: None }
+    }
+
+    /// For a protocol that begins in plain text and asks for TLS.
+    pub fn asking_for_tls(self, request: &'static [u8], agreed: u8) -> Self {
+        Self { tls_request: Some((request, agreed)), ..self }
     }
 
     /// Where the next connection goes.
@@ -73,6 +82,11 @@ impl Dialer {
         let now = Instant::now();
         let (until, until_secured) = (now + time.connect, now + time.answer);
         let target = &mut self.addresses[self.current];
+        if let Some(path) = target.address.socket() {
+            let local = timeout_at(until, UnixStream::connect(path)).await;
+            let local = local.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            return local.map(Stream::Local).map_err(|error| Fault::not_connected(describe(&error)));
+        }
         if target.resolved.is_empty() {
             target.resolved = resolve(&target.address.host, time.connect).await?;
         }
@@ -88,9 +102,28 @@ impl Dialer {
         let Some(files) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
-        let secured = timeout_at(until_secured, secure(files, &target.address.host, tcp)).await;
+        let secured = async {
+            let tcp = match self.tls_request {
+                Some(request) => ask_for_tls(tcp, request).await?,
+                None => tcp,
+            };
+            secure(files, &target.address.host, tcp).await
+        };
+        let secured = timeout_at(until_secured, secured).await;
         let secured = secured.unwrap_or_else(|_| Err(Fault::not_answered("no answer to the TLS handshake")))?;
         Ok(Stream::Secret(Box::new(secured)))
+    }
+}
+
+async fn ask_for_tls(mut tcp: TcpStream, (request, agreed): (&[u8], u8)) -> Result<TcpStream, Fault> {
+    let answer = async {
+        tcp.write_all(request).await?;
+        tcp.read_u8().await
+    };
+    match answer.await {
+        Ok(answer) if answer == agreed => Ok(tcp),
+        Ok(_) => Err(Fault::refused("the server has no TLS")),
+        Err(error) => Err(Fault::not_answered(format!("no answer to the request for TLS: {}", describe(&error)))),
     }
 }
 
@@ -126,6 +159,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Secret(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -135,6 +169,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Secret(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Local(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -142,6 +177,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Secret(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Local(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -149,6 +185,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Secret(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
-use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use super::Fault;
 
@@ -22,6 +25,9 @@ pub struct TlsFiles {
     pub cacert: Option<PathBuf>,
     /// PEM files of the client's own certificate chain and of its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Whether nobody proves who the server is: what is sent is secret before those who
+    /// only listen.
+    pub trusts_anybody: bool,
 }
 
 /// Encrypts a connection, and checks that `host` is at its other end.
@@ -33,10 +39,14 @@ pub(super) async fn secure(files: &TlsFiles, host: &str, tcp: TcpStream) -> Resu
 }
 
 fn config(files: &TlsFiles) -> Result<ClientConfig, Fault> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Fault::refused(format!("TLS: {error}")))?
-        .with_root_certificates(authorities(files)?);
+        .map_err(|error| Fault::refused(format!("TLS: {error}")))?;
+    let config = match files.trusts_anybody {
+        true => config.dangerous().with_custom_certificate_verifier(Arc::new(TrustsAnybody(provider))),
+        false => config.with_root_certificates(authorities(files)?),
+    };
     let Some((cert, key)) = &files.identity else {
         return Ok(config.with_no_client_auth());
     };
@@ -47,6 +57,45 @@ fn config(files: &TlsFiles) -> Result<ClientConfig, Fault> {
         let (cert, key) = (cert.display(), key.display());
         Fault::refused(format!("cannot use the certificate {cert} with the key {key}: {error}"))
     })
+}
+
+/// Takes any certificate whose key the server has.
+#[derive(Debug)]
+struct TrustsAnybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustsAnybody {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Reads the system's certificates, some 140, only if no others are given.

@@ -171,8 +171,7 @@ fn several_locks_are_taken_all_or_none() {
 fn the_same_lock_under_itself_fails_at_once() {
     for place in Place::all() {
         let sandbox = Sandbox::new();
-        let store =
-            if let Place::Server(etcd) = &place { format!("--store {}", etcd.url("jobs")) } else { String::new() };
+        let store = place.url().map_or_else(String::new, |url| format!("--store '{url}'"));
         let nested = |options: &str| {
             let script = format!("lockrun {store} {options} -l calc -- echo inside");
             place.lockrun(&sandbox, &["-l", "calc", "-c", &script]).run()

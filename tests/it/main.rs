@@ -228,6 +228,9 @@ mod every_engine;
 /// What only locks on a server have: leases, losses, keepers, `--at-least`.
 #[cfg(feature = "etcd")]
 mod on_a_server;
+/// What is PostgreSQL's own: the tables, rights, the server's clock, poolers.
+#[cfg(feature = "postgres")]
+mod on_postgres;
 /// The waiting line, Ctrl-C, Ctrl-Z and fg on a server.
 #[cfg(feature = "etcd")]
 mod server_terminal;

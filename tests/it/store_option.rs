@@ -13,8 +13,19 @@ const RUN: [&str; 5] = ["-l", "calc", "--", "touch", "ran"];
 #[test]
 fn a_wrong_url_is_125_and_says_what_to_write() {
     let sandbox = Sandbox::new();
-    for url in ["", "db", "etcd:", "etcd://", "http://a", "etcd://a?ttl=1", "postgres://a/b", "redis://a", "etcd://a:x"]
-    {
+    for url in [
+        "",
+        "db",
+        "etcd:",
+        "etcd://",
+        "http://a",
+        "etcd://a?ttl=1",
+        "postgres:///b",
+        "postgres://a/b?port=1",
+        "postgres://a?sslmode=prefer",
+        "redis://a",
+        "etcd://a:x",
+    ] {
         let outcome = lockrun(&sandbox, &[&["--store", url], &RUN as &[&str]].concat()).run();
         outcome.assert_code(125).assert_stdout("").assert_one_line(&["--store="]);
         lockrun(&sandbox, &RUN).env("LOCKRUN_STORE", url).run().assert_code(125).assert_one_line(&["LOCKRUN_STORE="]);

@@ -1,7 +1,7 @@
 //! `lockrun acquire`: take a lock, print a token, return. Of a lock file, a new process,
 //! the keeper, holds the lock from then on.
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod on_server;
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::descriptor;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use super::engine::AnyEngine;
 use super::engine::{self, AnyHeld};
 use super::request::LockRequest;
@@ -163,7 +163,7 @@ impl Acquisition {
     }
 
     fn run(mut self) -> Result<Exit> {
-        #[cfg(feature = "etcd")]
+        #[cfg(feature = "net")]
         if let AnyEngine::Server(engine) = &self.request.engine {
             return self.run_on_server(engine);
         }

@@ -14,7 +14,7 @@ impl Held for AnyHeld {
     fn settle(&mut self, claim: &Claim) -> Result<()> {
         match self {
             Self::Files(held) => held.settle(claim),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.settle(claim),
         }
     }
@@ -22,7 +22,7 @@ impl Held for AnyHeld {
     fn grants(&self) -> Vec<Grant> {
         match self {
             Self::Files(held) => held.grants(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.grants(),
         }
     }
@@ -30,7 +30,7 @@ impl Held for AnyHeld {
     fn descriptors(&self) -> Vec<RawFd> {
         match self {
             Self::Files(held) => held.descriptors(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.descriptors(),
         }
     }
@@ -38,7 +38,7 @@ impl Held for AnyHeld {
     fn started(&mut self, command: Pid) {
         match self {
             Self::Files(held) => held.started(command),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.started(command),
         }
     }
@@ -46,7 +46,7 @@ impl Held for AnyHeld {
     fn wakes(&self) -> Wakes<'_> {
         match self {
             Self::Files(held) => held.wakes(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.wakes(),
         }
     }
@@ -54,7 +54,7 @@ impl Held for AnyHeld {
     fn tend(&mut self) -> Option<Loss> {
         match self {
             Self::Files(held) => held.tend(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.tend(),
         }
     }
@@ -62,7 +62,7 @@ impl Held for AnyHeld {
     fn successors(&mut self, limit: Duration) -> Option<Vec<Holder>> {
         match self {
             Self::Files(held) => held.successors(limit),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.successors(limit),
         }
     }
@@ -70,7 +70,7 @@ impl Held for AnyHeld {
     fn note(&mut self, note: &Note<'_>) {
         match self {
             Self::Files(held) => held.note(note),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.note(note),
         }
     }
@@ -78,7 +78,7 @@ impl Held for AnyHeld {
     fn ended(&mut self, command: Option<Pid>, end: &RunEnd) {
         match self {
             Self::Files(held) => held.ended(command, end),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.ended(command, end),
         }
     }
@@ -86,7 +86,7 @@ impl Held for AnyHeld {
     fn release(&mut self, limit: Duration) -> Result<Released> {
         match self {
             Self::Files(held) => held.release(limit),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(held) => held.release(limit),
         }
     }

@@ -3,13 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use anyhow::Error;
 use anyhow::{Result, bail};
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use super::server::{Server, url};
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use crate::token::ServerToken;
 
 /// The locks directory where `--dir` is not given.
@@ -45,7 +45,7 @@ pub enum Place {
     /// Lock files in this directory; `None`: the user's default.
     Files(Option<PathBuf>),
     /// A server.
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     Server(Server),
 }
 
@@ -71,7 +71,7 @@ impl Location {
 
 /// The server of a token: at the addresses of `--store` or the environment, or else at
 /// those in the token.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 pub fn server_of(token: &ServerToken, given: Option<&OsStr>) -> Result<Server> {
     let from_environment = || std::env::var_os(STORE).map(|url| (url, STORE));
     if let Some((url, source)) = given.map(|url| (url.to_owned(), "--store")).or_else(from_environment)
@@ -85,12 +85,12 @@ pub fn server_of(token: &ServerToken, given: Option<&OsStr>) -> Result<Server> {
     }
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).and_then(|value| value.into_string().ok())
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 fn store(url: &OsStr, source: &str) -> Result<Place> {
     let origin = if source == STORE { url::Origin::Environment } else { url::Origin::CommandLine };
     let Some(url) = url.to_str() else { bail!("{source} is not UTF-8") };
@@ -100,7 +100,7 @@ fn store(url: &OsStr, source: &str) -> Result<Place> {
     }
 }
 
-#[cfg(not(feature = "etcd"))]
+#[cfg(not(feature = "net"))]
 fn store(url: &OsStr, source: &str) -> Result<Place> {
     match url.to_str() {
         Some("file:") => Ok(Place::Files(None)),

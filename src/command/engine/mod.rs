@@ -6,16 +6,16 @@
 
 mod held;
 mod location;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 pub mod server;
 mod store;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod token;
 
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,20 +23,20 @@ use anyhow::{Context, Error, Result, bail};
 use rustix::io::Errno;
 
 use self::location::{Place, given};
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use self::server::{Details, ServerEngine, ServerHeld, ServerQueued, ServerStore, Tell};
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use crate::escape::printable;
 use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
 use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Rules, Target, Terms, Waited};
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use crate::message;
 use crate::record::{Claim, Record};
 use crate::token::Token;
 
 pub use self::location::{Location, of_environment as directory_of_environment};
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 pub use self::token::{ServerAsk, ask_server};
 /// Only lock files have a child that waits and becomes COMMAND
 /// (`command/wait_in_queue.rs`).
@@ -56,7 +56,7 @@ pub enum AnyEngine {
     /// Lock files on this machine.
     Files(FileEngine),
     /// A server.
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     Server(ServerEngine),
 }
 
@@ -66,7 +66,7 @@ pub enum AnyQueued {
     /// In the queue of lock files.
     Files(FileQueued),
     /// With a keeper that works on it (`command/wait_on_server.rs`).
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     Server(ServerQueued),
 }
 
@@ -75,7 +75,7 @@ pub enum AnyHeld {
     /// On lock files.
     Files(FileHeld),
     /// Held by a keeper.
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     Server(ServerHeld),
 }
 
@@ -84,7 +84,7 @@ pub enum AnyStore {
     /// Lock files on this machine.
     Files(FileStore),
     /// A server.
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     Server(ServerStore),
 }
 
@@ -107,7 +107,7 @@ impl AnyEngine {
         }
         let engine = match place {
             Place::Files(dir) => Self::Files(FileEngine::new(Some(locks_directory(dir)?), targets.clone(), terms)),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Place::Server(server) => Self::Server(ServerEngine::new(server, &targets, terms)),
         };
         Ok((engine, targets))
@@ -127,11 +127,11 @@ impl AnyEngine {
                 bail!("--at-least is for locks on a server (--store); a lock file is free when its command has ended")
             }
             Self::Files(_) => {}
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(_) if exec => {
                 bail!("--exec leaves no process of lockrun, and a lock on a server needs one that renews its lease")
             }
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => {
                 server.set_details(Details {
                     claim: claim.clone(),
@@ -148,7 +148,7 @@ impl AnyEngine {
 
     /// The same for a token, which is held for `owner` if there is one.
     pub fn set_token_details(&mut self, name: &str, claim: &Claim, owner: Option<&OwnedFd>) -> Result<()> {
-        #[cfg(feature = "etcd")]
+        #[cfg(feature = "net")]
         if let Self::Server(server) = self {
             let owner = owner.map(OwnedFd::try_clone).transpose()?;
             let (claim, tell) = (claim.clone(), tell(name));
@@ -160,11 +160,11 @@ impl AnyEngine {
     }
 
     /// Something to say with `-v`.
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     pub fn remark(&self) -> Option<&'static str> {
         match self {
             Self::Files(_) => None,
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => server.remark(),
         }
     }
@@ -200,7 +200,7 @@ impl AnyEngine {
     pub fn files(&self) -> Result<&FileEngine> {
         match self {
             Self::Files(files) => Ok(files),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(_) => bail!("this works only with lock files, not with --store"),
         }
     }
@@ -209,7 +209,7 @@ impl AnyEngine {
     pub fn name(&self) -> &[u8] {
         match self {
             Self::Files(files) => files.targets().first().map_or(&[], Target::name),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => server.name(),
         }
     }
@@ -221,7 +221,7 @@ impl AnyEngine {
                 let dir = files.dir().context("a token needs a locks directory")?;
                 std::path::absolute(dir.path()).context("cannot find the current directory")
             }
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(_) => bail!("a token of a server has no directory"),
         }
     }
@@ -233,7 +233,7 @@ impl Engine for AnyEngine {
 
     fn ask(&self, patience: &Patience) -> Result<Admission<AnyQueued, AnyHeld>> {
         Ok(match self {
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => Admission::Queued(AnyQueued::Server(server.ask(patience)?)),
             Self::Files(files) => match files.ask(patience)? {
                 Admission::Granted(held) => Admission::Granted(AnyHeld::Files(held)),
@@ -246,7 +246,7 @@ impl Engine for AnyEngine {
     fn holders(&self) -> Vec<Holder> {
         match self {
             Self::Files(files) => files.holders(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => server.holders(),
         }
     }
@@ -254,7 +254,7 @@ impl Engine for AnyEngine {
     fn locations(&self) -> Vec<Vec<u8>> {
         match self {
             Self::Files(files) => files.locations(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => server.locations(),
         }
     }
@@ -262,7 +262,7 @@ impl Engine for AnyEngine {
     fn warnings(&self) -> Vec<String> {
         match self {
             Self::Files(files) => files.warnings(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(server) => server.warnings(),
         }
     }
@@ -274,13 +274,13 @@ impl Queued for AnyQueued {
     fn wait(self, patience: &Patience) -> Result<Waited<AnyHeld>> {
         match self {
             Self::Files(queued) => Ok(queued.wait(patience)?.map(AnyHeld::Files)),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(_) => bail!("a wait on a server is watched by its wrapper"),
         }
     }
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 fn tell(name: &str) -> Tell {
     let name = name.to_owned();
     Rc::new(move |text: &str| message::tell_about(&name, &printable(text.as_bytes())))
@@ -352,7 +352,7 @@ pub fn record_of_grant(token: &Token) -> Option<Record> {
 /// lock belongs to the holder of the token, so its keeper is never part of a command's
 /// tree.
 pub fn is_token_keeper(pid: i32) -> bool {
-    #[cfg(feature = "etcd")]
+    #[cfg(feature = "net")]
     if server::is_our_keeper(pid) || server::is_keeper(pid) {
         return true;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Error, Result};
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use super::ServerStore;
 use super::location::{Location, Place};
 use super::{AnyStore, FileStore};
@@ -15,7 +15,7 @@ impl AnyStore {
     pub fn choose(location: Location) -> Result<Self> {
         Ok(match location.place()? {
             Place::Files(dir) => Self::Files(FileStore::open(dir)?),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Place::Server(server) => Self::Server(ServerStore::open(server)?),
         })
     }
@@ -25,7 +25,7 @@ impl Store for AnyStore {
     fn location(&self) -> String {
         match self {
             Self::Files(store) => store.location(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.location(),
         }
     }
@@ -33,7 +33,7 @@ impl Store for AnyStore {
     fn look(&self, targets: &[Target]) -> Result<Vec<Seen>> {
         match self {
             Self::Files(store) => store.look(targets),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.look(targets),
         }
     }
@@ -41,7 +41,7 @@ impl Store for AnyStore {
     fn require_usable(&self, targets: &[Target]) -> Result<()> {
         match self {
             Self::Files(store) => store.require_usable(targets),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.require_usable(targets),
         }
     }
@@ -49,7 +49,7 @@ impl Store for AnyStore {
     fn names(&self) -> Result<Vec<Vec<u8>>> {
         match self {
             Self::Files(store) => store.names(),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.names(),
         }
     }
@@ -57,7 +57,7 @@ impl Store for AnyStore {
     fn would_wait_for_itself(&self, target: &Target, waits_forever: bool) -> Result<bool> {
         match self {
             Self::Files(store) => store.would_wait_for_itself(target, waits_forever),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.would_wait_for_itself(target, waits_forever),
         }
     }
@@ -65,7 +65,7 @@ impl Store for AnyStore {
     fn wait_for_change(&self, targets: &[Target], limit: Option<Duration>) -> Result<bool> {
         match self {
             Self::Files(store) => store.wait_for_change(targets, limit),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.wait_for_change(targets, limit),
         }
     }
@@ -73,7 +73,7 @@ impl Store for AnyStore {
     fn make_let_go(&self, target: &Target, kill_after: Duration) -> Result<bool> {
         match self {
             Self::Files(store) => store.make_let_go(target, kill_after),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.make_let_go(target, kill_after),
         }
     }
@@ -81,7 +81,7 @@ impl Store for AnyStore {
     fn prune(&self, only_look: bool, older: Duration, tell: &mut dyn FnMut(Result<Vec<u8>>)) -> Result<Option<Error>> {
         match self {
             Self::Files(store) => store.prune(only_look, older, tell),
-            #[cfg(feature = "etcd")]
+            #[cfg(feature = "net")]
             Self::Server(store) => store.prune(only_look, older, tell),
         }
     }

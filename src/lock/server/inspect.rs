@@ -9,8 +9,8 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::process::{geteuid, getpid};
 use tokio::runtime::Runtime;
 
+use super::any_store::AnyStore;
 use super::engine::{ancestors, around, names_of};
-use super::etcd::Etcd;
 use super::lease::each_try;
 use super::looks::check_format;
 use super::news::HolderSeen;
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 pub struct ServerStore {
     server: Server,
     pub(super) runtime: Box<Runtime>,
-    pub(super) store: Box<RefCell<Etcd>>,
+    pub(super) store: Box<RefCell<AnyStore>>,
     /// A token's store is known before its first answer.
     has_answered: Cell<bool>,
 }
@@ -49,7 +49,7 @@ impl ServerStore {
     pub fn open_known(server: Server, identity: Option<&str>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = Box::new(runtime.context("cannot prepare for the network")?);
-        let store = Box::new(RefCell::new(Etcd::new(&server, identity)));
+        let store = Box::new(RefCell::new(AnyStore::new(&server, identity)));
         Ok(Self { server, runtime, store, has_answered: Cell::new(false) })
     }
 
@@ -130,7 +130,7 @@ impl ServerStore {
     /// these.
     async fn end_holders(
         &self,
-        store: &mut Etcd,
+        store: &mut AnyStore,
         lock: &LockName,
         holders: &[Row],
         kill_after: Duration,

@@ -8,18 +8,19 @@ use crate::duration;
 use crate::net::{Address, TlsFiles};
 
 /// How long a server keeps the lock of a host that it does not hear from.
-const TTL: Duration = Duration::from_secs(20);
+pub(super) const TTL: Duration = Duration::from_secs(20);
 /// Ordinary delays would end shorter leases.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
 /// A lock that is stuck for longer after a crash helps nobody.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long all addresses are tried for the first answer.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 const ETCD_PORT: u16 = 2379;
 /// Prefix of a URL without path.
-const PREFIX: &str = "lockrun";
+pub(super) const PREFIX: &str = "lockrun";
 /// For error messages.
-const FORMS: &str = "write etcd://HOST[:2379][,HOST...][/PREFIX], etcds://... for TLS, or file: for lock files";
+pub(super) const FORMS: &str = "write etcd://HOST[:2379][,HOST...][/PREFIX], etcds://... for TLS, \
+                     postgres://[USER@]HOST[:5432][,HOST...][/DATABASE], or file: for lock files";
 
 /// A word that is never shown: no Debug, no Display.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,6 +62,16 @@ pub struct Account {
 }
 
 impl Account {
+    /// With this password.
+    pub fn given(user: String, password: Secret) -> Self {
+        Self { user, password: Password::Given(password) }
+    }
+
+    /// With the password in the first line of a file.
+    pub fn in_file(user: String, path: PathBuf) -> Self {
+        Self { user, password: Password::File(path) }
+    }
+
     /// The password, read from its file each time. An error says for people what is
     /// wrong with the file.
     pub fn password(&self) -> Result<Secret, String> {
@@ -79,9 +90,21 @@ impl Account {
     }
 }
 
+/// A kind of server, and what only such a one needs.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Service {
+    /// etcd.
+    Etcd,
+    /// PostgreSQL: as whom to log in, and where. [`Server::prefix`] is the schema.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<super::postgres::login::Login>),
+}
+
 /// A server with locks.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
+    /// Of which kind.
+    pub service: Service,
     /// At least one.
     pub addresses: Vec<Address>,
     /// `None`: no TLS.
@@ -97,18 +120,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// The scheme and all addresses: `etcd://a:2379,b:2379`.
-    pub fn addresses(&self) -> String {
-        let addresses: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
-        let scheme = if self.tls.is_some() { "etcds" } else { "etcd" };
-        format!("{scheme}://{}", addresses.join(","))
+    /// What a token says of it: `etcd://a:2379,b:2379`, `postgres://me@a:5432/app`. No
+    /// password, no file.
+    pub fn reference(&self) -> String {
+        match &self.service {
+            Service::Etcd => format!("{}://{}", if self.tls.is_some() { "etcds" } else { "etcd" }, self.hosts()),
+            #[cfg(feature = "postgres")]
+            Service::Postgres(login) => login.url(&self.hosts()),
+        }
+    }
+
+    fn hosts(&self) -> String {
+        self.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(",")
     }
 }
 
 /// For messages: without user, password and parameters.
 impl Display for Server {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addresses(), self.prefix)
+        match &self.service {
+            Service::Etcd => write!(f, "{}/{}", self.reference(), self.prefix),
+            #[cfg(feature = "postgres")]
+            Service::Postgres(login) => write!(f, "postgres://{}/{}", self.hosts(), login.database),
+        }
     }
 }
 
@@ -157,7 +191,15 @@ fn parts(url: &str, origin: Origin, variable: &dyn Fn(&str) -> Option<String>) -
         "etcds" => true,
         "file" if rest.is_empty() => return Ok(Store::Files),
         "file" => return Err("file: means the default directory; for another one give --dir DIR".into()),
-        "postgres" | "postgresql" => return Err(format!("this version has no PostgreSQL yet; {FORMS}")),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => {
+            let server = crate::lock::server::postgres::url::read(rest, origin, variable)?;
+            return Ok(Store::Server(Box::new(server)));
+        }
+        #[cfg(not(feature = "postgres"))]
+        "postgres" | "postgresql" => {
+            return Err("this lockrun was built without PostgreSQL (cargo feature postgres)".into());
+        }
         "redis" | "rediss" | "valkey" | "valkeys" => {
             return Err(format!("this version has no Redis and no Valkey yet; {FORMS}"));
         }
@@ -176,7 +218,7 @@ fn parts(url: &str, origin: Origin, variable: &dyn Fn(&str) -> Option<String>) -
         Some((login, hosts)) => (Some(login), hosts),
         None => (None, authority),
     };
-    let addresses = hosts.split(',').map(address).collect::<Result<Vec<_>, _>>()?;
+    let addresses = hosts.split(',').map(|host| address(host, ETCD_PORT)).collect::<Result<Vec<_>, _>>()?;
     let mut parameters = Parameters::read(query)?;
     if !tls && (parameters.cacert.is_some() || parameters.cert.is_some() || parameters.key.is_some()) {
         return Err("cacert, cert and key belong to TLS: write etcds://".into());
@@ -188,8 +230,9 @@ fn parts(url: &str, origin: Origin, variable: &dyn Fn(&str) -> Option<String>) -
         _ => return Err("cert and key go together".into()),
     };
     Ok(Store::Server(Box::new(Server {
+        service: Service::Etcd,
         addresses,
-        tls: tls.then_some(TlsFiles { cacert: parameters.cacert.take(), identity }),
+        tls: tls.then_some(TlsFiles { cacert: parameters.cacert.take(), identity, trusts_anybody: false }),
         account: account(login, &mut parameters, origin, variable)?,
         prefix: prefix(path)?,
         ttl: parameters.ttl.unwrap_or(TTL),
@@ -197,7 +240,7 @@ fn parts(url: &str, origin: Origin, variable: &dyn Fn(&str) -> Option<String>) -
     })))
 }
 
-fn address(text: &str) -> Result<Address, String> {
+pub(super) fn address(text: &str, default_port: u16) -> Result<Address, String> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let Some((host, rest)) = rest.split_once(']') else { return Err(format!("{text}: ] is missing")) };
@@ -222,7 +265,7 @@ fn address(text: &str) -> Result<Address, String> {
         return Err(format!("{host} is not a host name"));
     }
     let port = match port {
-        None => ETCD_PORT,
+        None => default_port,
         Some(port) => match port.parse() {
             Ok(port @ 1..) => port,
             _ => return Err(format!("{port} is not a port")),
@@ -293,7 +336,7 @@ impl Parameters {
     }
 }
 
-fn ttl(value: &str) -> Result<Duration, String> {
+pub(super) fn ttl(value: &str) -> Result<Duration, String> {
     match duration::parse(value).map_err(|error| format!("ttl: {error}"))? {
         ttl if ttl < SHORTEST_TTL => Err("ttl: at least 2 seconds".into()),
         ttl if ttl > LONGEST_TTL => Err("ttl: at most a day".into()),
@@ -351,12 +394,12 @@ fn account(
 }
 
 /// The keeper changes its directory.
-fn absolute(path: String) -> PathBuf {
+pub(super) fn absolute(path: String) -> PathBuf {
     let path = PathBuf::from(path);
     std::path::absolute(&path).unwrap_or(path)
 }
 
-fn decode(text: &str) -> Result<String, String> {
+pub(super) fn decode(text: &str) -> Result<String, String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

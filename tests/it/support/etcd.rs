@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Starts the server once for each line that it reads, and ends it when its
 /// input ends: then the test has ended, in whatever way.
-const GUARD: &str = "data=$1; shift; while read -r _; do \"$@\" >>\"$data/log\" 2>&1 & pid=$!; echo $pid; done; \
+pub(super) const GUARD: &str = "data=$1; shift; while read -r _; do \"$@\" >>\"$data/log\" 2>&1 & pid=$!; echo $pid; done; \
                      kill -9 $pid 2>/dev/null; wait; rm -rf \"$data\"";
 
 /// An etcd server. Dropping it ends it and removes its data.
@@ -284,7 +284,7 @@ pub(super) fn memory() -> PathBuf {
 }
 
 /// A loopback host of this process, and two ports that it has not used before.
-fn next_address() -> (String, u16) {
+pub(super) fn next_address() -> (String, u16) {
     static PORT: AtomicU16 = AtomicU16::new(2379);
     (host(), PORT.fetch_add(2, Ordering::Relaxed))
 }

@@ -29,6 +29,7 @@ mod outcome;
 mod packages;
 #[cfg(feature = "etcd")]
 mod place;
+pub mod postgres;
 mod privilege;
 mod random;
 mod running;

@@ -1,5 +1,6 @@
 //! Where a test's locks are: what holds for files holds on a server.
 
+use super::postgres::Schema;
 use super::{Etcd, Holder, Invocation, Running, Sandbox, eventually};
 
 /// Lock files, or a server of its own.
@@ -8,27 +9,38 @@ pub enum Place {
     Files,
     /// On this server.
     Server(Etcd),
+    /// In these tables.
+    Postgres(Schema),
 }
 
 impl Place {
     /// One of each.
-    pub fn all() -> [Self; 2] {
-        [Self::Files, Self::Server(Etcd::start())]
+    pub fn all() -> [Self; 3] {
+        [Self::Files, Self::Server(Etcd::start()), Self::Postgres(Schema::unused())]
+    }
+
+    /// For `--store`; `None`: lock files.
+    pub fn url(&self) -> Option<String> {
+        match self {
+            Self::Files => None,
+            Self::Server(etcd) => Some(etcd.url("jobs")),
+            Self::Postgres(schema) => Some(schema.url()),
+        }
     }
 
     /// The server of a place that is one.
     pub fn server(&self) -> &Etcd {
         match self {
             Self::Server(etcd) => etcd,
-            Self::Files => panic!("no server"),
+            Self::Files | Self::Postgres(_) => panic!("no etcd"),
         }
     }
 
     fn options(&self, parameters: &str) -> Vec<String> {
-        match self {
-            Self::Files => Vec::new(),
-            Self::Server(etcd) => vec!["--store".into(), etcd.url("jobs") + parameters],
-        }
+        let Some(url) = self.url() else { return Vec::new() };
+        // The URL may have some already.
+        let parameters = if url.contains('?') { parameters.replacen('?', "&", 1) } else { parameters.into() };
+        vec!["--store".into(), url + &parameters]
     }
 
     /// Options for a shell line.

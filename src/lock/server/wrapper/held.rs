@@ -95,7 +95,7 @@ impl ServerHeld {
             is_outer: !self.rows.iter().any(|row| row.id == given.id),
         };
         ServerToken {
-            store: self.plan.server.addresses(),
+            store: self.plan.server.reference(),
             prefix: self.plan.server.prefix.clone(),
             identity: self.identity.clone(),
             rows: self.grants.iter().map(row).collect(),

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
-use super::etcd::Etcd;
+use super::any_store::AnyStore;
 use super::keeper::{self, Ends, Task};
 use super::lease::hung_after;
 use super::news::{HolderSeen, News, Order};
@@ -93,7 +93,7 @@ impl Keeper {
                 let Ok(read) = life.read.try_clone() else { sys::exit_now(1) };
                 let Ok(owner) = plan.owner.as_ref().map(OwnedFd::try_clone).transpose() else { sys::exit_now(1) };
                 let ends = Ends { line: theirs.into(), life: read, wrapper, owner };
-                keeper::live(|| Etcd::new(&plan.server, identity), &plan.request, task, ends, &page)
+                keeper::live(|| AnyStore::new(&plan.server, identity), &plan.request, task, ends, &page)
             }
         };
         let mut keepers = keepers();
