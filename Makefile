@@ -128,6 +128,9 @@ quick:
 check: tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	for features in '' etcd postgres; do \
+		$(CARGO) clippy --locked --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
 	$(CARGO) test --locked
 	mandoc -T lint -W warning $(PAGES)
 	shellcheck $(SHELL_SCRIPTS)

@@ -148,6 +148,7 @@ pub fn incarnation(pid: i32) -> Option<(u64, u64)> {
 
 /// What tells a process from every other one on any host; `None` for one that is
 /// gone, or where /proc does not show our pid namespace.
+#[cfg(feature = "net")]
 pub fn mark(pid: i32) -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = fs::read_link("/proc/self/ns/pid").ok().filter(|_| proc_is_ours())?;

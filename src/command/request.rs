@@ -1,6 +1,7 @@
 //! The lock options, understood: which lock, how long to wait, what to say and how to
 //! end without it.
 
+#[cfg(feature = "net")]
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -36,6 +37,7 @@ pub struct LockRequest {
     pub patience: Patience,
     /// When a server answered first: --timeout counts from then, also after Ctrl-Z and
     /// fg.
+    #[cfg(feature = "net")]
     pub answered: Cell<Option<Instant>>,
     /// How much to say.
     pub verbosity: Verbosity,
@@ -261,6 +263,7 @@ impl Manner {
             name: names.iter().map(|name| message::shown_name(name)).collect::<Vec<_>>().join(", "),
             names,
             patience: self.patience,
+            #[cfg(feature = "net")]
             answered: Cell::default(),
             verbosity: self.verbosity,
             conflict_code: self.conflict_code,

@@ -168,7 +168,7 @@ impl Connection {
             Ok(Ok(Err(cause))) if io_error(&error).is_none() => cause,
             _ => error,
         };
-        io_error(&error).and_then(super::tls::refusal).unwrap_or_else(|| Fault::not_answered(describe(&error)))
+        io_error(&error).and_then(super::refusal).unwrap_or_else(|| Fault::not_answered(describe(&error)))
     }
 
     fn request(&self, post: &Post) -> Result<Request<Full<Bytes>>, Fault> {

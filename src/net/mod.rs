@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 pub use stream::{Dialer, Stream};
-pub use tls::TlsFiles;
+pub use tls::{TlsFiles, refusal};
 pub use tries::{Limits, Tries, TryTime, Unreachable, pause_randomly};
 
 /// A host and a port.

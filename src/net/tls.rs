@@ -136,7 +136,7 @@ fn in_words(error: &pem::Error) -> String {
 }
 
 /// A client certificate that the server rejects. TLS 1.3 reports it after the handshake.
-pub(super) fn refusal(error: &io::Error) -> Option<Fault> {
+pub fn refusal(error: &io::Error) -> Option<Fault> {
     let Some(Error::AlertReceived(alert)) = error.get_ref()?.downcast_ref() else { return None };
     let is_about_us = matches!(
         alert,

@@ -10,6 +10,7 @@
 //! - `keeper`: the process that does both; `wrapper`: the process beside it; `page`,
 //!   `news`, `ties`: between the two
 
+pub mod account;
 mod announcement;
 mod any_store;
 mod contend;

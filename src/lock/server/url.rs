@@ -1,9 +1,10 @@
-//! What `--store` and LOCKRUN_STORE may say, and the secrets in it.
+//! What `--store` and LOCKRUN_STORE may say.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::account::{Account, Secret};
 use crate::duration;
 use crate::net::{Address, TlsFiles};
 
@@ -21,74 +22,6 @@ pub(super) const PREFIX: &str = "lockrun";
 /// For error messages.
 pub(super) const FORMS: &str = "write etcd://HOST[:2379][,HOST...][/PREFIX], etcds://... for TLS, \
                      postgres://[USER@]HOST[:5432][,HOST...][/DATABASE], or file: for lock files";
-
-/// A word that is never shown: no Debug, no Display.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a word.
-    pub fn new(word: String) -> Self {
-        Self(word)
-    }
-
-    /// The word, for the server only.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        let mut word = std::mem::take(&mut self.0).into_bytes();
-        word.fill(0);
-        std::hint::black_box(&word);
-    }
-}
-
-#[derive(Clone, PartialEq, Eq)]
-enum Password {
-    Given(Secret),
-    /// The first line of this file.
-    File(PathBuf),
-}
-
-/// A user on a server.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Account {
-    /// The name.
-    pub user: String,
-    password: Password,
-}
-
-impl Account {
-    /// With this password.
-    pub fn given(user: String, password: Secret) -> Self {
-        Self { user, password: Password::Given(password) }
-    }
-
-    /// With the password in the first line of a file.
-    pub fn in_file(user: String, path: PathBuf) -> Self {
-        Self { user, password: Password::File(path) }
-    }
-
-    /// The password, read from its file each time. An error says for people what is
-    /// wrong with the file.
-    pub fn password(&self) -> Result<Secret, String> {
-        let path = match &self.password {
-            Password::Given(secret) => return Ok(secret.clone()),
-            Password::File(path) => path,
-        };
-        let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .map(Secret)
-            .map_err(|error| format!("cannot read the password file {shown}: {error}"))?;
-        match text.reveal().lines().next() {
-            None | Some("") => Err(format!("the password file {shown} is empty")),
-            Some(line) => Ok(Secret(line.to_owned())),
-        }
-    }
-}
 
 /// A kind of server, and what only such a one needs.
 #[derive(Clone, PartialEq, Eq)]
@@ -382,15 +315,14 @@ fn account(
         };
     };
     let environment = || variable("ETCDCTL_PASSWORD").filter(|word| !word.is_empty());
-    let password = match (given, parameters.password_file.take()) {
-        (Some(word), _) => Password::Given(Secret(word)),
-        (None, Some(path)) => Password::File(path),
+    match (given, parameters.password_file.take()) {
+        (Some(word), _) => Ok(Some(Account::given(user, Secret::new(word)))),
+        (None, Some(path)) => Ok(Some(Account::in_file(user, path))),
         (None, None) => match environment() {
-            Some(word) => Password::Given(Secret(word)),
-            None => return Err(format!("the user {user} has no password; give password-file=FILE")),
+            Some(word) => Ok(Some(Account::given(user, Secret::new(word)))),
+            None => Err(format!("the user {user} has no password; give password-file=FILE")),
         },
-    };
-    Ok(Some(Account { user, password }))
+    }
 }
 
 /// The keeper changes its directory.

@@ -157,7 +157,8 @@ impl Postgres {
 
     /// Ends it without warning.
     pub fn kill(&self) {
-        signal(self.pid, libc::SIGKILL);
+        let all = super::children(self.pid).into_iter().chain([self.pid]);
+        all.for_each(|pid| signal(pid, libc::SIGKILL));
         eventually("the server has ended", || std::net::TcpStream::connect((&*self.host, self.port)).is_err());
     }
 

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::answers::{Headed, Header, Login, Problem, Renewal};
+use crate::lock::server::account::Account;
 use crate::lock::server::store::Trouble;
-use crate::lock::server::url::Account;
 
 use crate::net::http::{Answer, Client, Lines, Post};
 use crate::net::{Address, Fault, FaultKind, Limits, Tries, TryTime};

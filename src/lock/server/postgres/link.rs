@@ -1,6 +1,6 @@
 //! One connection to one server.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage};
 
 use super::login::Login;
-use crate::net::{Dialer, Fault, Stream, TryTime};
+use crate::net::{Dialer, Fault, Stream, TryTime, refusal};
 
 /// One row: its columns as text.
 pub type Columns = Vec<Option<String>>;
@@ -80,7 +80,7 @@ pub struct Heard {
 
 #[derive(Default)]
 struct State {
-    channels: HashSet<String>,
+    channels: BTreeSet<String>,
     has_ended: bool,
 }
 
@@ -91,7 +91,7 @@ impl Heard {
 
     /// The channels on which something was heard since the last call; `None`: the
     /// connection has ended. Loses nothing if it is dropped before it is ready.
-    pub async fn next(&self) -> Option<HashSet<String>> {
+    pub async fn next(&self) -> Option<BTreeSet<String>> {
         loop {
             let news = self.news.notified();
             {
@@ -202,9 +202,13 @@ fn describe(error: &tokio_postgres::Error) -> LinkError {
         Some(db) => LinkError::Sql { code: db.code().clone(), text: db.message().to_owned() },
         None => {
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            match error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>()) {
-                true => LinkError::Closed(format!("the connection broke: {cause}")),
-                false => LinkError::Refused(format!("PostgreSQL: {cause}")),
+            let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            match io.and_then(refusal) {
+                Some(fault) => LinkError::Fault(fault),
+                None if io.is_some() || error.is_closed() => {
+                    LinkError::Closed(format!("the connection broke: {cause}"))
+                }
+                None => LinkError::Refused(format!("PostgreSQL: {cause}")),
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::lock::server::url::{Account, Secret};
+use crate::lock::server::account::{Account, Secret};
 use crate::net::Address;
 
 /// As whom, and to which database.

@@ -7,9 +7,8 @@ use rustix::process::geteuid;
 
 use super::login::Login;
 use crate::duration;
-use crate::lock::server::url::{
-    Account, CONNECT, FORMS, Origin, PREFIX, Secret, Server, Service, TTL, absolute, address, decode, ttl,
-};
+use crate::lock::server::account::{Account, Secret};
+use crate::lock::server::url::{CONNECT, FORMS, Origin, PREFIX, Server, Service, TTL, absolute, address, decode, ttl};
 use crate::net::{Address, TlsFiles};
 use crate::users;
 

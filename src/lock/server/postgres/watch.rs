@@ -1,7 +1,7 @@
 //! Being told of changes: by NOTIFY, and by the clock where a lease ends, because
 //! the server removes no row by itself.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct PostgresWatch {
     /// What happened and was not yet asked for.
     events: VecDeque<Event>,
     /// Our own rows that have changed in a way that is not yet known.
-    changed: HashSet<usize>,
+    changed: BTreeSet<usize>,
     /// When to look without being told.
     look_at: Duration,
 }
@@ -47,7 +47,7 @@ impl PostgresWatch {
             sql,
             watched: watched.to_vec(),
             events: VecDeque::new(),
-            changed: HashSet::new(),
+            changed: BTreeSet::new(),
             look_at: Duration::MAX,
         };
         watch.compare(answer);
@@ -96,7 +96,7 @@ impl PostgresWatch {
         }
     }
 
-    fn hear(&mut self, channels: &HashSet<String>) {
+    fn hear(&mut self, channels: &BTreeSet<String>) {
         for (place, watched) in self.watched.iter().enumerate() {
             if !channels.contains(&channel(watched)) {
                 continue;
