@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[cfg(feature = "etcd")]
-use super::etcd::{Etcd, EtcdWatch};
+use super::etcd::{Etcd, events::EtcdWatch};
 #[cfg(feature = "postgres")]
 use super::postgres::{Postgres, watch::PostgresWatch};
 use super::queue::{Id, Mode};

@@ -13,7 +13,7 @@
 mod answers;
 pub mod calls;
 mod entering;
-mod events;
+pub mod events;
 pub mod gateway;
 mod keys;
 mod listing;
