@@ -424,7 +424,7 @@ mod tests {
             "etcd://u:p@a?user=v",
             "etcd://u:p@a?password-file=/f",
             "etcd://a/%zz",
-            "postgres://a/b",
+            "postgres:///b",
             "redis://a",
             "valkeys://a",
             "ETCD://a",
@@ -432,7 +432,7 @@ mod tests {
             assert!(error(wrong).starts_with("LOCKRUN_STORE="), "{wrong}");
         }
         assert!(error("http://a").contains("etcd://HOST"));
-        assert!(error("postgres://a").contains("this version has no PostgreSQL"));
+        assert!(error("redis://a").contains("this version has no Redis"));
     }
 
     #[test]
