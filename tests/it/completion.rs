@@ -37,7 +37,8 @@ fn subcommands() {
     let sandbox = Sandbox::new();
     offers(&sandbox, &["lockrun", "acq"], &["acquire"], false);
     offers(&sandbox, &["lockrun", "acquire", "--ow"], &["--owner"], false);
-    offers(&sandbox, &["lockrun", "check", "--"], &["--fd", "--help", "--json"], false);
+    let of_check = with_store(&["--fd", "--help", "--json", "--store"]);
+    offers(&sandbox, &["lockrun", "check", "--"], &of_check, false);
 }
 
 #[test]
@@ -63,10 +64,7 @@ fn options_of_subcommands() {
     ] {
         offers(&sandbox, &["lockrun", command, beginning], &[option], false);
     }
-    let of_break: Vec<_> = ["--dir", "--file", "--help", "--kill-after", "--name", "--store"]
-        .into_iter()
-        .filter(|option| *option != "--store" || cfg!(feature = "etcd"))
-        .collect();
+    let of_break = with_store(&["--dir", "--file", "--help", "--kill-after", "--name", "--store"]);
     offers(&sandbox, &["lockrun", "break", "--"], &of_break, false);
     offers(&sandbox, &["lockrun", "completions", ""], &["bash", "zsh", "fish"], true);
 }
@@ -219,4 +217,9 @@ fn the_program_prints_them() {
         sandbox.lockrun(&["completions", shell]).run().assert_code(0).assert_stdout(&script);
     }
     sandbox.lockrun(&["completions", "tcsh"]).run().assert_usage_error(&["tcsh"]);
+}
+
+/// What is offered where lockrun knows servers, and without `--store` elsewhere.
+fn with_store<'a>(options: &[&'a str]) -> Vec<&'a str> {
+    options.iter().copied().filter(|option| *option != "--store" || cfg!(feature = "net")).collect()
 }
