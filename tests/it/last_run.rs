@@ -3,6 +3,7 @@
 use crate::support::{Sandbox, eventually, is_held};
 use serde_json::{Value, json};
 use std::fs;
+use std::time::{Duration, Instant};
 
 #[track_caller]
 fn last(sandbox: &Sandbox, name: &str) -> Value {
@@ -126,6 +127,9 @@ fn a_pool_and_a_shared_lock_have_a_last_run() {
         let first = sandbox.hold(&[&["-l", name], options].concat());
         let words = [&["-l", name], options, &["--", "sh", "-c", "exit 3"]].concat();
         sandbox.lockrun(&words).run().assert_code(3);
+        // A record says the time in milliseconds.
+        let began = Instant::now();
+        eventually("another millisecond", || began.elapsed() > Duration::from_millis(1));
         first.release();
         assert_eq!(last(&sandbox, name)["code"], 0, "the holder that began first ended last");
     }

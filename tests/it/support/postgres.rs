@@ -165,7 +165,10 @@ impl Postgres {
     /// Starts it again, with the data that it had.
     pub fn restart(&mut self) {
         // The old one is not reaped yet, and would be taken for alive.
-        let _ = fs::remove_file(self.data.join("cluster/postmaster.pid"));
+        let socket = format!(".s.PGSQL.{}", self.port);
+        for of_the_old in ["cluster/postmaster.pid", &socket, &format!("{socket}.lock")] {
+            let _ = fs::remove_file(self.data.join(of_the_old));
+        }
         self.pid = start_under(&mut self.guard);
         self.until_ready();
     }
