@@ -37,6 +37,7 @@ fn parse_by_clap(words: &[OsString]) -> Result<Command, UsageError> {
         Some("help") => help(others),
         Some("version") if others.is_empty() => Ok(Command::Help(Run::command().render_version())),
         Some("version") => Err(UsageError::form("'version' stands alone", "lockrun version", "")),
+        Some("acquire") if others.iter().any(|word| word == "--") => Err(no_command(others)),
         Some(name) => match subcommand(name, others) {
             Some(Ok(Command::Acquire(options))) => Ok(Command::Acquire(Box::new(options.with_words_as_names()?))),
             Some(parsed) => parsed.or_else(|error| text_or(&error, || wrong_subcommand(name, &error, words))),
@@ -44,6 +45,14 @@ fn parse_by_clap(words: &[OsString]) -> Result<Command, UsageError> {
         },
         None => main_job(words),
     }
+}
+
+/// What stands after `--` is a command everywhere else, and no lock's name here.
+fn no_command(words: &[OsString]) -> UsageError {
+    let command = words.iter().skip_while(|word| *word != "--").nth(1);
+    let command = command.map(|word| format!(": '{}' would not be run", printable(word.as_encoded_bytes())));
+    let what = format!("acquire takes no command{}", command.unwrap_or_default());
+    UsageError::form(what, "lockrun acquire [OPTIONS] [LOCK]...", "acquire")
 }
 
 /// `lockrun --dir DIR list` as `lockrun list --dir DIR`: where the locks are may stand

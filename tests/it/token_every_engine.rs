@@ -279,8 +279,7 @@ fn a_token_in_the_environment_or_of_an_ancestor_is_around_us() {
 fn a_command_that_is_ended_takes_no_token_with_it() {
     for place in Place::all() {
         let sandbox = Sandbox::new();
-        let ttl = if place.store().is_empty() { "" } else { "?ttl=2" };
-        let (store, owner) = (place.store() + ttl, std::process::id());
+        let (store, owner) = (place.store_with("?ttl=2"), std::process::id());
         let script = format!("lockrun acquire {store} -l calc --owner {owner} >token; exec sleep 600");
         let outer = ["--expires", "2", "--kill-after", "0.1", "-l", "outer", "-c", &script];
         place.lockrun(&sandbox, &outer).run().assert_code(123);

@@ -45,7 +45,12 @@ impl Place {
 
     /// Options for a shell line.
     pub fn store(&self) -> String {
-        self.options("").join(" ")
+        self.store_with("")
+    }
+
+    /// The same with parameters of the URL, `?ttl=2`.
+    pub fn store_with(&self, parameters: &str) -> String {
+        self.options(parameters).iter().map(|word| format!("'{word}' ")).collect()
     }
 
     /// The token that `lockrun acquire OPTIONS` prints.
