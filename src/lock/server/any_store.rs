@@ -43,8 +43,6 @@ impl AnyStore {
             Service::Etcd => Self::Etcd(Etcd::new(server, identity)),
             #[cfg(feature = "postgres")]
             Service::Postgres(login) => Self::Postgres(Postgres::new(server, login, identity)),
-            #[cfg(not(feature = "etcd"))]
-            Service::Etcd => unreachable!("its URL is refused"),
         }
     }
 }

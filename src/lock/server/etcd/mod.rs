@@ -17,6 +17,7 @@ pub mod events;
 pub mod gateway;
 mod keys;
 mod listing;
+pub(super) mod url;
 mod version;
 pub mod watch;
 

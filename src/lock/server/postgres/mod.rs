@@ -15,7 +15,7 @@ pub mod rows;
 pub mod schema;
 pub mod session;
 pub mod sql;
-pub mod url;
+pub(super) mod url;
 pub mod watch;
 
 use std::time::Duration;

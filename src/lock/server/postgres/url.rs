@@ -1,14 +1,13 @@
 //! `postgres://`, with what libpq's environment adds.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::process::geteuid;
 
 use super::login::Login;
-use crate::duration;
 use crate::lock::server::account::{Account, Secret};
-use crate::lock::server::url::{CONNECT, FORMS, Origin, PREFIX, Server, Service, TTL, absolute, address, decode, ttl};
+use crate::lock::server::url::parts::{Certificates, PREFIX, Parts, address, decode, file_in};
+use crate::lock::server::url::{FORMS, Origin, Server, Service, Variable};
 use crate::net::{Address, TlsFiles};
 use crate::users;
 
@@ -18,64 +17,48 @@ const SOCKET: &str = "/.s.PGSQL.";
 /// The longest name that PostgreSQL does not cut.
 const LONGEST_SCHEMA: usize = 63;
 
-type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Reads what follows the scheme and its colon.
-///
-/// # Errors
-/// What is wrong and what to write, without the password.
+/// Reads what follows the scheme and its colon. An error says what is wrong and what to
+/// write, without the password.
 pub fn read(rest: &str, origin: Origin, variable: Variable<'_>) -> Result<Server, String> {
     let variable: Variable<'_> = &|name| variable(name).filter(|value| !value.is_empty());
-    let Some(rest) = rest.strip_prefix("//") else { return Err(format!("// is missing; {FORMS}")) };
-    if rest.contains('#') {
-        return Err("a # has no meaning here; write %23 in a name or password".into());
-    }
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let (login, hosts) = match authority.rsplit_once('@') {
-        Some((login, hosts)) => (login, hosts),
-        None => ("", authority),
-    };
-    let parameters = Parameters::read(query)?;
-    let addresses = addresses(hosts, parameters.host.as_deref(), variable)?;
-    let (given_user, password) = login.split_once(':').unwrap_or((login, ""));
-    let (given_user, password) = (decode(given_user)?, decode(password)?);
-    if !password.is_empty() && origin == Origin::CommandLine {
-        return Err("everybody on this machine can read a password on the command line; \
-            give ?password-file=FILE, use ~/.pgpass, or set LOCKRUN_STORE"
-            .into());
-    }
-    if !given_user.is_empty() && parameters.user.is_some() {
-        return Err("the user is given twice".into());
-    }
-    if !password.is_empty() && parameters.password_file.is_some() {
-        return Err("the password is given twice: in the URL and as password-file".into());
-    }
-    let user = Some(given_user).filter(|user| !user.is_empty()).or(parameters.user).or_else(|| variable("PGUSER"));
+    let mut parts = Parts::read(rest, &["host", "schema", "sslmode"])?;
+    let addresses = addresses(parts.hosts, parts.parameters.own("host"), variable)?;
+    let given = parts.credentials(origin, "give ?password-file=FILE, use ~/.pgpass, or set LOCKRUN_STORE")?;
+    let user = given.user.filter(|user| !user.is_empty()).or_else(|| variable("PGUSER"));
     let Some(user) = user.or_else(|| users::name_of(geteuid().as_raw())) else {
         return Err("who to log in as is not known; give user=NAME".into());
     };
-    let database = Some(decode(database.strip_suffix('/').unwrap_or(database))?).filter(|name| !name.is_empty());
+    let database = Some(decode(parts.path.strip_suffix('/').unwrap_or(parts.path))?).filter(|name| !name.is_empty());
     let database = database.or_else(|| variable("PGDATABASE")).unwrap_or_else(|| user.clone());
-    let account = match (Some(password).filter(|word| !word.is_empty()), parameters.password_file) {
-        (Some(word), _) => Some(Account::given(user.clone(), Secret::new(word))),
+    let account = match (given.password, parts.parameters.password_file.take()) {
         (None, Some(path)) => Some(Account::in_file(user.clone(), path)),
-        (None, None) => variable("PGPASSWORD").map(|word| Account::given(user.clone(), Secret::new(word))),
+        (password, _) => {
+            password.or_else(|| variable("PGPASSWORD")).map(|word| Account::given(user.clone(), Secret::new(word)))
+        }
     };
     let passfile = variable("PGPASSFILE").map(PathBuf::from);
     let passfile = passfile.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".pgpass")));
     let is_local = addresses.iter().all(Address::is_local);
-    let mode = parameters.sslmode.or_else(|| variable("PGSSLMODE"));
-    let files = parameters.tls.fill_in(variable)?;
+    let files = with_environment(std::mem::take(&mut parts.parameters.tls), variable).into_files()?;
+    let parameters = parts.parameters;
+    let mode = parameters.own("sslmode").map(str::to_owned).or_else(|| variable("PGSSLMODE"));
     Ok(Server {
         service: Service::Postgres(Box::new(Login::new(user, database, passfile))),
         addresses,
         tls: tls(mode.as_deref(), files, is_local)?,
         account,
-        prefix: parameters.schema.unwrap_or_else(|| PREFIX.into()),
-        ttl: parameters.ttl.unwrap_or(TTL),
-        connect: parameters.connect.unwrap_or(CONNECT),
+        prefix: schema(parameters.own("schema").unwrap_or(PREFIX))?,
+        ttl: parameters.ttl(),
+        connect: parameters.connect(),
     })
+}
+
+fn with_environment(given: Certificates, variable: Variable<'_>) -> Certificates {
+    Certificates {
+        cacert: given.cacert.or_else(|| file_in(variable, "PGSSLROOTCERT")),
+        cert: given.cert.or_else(|| file_in(variable, "PGSSLCERT")),
+        key: given.key.or_else(|| file_in(variable, "PGSSLKEY")),
+    }
 }
 
 fn addresses(hosts: &str, host: Option<&str>, variable: Variable<'_>) -> Result<Vec<Address>, String> {
@@ -119,74 +102,10 @@ fn tls(mode: Option<&str>, files: TlsFiles, is_local: bool) -> Result<Option<Tls
     })
 }
 
-/// What may follow `?`.
-#[derive(Default)]
-struct Parameters {
-    ttl: Option<Duration>,
-    connect: Option<Duration>,
-    user: Option<String>,
-    password_file: Option<PathBuf>,
-    host: Option<String>,
-    schema: Option<String>,
-    sslmode: Option<String>,
-    tls: Certificates,
-}
-
-#[derive(Default)]
-struct Certificates {
-    cacert: Option<PathBuf>,
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-}
-
-impl Parameters {
-    fn read(query: &str) -> Result<Self, String> {
-        let mut parameters = Self::default();
-        for part in query.split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = decode(value)?;
-            if value.is_empty() {
-                return Err(format!("the parameter {name} has no value"));
-            }
-            match name {
-                "ttl" => parameters.ttl = Some(ttl(&value)?),
-                "connect" => parameters.connect = Some(duration::parse(&value).map_err(|e| format!("connect: {e}"))?),
-                "user" => parameters.user = Some(value),
-                "password-file" => parameters.password_file = Some(absolute(value)),
-                "host" => parameters.host = Some(value),
-                "schema" => parameters.schema = Some(schema(value)?),
-                "sslmode" => parameters.sslmode = Some(value),
-                "cacert" => parameters.tls.cacert = Some(absolute(value)),
-                "cert" => parameters.tls.cert = Some(absolute(value)),
-                "key" => parameters.tls.key = Some(absolute(value)),
-                "password" => return Err("a password is not a parameter; give password-file=FILE".into()),
-                _ => {
-                    let known = "ttl, connect, user, password-file, host, schema, sslmode, cacert, cert, key";
-                    return Err(format!("the parameter {name} is unknown; there are {known}"));
-                }
-            }
-        }
-        Ok(parameters)
-    }
-}
-
-impl Certificates {
-    fn fill_in(self, variable: Variable<'_>) -> Result<TlsFiles, String> {
-        let file = |given: Option<PathBuf>, name| given.or_else(|| variable(name).map(absolute));
-        let cacert = file(self.cacert, "PGSSLROOTCERT");
-        let identity = match (file(self.cert, "PGSSLCERT"), file(self.key, "PGSSLKEY")) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            _ => return Err("cert and key go together".into()),
-        };
-        Ok(TlsFiles { cacert, identity, trusts_anybody: false })
-    }
-}
-
-fn schema(name: String) -> Result<String, String> {
+fn schema(name: &str) -> Result<String, String> {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     match is_plain && name.len() <= LONGEST_SCHEMA {
-        true => Ok(name),
+        true => Ok(name.into()),
         false => Err(format!("schema={name}: only letters, digits and _, at most {LONGEST_SCHEMA}")),
     }
 }
