@@ -8,26 +8,22 @@
 use std::time::{Duration, SystemTime};
 
 use super::contend::random;
-use super::lease::{Ending, each_try, renew_at};
-use super::looks::{holders_of, own};
+use super::lease::{Ending, LEAVING, PAUSE, each_try, renew_at};
+use super::looks::{holders_of, reread};
 use super::news::{News, Order};
 use super::request::{Request, Tenure};
 use super::row::{LockName, Note, Row};
-use super::store::{Event, Kept, Lease, Look, RowStore, Subject, Trouble, Watch, Watched};
+use super::store::{Event, Kept, Lease, Look, RowStore, Trouble, next_event};
 use super::ties::{Ties, life_ended, next_order, tell};
 use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{sleep_until, suspend_aware_now};
 
-/// Pause before a failed request or broken watch is repeated.
-const PAUSE: Duration = Duration::from_millis(300);
 /// A command that has ended by then needs no watch, and the server no connection for
 /// it. Nothing is missed: a watch begins with what happened since the grant.
 const FIRST_MOMENT: Duration = Duration::from_millis(100);
 /// After this long it is worth a write that says since when the command has run.
 const WORTH_A_NOTE: Duration = Duration::from_secs(1);
-/// Limit for the release.
-const LEAVING: Duration = Duration::from_secs(5);
 /// Limit for finding out who holds a lost lock.
 const LOOKING: Duration = Duration::from_secs(1);
 /// A wrapper that does not confirm a loss within this time is dead or stopped.
@@ -165,7 +161,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             // One try at one address: the first failure is reported.
             let each = each_try(tenure.ttl);
             let limits = Limits::new((now + each).min(tenure.until), each);
-            let rows: Vec<_> = tenure.rows.iter().map(|(lock, row)| (lock, row)).collect();
+            let rows = tenure.rows();
             if renew_at <= now && tenure.lease.ttl > request.ttl {
                 let lease = Lease { id: request.seed.lease(tenure.attempt, 2), ttl: request.ttl };
                 return Step::Moved(lease, store.move_to(Some(lease), &rows, limits).await);
@@ -177,22 +173,10 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 return Step::Seen(see(*store, &tenure.rows, limits).await);
             }
             if watch_at <= now {
-                let watched = |(lock, row): &(LockName, Row)| Watched {
-                    lock: lock.clone(),
-                    subject: Subject::Own(row.contender.id, row.contender.mode),
-                    since: row.version.max(seen_at),
-                };
-                let watched: Vec<_> = tenure.rows.iter().map(watched).collect();
-                return Step::Watching(store.watch(&watched, limits).await);
+                return Step::Watching(store.watch(&tenure.watched(seen_at), limits).await);
             }
             note_since(*store, request.expires, tenure, limits).await;
             Step::Noted
-        };
-        let heard = async {
-            match watch {
-                Some(watch) => watch.next().await,
-                None => std::future::pending().await,
-            }
         };
         let ordered = async {
             match self.is_wrapper_gone {
@@ -205,7 +189,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             order = ordered => Step::Ordered(order),
             () = life_ended(ties.life) => Step::LifeEnded,
             () = sleep_until(kill_at) => Step::Kill,
-            event = heard => Step::Heard(event),
+            event = next_event(watch) => Step::Heard(event),
             step = work => step,
         }
     }
@@ -361,11 +345,9 @@ impl<'a, S: RowStore> Holding<'a, S> {
 async fn see<S: RowStore>(store: &mut S, rows: &[(LockName, Row)], limits: Limits) -> Result<Option<Seen>, Trouble> {
     let mut seen = Seen { rows: Vec::new(), at: u64::MAX };
     for (lock, row) in rows {
-        let me = (row.contender.id, row.contender.mode);
-        let look = store.turn(lock, me, limits).await?;
-        let Some(row) = own(&look, me.0) else { return Ok(None) };
+        let Some((row, at)) = reread(store, lock, row, limits).await? else { return Ok(None) };
         seen.rows.push(row);
-        seen.at = seen.at.min(look.at);
+        seen.at = seen.at.min(at);
     }
     Ok(Some(seen))
 }
@@ -387,9 +369,7 @@ async fn note_end<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limit
 
 async fn amend<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits, change: impl Fn(&mut Note)) {
     for (lock, row) in &mut tenure.rows {
-        let me = (row.contender.id, row.contender.mode);
-        let Ok(look) = store.turn(lock, me, limits).await else { return };
-        let Some(mut fresh) = own(&look, me.0) else { return };
+        let Ok(Some((mut fresh, _))) = reread(store, lock, row, limits).await else { return };
         change(&mut fresh.note);
         if let Ok(true) = store.amend((lock, &fresh), &fresh.note, limits).await {
             row.note = fresh.note;

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::any_store::AnyStore;
 use super::engine::{ancestors, around, names_of};
-use super::lease::each_try;
+use super::lease::{ACCEPTED, PAUSE, each_try};
 use super::looks::check_format;
 use super::news::HolderSeen;
 use super::queue::{Mode, State, count_waiting, is_waiting};
@@ -24,11 +24,6 @@ use crate::lock::{LockState, Seen, Store, Target, Unreachable};
 use crate::net::Limits;
 use crate::sys::{sleep_until, suspend_aware_now};
 use crate::users;
-
-/// A server that accepted the first connection may be busy.
-const ACCEPTED: Duration = Duration::from_secs(30);
-/// Pause before a watch that ended begins again.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// A server whose locks are looked at.
 pub struct ServerStore {

@@ -19,7 +19,7 @@ use super::announcement::announce;
 use super::contend::Contest;
 use super::hold::Holding;
 use super::last_resort::Victims;
-use super::lease::{each_try, heartbeat};
+use super::lease::{LEAVING, each_try, heartbeat};
 use super::news::{Given, Kept, News, Order};
 use super::page::Page;
 use super::pause::Alarm;
@@ -32,9 +32,6 @@ use super::vigil::Vigil;
 use crate::net::Limits;
 use crate::sys::{self, Awaited, Shared, sleep_until, suspend_aware_now};
 use crate::token::KEPT_ENVIRONMENT;
-
-/// Limit for deleting a row that is given up.
-const GIVING_UP: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub enum Task {
@@ -181,7 +178,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
 
 /// Leaves nothing behind, neither on the first lease nor on that of --at-least.
 async fn give_up<S: RowStore>(store: &mut S, request: &Request, page: &Page) {
-    let limits = Limits::new(suspend_aware_now() + GIVING_UP, each_try(request.ttl));
+    let limits = Limits::new(suspend_aware_now() + LEAVING, each_try(request.ttl));
     for number in [0, 1] {
         let _ = store.leave(request.seed.lease(page.attempt(), number), limits).await;
     }

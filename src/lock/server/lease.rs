@@ -24,6 +24,14 @@ const RENEWALS: u32 = 3;
 /// One try at one address takes at most this fraction of the ttl.
 const TRIES: u32 = 6;
 
+/// A server that accepted the first connection may be busy with 500 hosts in the same
+/// minute.
+pub const ACCEPTED: Duration = Duration::from_secs(30);
+/// Pause before a failed request or broken watch is repeated.
+pub const PAUSE: Duration = Duration::from_millis(300);
+/// Limit for the keeper to release locks, or to delete rows that are given up.
+pub const LEAVING: Duration = Duration::from_secs(5);
+
 /// When to end the command of a lease that cannot be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {

@@ -3,10 +3,23 @@
 use super::news::HolderSeen;
 use super::queue::{Id, Mode, State, Until, is_waiting};
 use super::row::{FORMAT, LockName, Row, contenders};
-use super::store::{Look, Subject, Trouble, Watched};
+use super::store::{Look, RowStore, Subject, Trouble, Watched};
+use crate::net::Limits;
 
 pub fn own(look: &Look, id: Id) -> Option<Row> {
     look.rows.iter().find(|row| row.contender.id == id).cloned()
+}
+
+/// A row of ours as it is now, and at which moment of the store; `None`: it is gone.
+pub async fn reread<S: RowStore>(
+    store: &mut S,
+    lock: &LockName,
+    row: &Row,
+    limits: Limits,
+) -> Result<Option<(Row, u64)>, Trouble> {
+    let me = (row.contender.id, row.contender.mode);
+    let look = store.turn(lock, me, limits).await?;
+    Ok(own(&look, me.0).map(|row| (row, look.at)))
 }
 
 /// The rows that hold the lock, or may take it.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::news::Refused;
 use super::queue::{Contender, Id, Mode};
 use super::row::{Call, LockName, Note, NotedMode, Row};
-use super::store::Lease;
+use super::store::{Lease, Subject, Watched};
 
 /// All that is random about a request. A keeper that replaces another one draws the
 /// same numbers, and so finds what the first one has entered.
@@ -107,6 +107,24 @@ pub struct Tenure {
     pub attempt: u32,
     /// If so, the rows do not say yet since when the locks are held.
     pub has_waited: bool,
+}
+
+impl Tenure {
+    /// The rows, for a store.
+    pub fn rows(&self) -> Vec<(&LockName, &Row)> {
+        self.rows.iter().map(|(lock, row)| (lock, row)).collect()
+    }
+
+    /// What to watch to hear of calls and losses that are later than this moment of the
+    /// store.
+    pub fn watched(&self, seen_at: u64) -> Vec<Watched> {
+        let watched = |(lock, row): &(LockName, Row)| Watched {
+            lock: lock.clone(),
+            subject: Subject::Own(row.contender.id, row.contender.mode),
+            since: row.version.max(seen_at),
+        };
+        self.rows.iter().map(watched).collect()
+    }
 }
 
 /// A row of ours, or one around us that covers it.

@@ -198,6 +198,14 @@ pub trait Watch {
     fn next(&mut self) -> impl Future<Output = Event>;
 }
 
+/// The next event of a watch, if there is one.
+pub async fn next_event(watch: &mut Option<impl Watch>) -> Event {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A part of the list of locks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {

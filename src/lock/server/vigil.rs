@@ -11,21 +11,16 @@
 use std::time::{Duration, SystemTime};
 
 use super::contend::random;
-use super::lease::{each_try, renew_at};
-use super::looks::own;
+use super::lease::{LEAVING, PAUSE, each_try, renew_at};
+use super::looks::reread;
 use super::news::{News, Order};
 use super::request::{Request, Tenure, TokenTerms};
 use super::row::{Call, LockName, Note, Row};
-use super::store::{Event, Kept, Lease, RowStore, Subject, Trouble, Watch, Watched};
+use super::store::{Event, Kept, Lease, RowStore, Trouble, next_event};
 use super::ties::{Ties, life_ended, next_order, tell};
 use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{Awaited, sleep_until, suspend_aware_now};
-
-/// Until a broken watch, or a request that failed, is tried again.
-const PAUSE: Duration = Duration::from_millis(300);
-/// How long giving back may take.
-const LEAVING: Duration = Duration::from_secs(5);
 
 /// Locks of a token.
 pub struct Vigil<'a, S: RowStore> {
@@ -155,21 +150,9 @@ impl<'a, S: RowStore> Vigil<'a, S> {
             let each = each_try(request.ttl);
             let limits = Limits::new(suspend_aware_now() + each, each);
             if renew_at <= suspend_aware_now() {
-                return Step::Kept(store.keep(tenure.lease, &rows_of(tenure), &[], limits).await);
+                return Step::Kept(store.keep(tenure.lease, &tenure.rows(), &[], limits).await);
             }
-            let watched = |(lock, row): &(LockName, Row)| Watched {
-                lock: lock.clone(),
-                subject: Subject::Own(row.contender.id, row.contender.mode),
-                since: row.version,
-            };
-            let watched: Vec<_> = tenure.rows.iter().map(watched).collect();
-            Step::Watching(store.watch(&watched, limits).await)
-        };
-        let heard = async {
-            match watch {
-                Some(watch) => watch.next().await,
-                None => std::future::pending().await,
-            }
+            Step::Watching(store.watch(&tenure.watched(0), limits).await)
         };
         let ordered = async {
             match is_printed {
@@ -181,7 +164,7 @@ impl<'a, S: RowStore> Vigil<'a, S> {
             biased;
             order = ordered => Step::Ordered(order),
             () = over(ties, owner.as_ref(), is_printed, expires_at) => Step::Over,
-            event = heard => Step::Heard(event),
+            event = next_event(watch) => Step::Heard(event),
             step = work => step,
         }
     }
@@ -254,7 +237,7 @@ async fn settle<S: RowStore>(
     if !terms.has_owner && !tenure.rows.is_empty() {
         let lease = terms.term.map(|ttl| Lease { id: long_lease(request, tenure), ttl });
         loop {
-            match store.move_to(lease, &rows_of(tenure), limits()).await {
+            match store.move_to(lease, &tenure.rows(), limits()).await {
                 Ok(Some(_)) => break,
                 Ok(None) => return Err(Unsettled::Lost),
                 Err(_) if suspend_aware_now() >= until => return Err(Unsettled::Lost),
@@ -288,9 +271,9 @@ async fn mark<S: RowStore>(
     expires: Option<&str>,
     limits: Limits,
 ) -> Result<bool, Result<Unsettled, Trouble>> {
-    let me = (row.contender.id, row.contender.mode);
-    let look = store.turn(lock, me, limits).await.map_err(Err)?;
-    let Some(fresh) = own(&look, me.0) else { return Err(Ok(Unsettled::Lost)) };
+    let Some((fresh, _)) = reread(store, lock, row, limits).await.map_err(Err)? else {
+        return Err(Ok(Unsettled::Lost));
+    };
     if let Some(call) = fresh.note.call {
         return Err(Ok(Unsettled::Called(call)));
     }
@@ -330,8 +313,4 @@ async fn over(ties: &Ties<'_>, owner: Option<&Awaited>, is_printed: bool, expire
 /// The lease of a token that stands alone.
 fn long_lease(request: &Request, tenure: &Tenure) -> u64 {
     request.seed.lease(tenure.attempt, 1)
-}
-
-fn rows_of(tenure: &Tenure) -> Vec<(&LockName, &Row)> {
-    tenure.rows.iter().map(|(lock, row)| (lock, row)).collect()
 }

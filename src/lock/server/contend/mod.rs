@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::Notify;
 
-use super::lease::{each_try, renew_at};
+use super::lease::{ACCEPTED, PAUSE, each_try, renew_at};
 use super::looks::{holders_of, own};
 use super::news::{News, Refused};
 use super::queue::Mode;
@@ -25,11 +25,6 @@ use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::suspend_aware_now;
 
-/// A server that accepted the first connection may be busy with 500 hosts in the same
-/// minute.
-const ACCEPTED: Duration = Duration::from_secs(30);
-/// Pause before a failed request or broken watch is repeated.
-const PAUSE: Duration = Duration::from_millis(300);
 /// A lease is made before the grant, but --at-least counts from the grant.
 const GRANT_TAKES: Duration = Duration::from_secs(1);
 
