@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage};
 
 use super::login::Login;
+use super::rows::number;
 use crate::net::{Dialer, Fault, Stream, TryTime, refusal};
 
 /// One row: its columns as text.
@@ -131,15 +132,17 @@ impl Link {
         let heard = Arc::<Heard>::default();
         let reader = tokio::spawn(read(connection, Arc::clone(&heard)));
         let mut link = Self { client, reader, heard, is_pooled: false, version };
-        let asked = timeout(time.answer, link.ask("SELECT pg_backend_pid()")).await;
+        let told = process.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
+        // Between two renewals the connection is idle. Servers older than 14 have no limit,
+        // and one behind a pooler is not ours to set.
+        let message = format!(
+            "SELECT pg_backend_pid(), CASE WHEN pg_backend_pid() = {told} \
+             AND current_setting('idle_session_timeout', true) IS NOT NULL \
+             THEN set_config('idle_session_timeout', '0', false) END"
+        );
+        let asked = timeout(time.answer, link.ask(&message)).await;
         let served_by = asked.map_err(|_| LinkError::Silent)??.take_first();
-        let served_by = served_by.first().and_then(|row| row.first()?.as_ref()?.parse::<i32>().ok());
-        link.is_pooled = served_by != *process.lock().unwrap_or_else(PoisonError::into_inner);
-        if !link.is_pooled {
-            // Between two renewals the connection is idle. Older servers than 14 do not
-            // know it.
-            let _ = timeout(time.answer, link.ask("SET idle_session_timeout = 0")).await;
-        }
+        link.is_pooled = served_by.first().and_then(|row| number(row, 0)) != Some(told);
         Ok(link)
     }
 
