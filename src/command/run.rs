@@ -32,7 +32,7 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 /// back in time is left to its lease.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Limit for asking who holds a lost lock now, which is only for the message.
+/// Limit for finding the new holder of a lost lock, which is only for the message.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs the command under its lock and returns how lockrun has to end.

@@ -37,7 +37,7 @@ pub fn wait_on_server(
         request.tell_verbose(|| remark.into());
     }
     let mut is_connected = false;
-    // When the keeper looked last who holds the locks.
+    // When the keeper last looked for the holders.
     let mut seen_at = None;
     let mut patience = request.patience;
     let mut waiting = request.waiting_since(patience);

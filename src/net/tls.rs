@@ -25,8 +25,7 @@ pub struct TlsFiles {
     pub cacert: Option<PathBuf>,
     /// PEM files of the client's own certificate chain and of its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Whether nobody proves who the server is: what is sent is secret before those who
-    /// only listen.
+    /// Whether any certificate will do: this protects against eavesdroppers only.
     pub trusts_anybody: bool,
 }
 

@@ -67,8 +67,8 @@ impl ServerStore {
         }
     }
 
-    /// Gives the locks of a token back. Of two that do so at once, one is told that they
-    /// are gone.
+    /// Gives the locks of a token back. Of two calls at once, one finds them
+    /// gone.
     pub fn release_token(&self, token: &ServerToken) -> Result<TokenAnswer> {
         let mut found = Vec::new();
         let mut gone = None;
