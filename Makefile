@@ -128,7 +128,8 @@ quick:
 check: tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	for features in '' etcd postgres; do \
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	for features in etcd postgres; do \
 		$(CARGO) clippy --locked --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) test --locked

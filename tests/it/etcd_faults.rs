@@ -11,7 +11,7 @@ use std::thread;
 const ENDLESS: &str = "echo holding; exec sleep 600";
 
 fn server() -> Place {
-    Place::Server(Etcd::start())
+    Place::Etcd(Etcd::start())
 }
 
 fn hold(place: &Place, sandbox: &Sandbox, parameters: &str) -> Running {
@@ -20,7 +20,7 @@ fn hold(place: &Place, sandbox: &Sandbox, parameters: &str) -> Running {
 
 #[test]
 fn a_full_database_takes_no_new_rows_and_keeps_the_old_ones() {
-    let (place, sandbox) = (Place::Server(Etcd::start_with(&["--quota-backend-bytes=100000"])), Sandbox::new());
+    let (place, sandbox) = (Place::Etcd(Etcd::start_with(&["--quota-backend-bytes=100000"])), Sandbox::new());
     let etcd = place.server();
     let holder = place.lockrun_with(&sandbox, "?ttl=3", &["-l", "calc", "--", "sleep", "4"]).start();
     eventually("it holds", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
@@ -46,7 +46,7 @@ fn history_that_was_compacted_while_a_server_restarts_is_not_needed() {
     let holder = place.hold(&sandbox, &["-l", "calc"]);
     let first = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", ENDLESS], 1);
     let second = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "ran"], 2);
-    let Place::Server(etcd) = &mut place else { unreachable!() };
+    let Place::Etcd(etcd) = &mut place else { unreachable!() };
     for text in ["a", "b", "c"] {
         etcd.etcdctl(&sandbox, &["put", "noise", text]).assert_code(0);
     }
@@ -70,7 +70,7 @@ fn a_server_that_is_restarted_within_the_lease_costs_nobody_anything() {
     let waiters: Vec<_> = (1..=2)
         .map(|number| place.wait_in_queue(&sandbox, &["-l", "calc", "-c", &format!("echo {number} >>order")], number))
         .collect();
-    let Place::Server(etcd) = &mut place else { unreachable!() };
+    let Place::Etcd(etcd) = &mut place else { unreachable!() };
     etcd.kill();
     etcd.restart();
     place.until_waiting(&sandbox, 2);
@@ -88,7 +88,7 @@ fn a_server_that_comes_back_after_the_lease_finds_the_command_ended_and_waiters_
     let waiter = place.lockrun_with(&sandbox, "?ttl=3", &["-l", "calc", "--", "echo", "ran"]).start();
     let bounded = place.lockrun_with(&sandbox, "?ttl=3", &["-t", "5", "-l", "calc", "--", "touch", "late"]).start();
     place.until_waiting(&sandbox, 2);
-    let Place::Server(etcd) = &mut place else { unreachable!() };
+    let Place::Etcd(etcd) = &mut place else { unreachable!() };
     etcd.kill();
     holder.wait().assert_code(123).assert_stderr_has(&["could not be reached in time", "TERM"]);
     bounded.wait().assert_code(124);

@@ -21,7 +21,7 @@
 //! cron's; of `yaml` the items of lists, and of `ini` what is behind `ExecStart=`,
 //! a line each. `text` and `json` are for looking at.
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 use crate::support::Etcd;
 use crate::support::{Example, Outcome, Sandbox, may_act_as_root};
 use std::fs::{self, Permissions};
@@ -68,9 +68,9 @@ fn run_all(file: &str) {
         if example.one("needs") == Some("root") && !may_act_as_root(&example.place) {
             continue;
         }
-        #[cfg(feature = "etcd")]
+        #[cfg(feature = "net")]
         let (_server, example) = on_a_server(example);
-        #[cfg(not(feature = "etcd"))]
+        #[cfg(not(feature = "net"))]
         if example.one("hosts").is_some() {
             continue;
         }
@@ -79,7 +79,7 @@ fn run_all(file: &str) {
 }
 
 /// With a server of the test's own for the hosts that it names.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 fn on_a_server(mut example: Example) -> (Option<Etcd>, Example) {
     let server = example.one("hosts").map(|hosts| (Etcd::start(), hosts.to_owned()));
     let server = server.map(|(server, hosts)| {

@@ -50,7 +50,7 @@ fn a_tests_mounts_are_its_own() {
     assert!(!std::path::Path::new("/run/only-in-the-namespace").exists());
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 #[test]
 fn an_etcd_server_ends_with_its_test_and_leaves_nothing() {
     use std::net::TcpStream;

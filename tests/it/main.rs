@@ -202,43 +202,43 @@ mod pictures;
 // Servers.
 
 /// TLS, users and passwords, and several addresses.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_access;
 /// The requests to etcd, each against a real server.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_calls;
 /// Every kind of lock on three servers, under every fault.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_campaign;
 /// Three servers of etcd, cut off, frozen and killed.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_cluster;
 /// A server that restarts, is full, forgets its history or is asked by hundreds.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_faults;
 /// The judge of the campaign.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_oracle;
 /// The store of rows on a real etcd, with `etcdctl lock` beside it.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd_rows;
 /// What holds for locks on files and on servers alike.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod every_engine;
 /// What only locks on a server have: leases, losses, keepers, `--at-least`.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod on_a_server;
 /// What is PostgreSQL's own: the tables, rights, the server's clock, poolers.
-#[cfg(feature = "postgres")]
+#[cfg(feature = "net")]
 mod on_postgres;
 /// The waiting line, Ctrl-C, Ctrl-Z and fg on a server.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod server_terminal;
 /// What `--expires` and `--hold tree` wait for on a server.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod server_tree;
 /// `--store`, `LOCKRUN_STORE`.
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod store_option;
 
 // Tokens.
@@ -254,6 +254,7 @@ mod token_contest;
 /// From acquire to release, with every lock option.
 mod token_cycle;
 /// Tokens of lock files and of a server, by one list.
+#[cfg(feature = "net")]
 mod token_every_engine;
 /// Tokens, commands and flock(1) exclude each other.
 mod token_exclusion;
@@ -266,6 +267,7 @@ mod token_lost;
 /// Messages about a token's lock.
 mod token_messages;
 /// What only tokens of a server have.
+#[cfg(feature = "net")]
 mod token_on_a_server;
 /// `--owner PID`.
 mod token_owner;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const SHORT: &str = "?ttl=3";
 
 fn server() -> Place {
-    Place::Server(Etcd::start())
+    Place::Etcd(Etcd::start())
 }
 
 /// A command that only KILL can end and that records how long it lived.
@@ -70,7 +70,7 @@ fn a_server_that_stops_ends_the_command_before_its_lease_does() {
 /// etcd grants no lease below one and a half times its election timeout.
 #[test]
 fn a_longer_lease_than_was_asked_for_is_used_to_the_end() {
-    let place = Place::Server(Etcd::start_with(&["--election-timeout=5000"]));
+    let place = Place::Etcd(Etcd::start_with(&["--election-timeout=5000"]));
     let sandbox = Sandbox::new();
     let holder = place
         .lockrun_with(&sandbox, "?ttl=2&connect=60", &["-l", "calc", "-c", "echo holding; exec sleep 600"])

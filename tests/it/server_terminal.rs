@@ -9,7 +9,7 @@ const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
 fn server() -> Place {
-    Place::Server(Etcd::start())
+    Place::Etcd(Etcd::start())
 }
 
 /// The last line that is left to see.

@@ -22,7 +22,7 @@ fn without_proc(place: &Place, sandbox: &Sandbox, options: &[&str], script: &str
 }
 
 fn server() -> Place {
-    Place::Server(Etcd::start())
+    Place::Etcd(Etcd::start())
 }
 
 fn number_in(text: &str) -> i32 {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn server() -> Place {
-    Place::Server(Etcd::start())
+    Place::Etcd(Etcd::start())
 }
 
 /// Processes that keep a lock of this name.
@@ -110,7 +110,7 @@ fn a_server_that_is_away_is_said_to_be() {
     none.assert_code(69).assert_stdout("");
     // 125 beats 69 beats 123.
     sandbox.lockrun(&["release", &token, "lr1.nonsense"]).run().assert_code(125);
-    let Place::Server(etcd) = &mut place else { unreachable!() };
+    let Place::Etcd(etcd) = &mut place else { unreachable!() };
     etcd.restart();
     sandbox.check(&token).assert_code(0);
     sandbox.release(&token).assert_code(0);

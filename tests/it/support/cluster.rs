@@ -1,7 +1,7 @@
 //! Three etcd servers on a network of their own, each in a network namespace, so
 //! that they can be cut off from each other and from their clients.
 
-use super::etcd::{freeze, memory, signal};
+use super::server::{freeze, memory, signal};
 use super::{eventually, is_alive, may_act_as_root};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

@@ -1,18 +1,12 @@
-//! etcd servers for tests: real ones, on loopback addresses that only this
-//! process uses, with their data in memory where there is a /dev/shm.
+//! etcd servers for tests: real ones.
 
-use super::{LIMIT, Outcome, Sandbox, eventually};
+use super::server::{GUARD, freeze, host, memory, next_address, signal, start_under};
+use super::{Authority, LIMIT, Outcome, Sandbox, eventually};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-
-/// Starts the server once for each line that it reads, and ends it when its
-/// input ends: then the test has ended, in whatever way.
-pub(super) const GUARD: &str = "data=$1; shift; while read -r _; do \"$@\" >>\"$data/log\" 2>&1 & pid=$!; echo $pid; done; \
-                     kill -9 $pid 2>/dev/null; wait; rm -rf \"$data\"";
 
 /// An etcd server. Dropping it ends it and removes its data.
 pub struct Etcd {
@@ -239,31 +233,6 @@ pub fn http_message(from: &mut TcpStream) -> Option<Vec<u8>> {
     Some([read, body].concat())
 }
 
-/// Has the guard start the server; returns the server's process id.
-pub(super) fn start_under(guard: &mut Child) -> i32 {
-    guard.stdin.as_mut().unwrap().write_all(b"start\n").unwrap();
-    let mut pid = String::new();
-    // One line a start, so nothing is lost with the reader's buffer.
-    BufReader::new(guard.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
-    pid.trim().parse().expect("a process id")
-}
-
-/// Stops a process, and returns once none of its threads runs.
-pub fn freeze(pid: i32) {
-    signal(pid, libc::SIGSTOP);
-    eventually("all threads have stopped", || {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-        stats.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
-    });
-}
-
-/// Sends a signal to a process.
-pub fn signal(pid: i32, signal: i32) {
-    // SAFETY: kill has no memory effects.
-    unsafe { libc::kill(pid, signal) };
-}
-
 /// The process that keeps the lock of this wrapper.
 pub fn keeper_of(wrapper: i32) -> i32 {
     let mut found = None;
@@ -277,86 +246,12 @@ pub fn keeper_of(wrapper: i32) -> i32 {
     found.unwrap()
 }
 
-/// A directory in memory, if there is one.
-pub(super) fn memory() -> PathBuf {
-    let shared = Path::new("/dev/shm");
-    if shared.is_dir() { shared.into() } else { std::env::temp_dir() }
-}
-
-/// A loopback host of this process, and two ports that it has not used before.
-pub(super) fn next_address() -> (String, u16) {
-    static PORT: AtomicU16 = AtomicU16::new(2379);
-    (host(), PORT.fetch_add(2, Ordering::Relaxed))
-}
-
-fn host() -> String {
-    let pid = std::process::id();
-    format!("127.{}.{}.{}", 64 | (pid >> 16) & 63, (pid >> 8) & 255, pid & 255)
-}
-
 impl Tls {
     /// An authority, and what it signs for the servers of this process and for clients.
     fn make(sandbox: &Sandbox, directory: &str) -> Self {
         let authority = Authority::in_directory(sandbox, directory);
         authority.sign("server", &format!("subjectAltName=IP:{},DNS:localhost", host()));
         let (cert, key) = authority.sign("client", "extendedKeyUsage=clientAuth");
-        Self { cacert: authority.cert, cert, key }
+        Self { cacert: authority.cert().clone(), cert, key }
     }
-}
-
-/// A certificate authority.
-pub struct Authority {
-    directory: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
-}
-
-impl Authority {
-    /// A new one.
-    pub fn in_directory(sandbox: &Sandbox, directory: &str) -> Self {
-        let directory = sandbox.make_dir(directory, 0o755);
-        let [cert, key] = ["ca.pem", "ca.key"].map(|name| directory.join(name));
-        openssl(
-            &directory,
-            directory.file_name().unwrap().to_str().unwrap(),
-            "basicConstraints=critical,CA:TRUE",
-            &cert,
-            &key,
-            &[],
-        );
-        Self { directory, cert, key }
-    }
-
-    /// Its certificate.
-    pub fn cert(&self) -> &PathBuf {
-        &self.cert
-    }
-
-    /// A certificate with this extension, and its key.
-    pub fn sign(&self, name: &str, extension: &str) -> (PathBuf, PathBuf) {
-        let [cert, key] = ["pem", "key"].map(|ending| self.directory.join(format!("{name}.{ending}")));
-        let [ca, ca_key] = [&self.cert, &self.key].map(|path| path.to_str().unwrap());
-        openssl(&self.directory, "", extension, &cert, &key, &["-CA", ca, "-CAkey", ca_key]);
-        (cert, key)
-    }
-}
-
-fn openssl(directory: &Path, name: &str, extension: &str, cert: &Path, key: &Path, signer: &[&str]) {
-    let config = directory.join("openssl.cnf");
-    let subject = if name.is_empty() { "O=lockrun test".to_owned() } else { format!("CN={name}") };
-    let text = format!("[req]\nprompt=no\ndistinguished_name=who\n[who]\n{subject}\n[extensions]\n{extension}\n");
-    fs::write(&config, text).unwrap();
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-nodes", "-days", "2", "-extensions", "extensions"])
-        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-        .args(signer)
-        .arg("-config")
-        .arg(&config)
-        .arg("-out")
-        .arg(cert)
-        .arg("-keyout")
-        .arg(key)
-        .output()
-        .expect("openssl");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }

@@ -17,9 +17,11 @@
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
+mod authority;
+#[cfg(feature = "net")]
 mod cluster;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod etcd;
 mod example;
 mod form;
@@ -27,13 +29,16 @@ mod invocation;
 mod observe;
 mod outcome;
 mod packages;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 mod place;
+#[cfg(feature = "net")]
 pub mod postgres;
 mod privilege;
 mod random;
 mod running;
 mod sandbox;
+#[cfg(feature = "net")]
+mod server;
 mod shells;
 mod signal_reporter;
 mod terminal;
@@ -41,22 +46,26 @@ mod timeline;
 mod token;
 mod tracer;
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
+pub use authority::Authority;
+#[cfg(feature = "net")]
 pub use cluster::{Cluster, NODES, Node};
-#[cfg(feature = "etcd")]
-pub use etcd::{Authority, Etcd, http_message, keeper_of, signal};
+#[cfg(feature = "net")]
+pub use etcd::{Etcd, http_message, keeper_of};
 pub use example::Example;
 pub use form::{Asked, Form, end_of_stubborn, stubborn_holder};
 pub use invocation::Invocation;
 pub use observe::{LIMIT, children, eventually, is_alive, is_held, sleeps_in_a_lock_call, status_field};
 pub use outcome::Outcome;
 pub use packages::packages;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "net")]
 pub use place::Place;
 pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
 pub use random::Random;
 pub use running::{Holder, Running};
 pub use sandbox::Sandbox;
+#[cfg(feature = "net")]
+pub use server::signal;
 pub use shells::{SHELLS, Shell};
 pub use signal_reporter::SignalReporter;
 pub use terminal::{Terminal, visible_lines};

@@ -8,7 +8,7 @@ pub enum Place {
     /// In the sandbox.
     Files,
     /// On this server.
-    Server(Etcd),
+    Etcd(Etcd),
     /// In these tables.
     Postgres(Schema),
 }
@@ -16,14 +16,14 @@ pub enum Place {
 impl Place {
     /// One of each.
     pub fn all() -> [Self; 3] {
-        [Self::Files, Self::Server(Etcd::start()), Self::Postgres(Schema::unused())]
+        [Self::Files, Self::Etcd(Etcd::start()), Self::Postgres(Schema::unused())]
     }
 
     /// For `--store`; `None`: lock files.
     pub fn url(&self) -> Option<String> {
         match self {
             Self::Files => None,
-            Self::Server(etcd) => Some(etcd.url("jobs")),
+            Self::Etcd(etcd) => Some(etcd.url("jobs")),
             Self::Postgres(schema) => Some(schema.url()),
         }
     }
@@ -31,7 +31,7 @@ impl Place {
     /// The server of a place that is one.
     pub fn server(&self) -> &Etcd {
         match self {
-            Self::Server(etcd) => etcd,
+            Self::Etcd(etcd) => etcd,
             Self::Files | Self::Postgres(_) => panic!("no etcd"),
         }
     }

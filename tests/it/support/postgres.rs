@@ -1,7 +1,7 @@
 //! PostgreSQL servers for tests: real ones, on loopback addresses that only this
 //! process uses.
 
-use super::etcd::{GUARD, memory, next_address, signal, start_under};
+use super::server::{GUARD, memory, next_address, signal, start_under};
 use super::{Authority, Outcome, Sandbox, eventually};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -123,6 +123,7 @@ mod tests {
     fn login(server: &Server) -> (String, String) {
         match &server.service {
             Service::Postgres(login) => (login.user.clone(), login.database.clone()),
+            #[cfg(feature = "etcd")]
             Service::Etcd => panic!("not etcd"),
         }
     }
