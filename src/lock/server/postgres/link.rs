@@ -14,33 +14,9 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage};
 
+use super::answer::{Answer, number};
 use super::login::Login;
-use super::rows::number;
 use crate::net::{Dialer, Fault, Stream, TryTime, refusal};
-
-/// One row: its columns as text.
-pub type Columns = Vec<Option<String>>;
-/// What one statement returned.
-pub type Rows = Vec<Columns>;
-
-/// What the statements of a message returned, those that return rows.
-#[derive(Debug, Default)]
-pub struct Answer(Vec<Rows>);
-
-impl Answer {
-    /// The rows of the last statements.
-    pub fn last(mut self, statements: usize) -> Vec<Rows> {
-        self.0.split_off(self.0.len().saturating_sub(statements))
-    }
-
-    /// The first statement's rows, which are taken away.
-    pub fn take_first(&mut self) -> Rows {
-        match self.0.is_empty() {
-            true => Rows::new(),
-            false => self.0.remove(0),
-        }
-    }
-}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -152,12 +128,10 @@ impl Link {
         let mut answer = Answer::default();
         for message in messages {
             match message {
-                SimpleQueryMessage::RowDescription(_) => answer.0.push(Rows::new()),
+                SimpleQueryMessage::RowDescription(_) => answer.begin(),
                 SimpleQueryMessage::Row(row) => {
                     let columns = (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect();
-                    if let Some(rows) = answer.0.last_mut() {
-                        rows.push(columns);
-                    }
+                    answer.add(columns);
                 }
                 _ => {}
             }

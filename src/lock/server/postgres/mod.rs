@@ -9,6 +9,7 @@
 //! remove a row take the *door* of the lock first, the row of its name: that orders
 //! them, and draws the number that is order, version and fence.
 
+pub mod answer;
 pub mod link;
 pub mod login;
 pub mod rows;
@@ -20,9 +21,9 @@ pub mod watch;
 
 use std::time::Duration;
 
-use self::link::{Answer, Rows};
+use self::answer::{Answer, Rows, first_number, number, text};
 use self::login::Login;
-use self::rows::{Found, first_number, found, id, number, rows, text};
+use self::rows::{Found, found, id, rows};
 use self::schema::Schema;
 use self::session::{Reply, Session};
 use self::sql::Sql;

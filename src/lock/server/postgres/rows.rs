@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::link::{Columns, Rows};
+use super::answer::{Columns, Rows, number, text};
 use crate::lock::server::queue::{Contender, Id, State};
 use crate::lock::server::row::{Note, Row};
 
@@ -23,21 +23,6 @@ pub fn found(rows: &Rows) -> Vec<Found> {
 /// The same without their leases.
 pub fn rows(found: Vec<Found>) -> Vec<Row> {
     found.into_iter().map(|found| found.row).collect()
-}
-
-/// A number in the first column of the first row.
-pub fn first_number(rows: Option<&Rows>) -> Option<u64> {
-    number(rows?.first()?, 0)
-}
-
-/// A column as a number.
-pub fn number<T: std::str::FromStr>(columns: &Columns, column: usize) -> Option<T> {
-    text(columns, column)?.parse().ok()
-}
-
-/// A column as text.
-pub fn text(columns: &Columns, column: usize) -> Option<&str> {
-    columns.get(column)?.as_deref()
 }
 
 /// An id in the first column.

@@ -1,6 +1,6 @@
 //! The tables, made on first use.
 
-use super::link::Rows;
+use super::answer::Rows;
 
 /// The format of the tables that this lockrun makes, and the newest that it knows.
 pub const FORMAT: u32 = 1;

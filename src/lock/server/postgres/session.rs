@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-use super::link::{Answer, Link, LinkError};
+use super::answer::{Answer, Rows};
+use super::link::{Link, LinkError};
 use super::login::Login;
 use super::schema::{self, Schema};
 use crate::lock::server::store::Trouble;
@@ -135,7 +136,7 @@ impl Session {
     }
 
     /// Whether the answer is the primary's, of the store that we talk to.
-    fn confirm(&mut self, rows: &super::link::Rows) -> Result<(), Setback> {
+    fn confirm(&mut self, rows: &Rows) -> Result<(), Setback> {
         let Some(store) = schema::StoreRow::read(rows) else {
             return Err(Setback::Refused(self.schema.is_missing()));
         };

@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::link::{Answer, Link};
-use super::rows::{Found, found, number, text};
+use super::answer::{Answer, number, text};
+use super::link::Link;
+use super::rows::{Found, found};
 use super::sql::{Sql, channel};
 use crate::lock::server::queue::{Id, State, Until};
 use crate::lock::server::store::{self, Event, Subject, Watched};
