@@ -102,6 +102,18 @@ fn tls(mode: Option<&str>, files: TlsFiles, is_local: bool) -> Result<Option<Tls
     })
 }
 
+/// What a token says of TLS where its hosts alone would mean something else.
+pub fn tls_of_token(server: &Server) -> &'static str {
+    let is_local = server.addresses.iter().all(Address::is_local);
+    match &server.tls {
+        None if is_local => "",
+        None => "?sslmode=disable",
+        Some(files) if !files.trusts_anybody && files.cacert.is_none() => "?sslmode=verify-full",
+        Some(_) if is_local => "?sslmode=require",
+        Some(_) => "",
+    }
+}
+
 fn schema(name: &str) -> Result<String, String> {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     match is_plain && name.len() <= LONGEST_SCHEMA {
@@ -152,6 +164,13 @@ mod tests {
             let server = with(url, &[]).unwrap();
             let again = with(server.reference().strip_prefix("postgres:").unwrap(), &[]).unwrap();
             assert_eq!((login(&server), hosts(&server)), (login(&again), hosts(&again)), "{url}");
+        }
+        for host in ["localhost", "db"] {
+            for mode in ["disable", "require", "verify-full"] {
+                let server = with(&format!("//me@{host}?sslmode={mode}"), &[]).unwrap();
+                let again = with(server.reference().strip_prefix("postgres:").unwrap(), &[]).unwrap();
+                assert_eq!(server.tls, again.tls, "{host} {mode}");
+            }
         }
     }
 

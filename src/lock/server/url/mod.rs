@@ -53,7 +53,7 @@ impl Server {
             #[cfg(feature = "etcd")]
             Service::Etcd => format!("{}://{}", if self.tls.is_some() { "etcds" } else { "etcd" }, self.hosts()),
             #[cfg(feature = "postgres")]
-            Service::Postgres(login) => login.url(&self.hosts()),
+            Service::Postgres(login) => login.url(&self.hosts()) + super::postgres::url::tls_of_token(self),
         }
     }
 
