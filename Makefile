@@ -30,7 +30,7 @@ export SOURCE_DATE_EPOCH
 # For shells that have not read what rustup wrote into the profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-SHELL_SCRIPTS = .ci/run .ci/apt-install tests/linking/all tests/linking/smoke $(wildcard completions/*.bash)
+SHELL_SCRIPTS = .ci/run .ci/apt-install tests/fuzz tests/long tests/linking/all tests/linking/smoke $(wildcard completions/*.bash)
 PAGES = $(wildcard man/*.[17])
 
 all: build
@@ -45,6 +45,8 @@ help:
 	@echo 'test     the tests'
 	@echo 'quick    the tests without the slowest modules'
 	@echo 'check    format, lints, tests, manual, shell scripts'
+	@echo 'campaign locks under random kills, stops and faults; repeated TIMES=$(TIMES) times'
+	@echo 'sweep    an error, and kill -9, at each system call of each command; the same'
 	@echo 'fuzz     CASES=$(CASES) changed texts for each reader of what others wrote'
 	@echo 'linking  build with every linker that is installed, and try each'
 	@echo 'docs     write man/ and completions/ anew from the command line'
@@ -146,11 +148,21 @@ docs:
 pictures: build
 	docs/pictures '$(CARGO_TARGET_DIR)/$(TARGET)/release/lockrun' docs
 
-# Texts that others may have left, changed at random: CASES of each kind. What fails is
-# kept in proptest-regressions/ and tried first from then on.
+# The long forms: docs/testing.md says how long each takes and how to read it. More by
+# TIMES=3, or by calling it again: no two runs meet the same moments.
+TIMES = 1
+export TIMES
+campaign:
+	THREADS=1 tests/long '$(CARGO_TARGET_DIR)/campaign.log' $(CAMPAIGNS)
+
+sweep:
+	tests/long '$(CARGO_TARGET_DIR)/sweep.log' $(SWEEPS)
+
+# Texts that others may have left, changed at random: CASES for each reader, at about
+# 10,000 in a second.
 CASES = 300000
 fuzz:
-	PROPTEST_CASES=$(CASES) $(CARGO) test --locked --lib hostile
+	tests/fuzz $(CASES)
 
 bench:
 	$(CARGO) bench --locked
@@ -199,9 +211,11 @@ endif
 
 SLOW = asleep:: campaign errno_sweep:: etcd_ every_engine examples:: kill_points:: messages::a_wait_of_a_minute one_memory:: \
 	packages:: pictures:: server_tree:: storm:: system_call token_hand_over:: undisturbed:: witness::
+CAMPAIGNS = storm:: campaign::locks
+SWEEPS = errno_sweep:: kill_points::
 PACKAGERS = cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # 'make setup check' does one after the other, whatever MAKEFLAGS says.
 .NOTPARALLEL:
-.PHONY: all help build install install-flock uninstall tarball dist wheel deb rpm test quick fuzz check linking docs pictures bench clean tools packagers setup
+.PHONY: all help build install install-flock uninstall tarball dist wheel deb rpm test quick campaign sweep fuzz check linking docs pictures bench clean tools packagers setup

@@ -1,26 +1,22 @@
 //! Each system call of each command fails once, with each of these errors: COMMAND never
 //! runs without the lock, nothing hangs, crashes or gives a wrong answer, and the lock is
-//! free in the end.
+//! free in the end. `kill_points` does the same with kill -9 instead of an error.
 //!
 //! By default a sample of the faults, another one in each run; with `LOCKRUN_TEST_FULL=1`,
-//! all of them:
-//!
-//! ```text
-//! LOCKRUN_TEST_FULL=1 cargo test --test it errno_sweep:: -- --nocapture
-//! ```
+//! all of them: `make sweep`.
 
 use std::collections::BTreeMap;
-use std::env::var_os;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::campaign::size;
 use crate::support::{Outcome, Random, Running, Sandbox, eventually, is_alive, is_held};
 
 const ERRORS: [&str; 8] = ["ENOSYS", "EPERM", "EINTR", "EAGAIN", "ENOMEM", "EMFILE", "EIO", "ENOSPC"];
 
-/// Number of faults for each command line, by default.
-const SAMPLE: usize = 8;
+/// Number of errors and of kills for each command line, by default.
+const SAMPLE: [usize; 2] = [8, 2];
 
 /// The calls of one name in a loop over all processes are much alike.
 const MOST: usize = 40;
@@ -42,11 +38,11 @@ const NEVER_FAIL: [&str; 12] = [
 ];
 
 /// Runs under the lock, and tries whether flock(1) gets it.
-const WITNESS: &str = "flock -n \"$LOCKRUN_DIR/calc.lock\" true && echo unlocked >>witness; echo ran >>witness";
+pub const WITNESS: &str = "flock -n \"$LOCKRUN_DIR/calc.lock\" true && echo unlocked >>witness; echo ran >>witness";
 
 /// The state of the lock while the command runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lock {
+pub enum Lock {
     Free,
     /// Held until the command waits for it, or has ended.
     HeldUntilWaiting,
@@ -58,20 +54,29 @@ enum Lock {
     Token,
 }
 
-/// An error of one system call: of each process of the command, the `nth` of that name.
+/// What happens at a system call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    Error,
+    Kill,
+}
+
+/// A fault at one system call: of each process of the command, the `nth` of that name.
 struct Fault {
     call: String,
     nth: usize,
-    error: &'static str,
+    /// None: kill -9.
+    error: Option<&'static str>,
 }
 
 impl Fault {
     fn injection(&self) -> String {
         let Self { call, nth, error } = self;
-        match &call[..] {
+        match (&call[..], error) {
+            (_, None) => format!("inject={call}:signal=KILL:when={nth}"),
             // brk(2) itself returns no error, but an end of the heap that is too low.
-            "brk" => format!("inject={call}:retval=0:when={nth}"),
-            _ => format!("inject={call}:error={error}:when={nth}"),
+            ("brk", _) => format!("inject={call}:retval=0:when={nth}"),
+            (_, Some(error)) => format!("inject={call}:error={error}:when={nth}"),
         }
     }
 }
@@ -81,6 +86,7 @@ struct Sweep<'a> {
     sandbox: Sandbox,
     words: &'a [&'a str],
     lock: Lock,
+    harm: Harm,
 }
 
 impl Sweep<'_> {
@@ -92,14 +98,14 @@ impl Sweep<'_> {
         let mut words = self.words.to_vec();
         let token = (self.lock == Lock::Token).then(|| self.sandbox.acquire(&["-l", "calc", "--expires", "1000"]));
         words.extend(token.as_deref());
-        let is_held = matches!(self.lock, Lock::HeldUntilWaiting | Lock::HeldAtFirst | Lock::Held);
-        let holder = is_held.then(|| self.sandbox.hold(&["-q", "-l", "calc"]));
+        let starts_held = matches!(self.lock, Lock::HeldUntilWaiting | Lock::HeldAtFirst | Lock::Held);
+        let holder = starts_held.then(|| self.sandbox.hold(&["-q", "-l", "calc"]));
         let inject = fault.map(Fault::injection);
         let inject: Vec<_> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
         let only = fault.map(|fault| format!("trace=execve,{}", fault.call));
         let how = match &only {
-            // Faster; but COMMAND could not go on without strace.
-            Some(only) if !self.is_run() => ["--seccomp-bpf", "-e", only],
+            // Faster; but COMMAND could not go on without strace, and strace sends no signals.
+            Some(only) if !self.is_run() && self.harm == Harm::Error => ["--seccomp-bpf", "-e", only],
             _ => ["-q", "-b", "execve"],
         };
         let strace = [&how[..], &["-f", "-q", "-o", "trace"], &inject, &["lockrun"], &words].concat();
@@ -116,16 +122,16 @@ impl Sweep<'_> {
             drop(holder);
             if self.words[0] == "acquire" { self.use_token(traced) } else { self.finish(traced) }
         };
-        let ended = self.check_end(&outcome);
         if let Some(token) = token {
             self.sandbox.release(&token);
         }
-        let result = right.and(ended);
+        let file = self.sandbox.lock_file("calc");
+        eventually("the lock is free", || !file.exists() || !is_held(&file));
+        // A COMMAND that outlived its lockrun has ended by now.
+        let result = right.and(self.check_end(&outcome)).and(self.check_next(fault));
         if result.is_err() {
             println!("{outcome:?}");
         }
-        let file = self.sandbox.lock_file("calc");
-        eventually("the lock is free", || !file.exists() || !crate::support::is_held(&file));
         result
     }
 
@@ -158,6 +164,8 @@ impl Sweep<'_> {
         let released = Some(release()).filter(|code| *code != Some(125)).unwrap_or_else(release);
         let outcome = traced.wait();
         let right = match outcome.code {
+            // The keeper may be dead by now.
+            Some(0) if self.harm == Harm::Kill => Ok(()),
             // An answer to a release that was lost cannot be repeated.
             Some(0) if checked != Some(0) && released != Some(0) => Err("a token that holds nothing"),
             Some(1..) if released == Some(0) => Err("it failed, and left a token behind"),
@@ -192,6 +200,9 @@ impl Sweep<'_> {
         if witness.contains("unlocked") {
             return Err("the command ran without the lock");
         }
+        if self.is_killed(outcome) {
+            return Ok(());
+        }
         if self.words.ends_with(&["-c", WITNESS]) && outcome.code == Some(0) && witness != "ran\n" {
             return Err("success without the command");
         }
@@ -203,6 +214,25 @@ impl Sweep<'_> {
             return Err("an exit code without a meaning");
         }
         Ok(())
+    }
+
+    fn is_killed(&self, outcome: &Outcome) -> bool {
+        self.harm == Harm::Kill && outcome.signal == Some(libc::SIGKILL)
+    }
+
+    /// After a kill, the next call gets the lock at once.
+    fn check_next(&self, fault: Option<&Fault>) -> Result<(), &'static str> {
+        let next = || self.sandbox.lockrun(&["-n", "-l", "calc", "--", "true"]).run();
+        if self.harm == Harm::Kill && fault.is_some() && next().code != Some(0) {
+            return Err("the next call does not get the lock");
+        }
+        Ok(())
+    }
+
+    /// Whether the fault of the last run came to pass.
+    fn has_hit(&self) -> bool {
+        let mark = if self.harm == Harm::Kill { "killed by SIGKILL" } else { "INJECTED" };
+        self.trace().contains(mark)
     }
 
     /// The names of the system calls of the last run, for each process.
@@ -219,9 +249,9 @@ impl Sweep<'_> {
         processes.into_values().collect()
     }
 
-    /// All possible faults, except before `main`.
+    /// All possible faults, except for errors before `main`.
     fn faults(&self) -> Vec<Fault> {
-        let version = Sweep { sandbox: Sandbox::new(), words: &["--version"], lock: Lock::Free };
+        let version = Sweep { sandbox: Sandbox::new(), words: &["--version"], lock: Lock::Free, harm: Harm::Error };
         version.run(None).unwrap();
         let version = version.calls();
         self.run(None).unwrap();
@@ -239,153 +269,174 @@ impl Sweep<'_> {
             }
         }
         let mut faults = Vec::new();
-        for (call, (start, end)) in numbers.iter().filter(|(call, _)| !NEVER_FAIL.contains(&call.as_str())) {
-            for nth in start + 1..=*end.min(&(start + MOST)) {
-                faults.extend(ERRORS.map(|error| Fault { call: call.clone(), nth, error }));
+        for (call, (start, end)) in numbers {
+            match self.harm {
+                Harm::Kill => {
+                    // The first execve is strace's.
+                    let first = 1 + usize::from(call == "execve");
+                    faults.extend((first..=end).map(|nth| Fault { call: call.clone(), nth, error: None }));
+                }
+                Harm::Error if NEVER_FAIL.contains(&call.as_str()) => {}
+                Harm::Error => {
+                    for nth in start + 1..=end.min(start + MOST) {
+                        faults.extend(ERRORS.map(|error| Fault { call: call.clone(), nth, error: Some(error) }));
+                    }
+                }
             }
         }
         faults
     }
 }
 
-fn sweep(words: &[&str], lock: Lock) {
-    let sweep = Sweep { sandbox: Sandbox::new(), words, lock };
+pub fn sweep(words: &[&str], lock: Lock, harm: Harm) {
+    let sweep = Sweep { sandbox: Sandbox::new(), words, lock, harm };
     let mut faults = sweep.faults();
-    assert!(faults.len() > 40, "only {} faults of {words:?}", faults.len());
-    if var_os("LOCKRUN_TEST_FULL").is_none() {
+    assert!(faults.len() > 10, "only {} faults of {words:?}", faults.len());
+    let sample = size(SAMPLE[harm as usize], faults.len());
+    if sample < faults.len() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let mut random = Random(now.subsec_nanos());
-        faults = (0..SAMPLE.min(faults.len())).map(|_| faults.swap_remove(random.below(faults.len()))).collect();
+        faults = (0..sample).map(|_| faults.swap_remove(random.below(faults.len()))).collect();
     }
     let (mut wrong, mut hits) = (Vec::new(), 0);
     for fault in &faults {
         // What hangs makes the test panic.
         let result = catch_unwind(AssertUnwindSafe(|| sweep.run(Some(fault))));
-        hits += usize::from(sweep.trace().contains("INJECTED"));
+        hits += usize::from(sweep.has_hit());
         if let Err(what) = result.unwrap_or(Err("it hangs")) {
             let Fault { call, nth, error } = fault;
-            let what = format!("{call} {nth} {error}: {what}");
+            let what = format!("{call} {nth} {}: {what}", error.unwrap_or("KILL"));
             println!("{what}");
             wrong.push(what);
         }
     }
-    println!("{words:?}: {hits} of {} faults", faults.len());
-    assert!(hits > faults.len() / 2, "{words:?}: only {hits} of {} faults were hit", faults.len());
-    assert!(wrong.is_empty(), "{words:?}: {} of {} faults\n{}", wrong.len(), faults.len(), wrong.join("\n"));
+    let kind = ["errors", "kills"][harm as usize];
+    let line = words.join(" ").replace(WITNESS, "COMMAND");
+    println!("summary: lockrun {line}: {hits} {kind}, {} missed, {} wrong", faults.len() - hits, wrong.len());
+    assert!(hits > faults.len() / 3, "{words:?}: only {hits} of {} {kind} were hit", faults.len());
+    assert!(wrong.is_empty(), "{words:?}: {} of {} {kind}\n{}", wrong.len(), faults.len(), wrong.join("\n"));
 }
 
-#[test]
-fn of_a_run() {
-    sweep(&["-l", "calc", "-c", WITNESS], Lock::Free);
-}
+/// Every command, with the lock in the state that makes it do the most.
+macro_rules! of_every_command {
+    ($harm:expr) => {
+        #[test]
+        fn of_a_run() {
+            sweep(&["-l", "calc", "-c", WITNESS], Lock::Free, $harm);
+        }
 
-/// COMMAND may end before lockrun looks after it.
-#[test]
-fn of_a_short_run() {
-    sweep(&["-l", "calc", "--", "true"], Lock::Free);
-}
+        /// COMMAND may end before lockrun looks after it.
+        #[test]
+        fn of_a_short_run() {
+            sweep(&["-l", "calc", "--", "true"], Lock::Free, $harm);
+        }
 
-#[test]
-fn of_a_short_run_that_waits() {
-    sweep(&["-l", "calc", "--", "true"], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_a_short_run_that_waits() {
+            sweep(&["-l", "calc", "--", "true"], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_a_run_that_waits() {
-    sweep(&["-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_a_run_that_waits() {
+            sweep(&["-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_a_run_that_waits_and_shares() {
-    sweep(&["-s", "--expires", "100", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_a_run_that_waits_and_shares() {
+            sweep(&["-s", "--expires", "100", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_a_run_of_a_tree() {
-    sweep(&["--hold", "tree", "--expires", "100", "-l", "calc", "-c", WITNESS], Lock::Free);
-}
+        #[test]
+        fn of_a_run_of_a_tree() {
+            sweep(&["--hold", "tree", "--expires", "100", "-l", "calc", "-c", WITNESS], Lock::Free, $harm);
+        }
 
-#[test]
-fn of_a_run_that_waits_for_a_slot() {
-    sweep(&["--slots", "2", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_a_run_that_waits_for_a_slot() {
+            sweep(&["--slots", "2", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_a_run_that_waits_for_a_set() {
-    sweep(&["-v", "-l", "other", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_a_run_that_waits_for_a_set() {
+            sweep(&["-v", "-l", "other", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_a_run_that_replaces() {
-    sweep(&["--replace", "-t", "9", "-l", "calc", "-c", WITNESS], Lock::Held);
-}
+        #[test]
+        fn of_a_run_that_replaces() {
+            sweep(&["--replace", "-t", "9", "-l", "calc", "-c", WITNESS], Lock::Held, $harm);
+        }
 
-#[test]
-fn of_a_file() {
-    sweep(&["--file", "../locks/calc.lock", "-c", WITNESS], Lock::Free);
-}
+        #[test]
+        fn of_a_file() {
+            sweep(&["--file", "../locks/calc.lock", "-c", WITNESS], Lock::Free, $harm);
+        }
 
-#[test]
-fn of_flock() {
-    sweep(&["flock", "../locks/calc.lock", "-c", WITNESS], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_flock() {
+            sweep(&["flock", "../locks/calc.lock", "-c", WITNESS], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_an_exec() {
-    sweep(&["--exec", "-l", "calc", "-c", WITNESS], Lock::Free);
-}
+        #[test]
+        fn of_an_exec() {
+            sweep(&["--exec", "-l", "calc", "-c", WITNESS], Lock::Free, $harm);
+        }
 
-#[test]
-fn of_an_exec_that_waits() {
-    sweep(&["--exec", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_an_exec_that_waits() {
+            sweep(&["--exec", "-l", "calc", "-c", WITNESS], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_acquire() {
-    sweep(&["acquire", "-l", "calc", "--expires", "100"], Lock::Free);
-}
+        #[test]
+        fn of_acquire() {
+            sweep(&["acquire", "-l", "calc", "--expires", "100"], Lock::Free, $harm);
+        }
 
-#[test]
-fn of_an_acquire_that_waits() {
-    sweep(&["acquire", "-l", "calc", "--expires", "100"], Lock::HeldUntilWaiting);
-}
+        #[test]
+        fn of_an_acquire_that_waits() {
+            sweep(&["acquire", "-l", "calc", "--expires", "100"], Lock::HeldUntilWaiting, $harm);
+        }
 
-#[test]
-fn of_release() {
-    sweep(&["release"], Lock::Token);
-}
+        #[test]
+        fn of_release() {
+            sweep(&["release"], Lock::Token, $harm);
+        }
 
-#[test]
-fn of_check() {
-    sweep(&["check", "--json"], Lock::Token);
-}
+        #[test]
+        fn of_check() {
+            sweep(&["check", "--json"], Lock::Token, $harm);
+        }
 
-#[test]
-fn of_renew() {
-    sweep(&["renew", "--expires", "200"], Lock::Token);
-}
+        #[test]
+        fn of_renew() {
+            sweep(&["renew", "--expires", "200"], Lock::Token, $harm);
+        }
 
-#[test]
-fn of_list() {
-    sweep(&["list", "--json"], Lock::Held);
-}
+        #[test]
+        fn of_list() {
+            sweep(&["list", "--json"], Lock::Held, $harm);
+        }
 
-#[test]
-fn of_status() {
-    sweep(&["status", "calc"], Lock::Held);
-}
+        #[test]
+        fn of_status() {
+            sweep(&["status", "calc"], Lock::Held, $harm);
+        }
 
-#[test]
-fn of_wait() {
-    sweep(&["wait", "calc"], Lock::HeldAtFirst);
-}
+        #[test]
+        fn of_wait() {
+            sweep(&["wait", "calc"], Lock::HeldAtFirst, $harm);
+        }
 
-#[test]
-fn of_break() {
-    sweep(&["break", "calc"], Lock::Held);
-}
+        #[test]
+        fn of_break() {
+            sweep(&["break", "calc"], Lock::Held, $harm);
+        }
 
-#[test]
-fn of_prune() {
-    sweep(&["prune"], Lock::Free);
+        #[test]
+        fn of_prune() {
+            sweep(&["prune"], Lock::Free, $harm);
+        }
+    };
 }
+pub(crate) use of_every_command;
+
+of_every_command!(Harm::Error);

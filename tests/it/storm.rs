@@ -132,7 +132,7 @@ fn nothing_goes_wrong_whatever_happens() {
     let start = Instant::now();
     let (mut grants, mut last) = (0, Instant::now());
     let mut log = File::options().append(true).create(true).read(true).open(sandbox.path("work/grants")).unwrap();
-    let mut violence = Violence { storm: storm.pid(), random: Random(1), stopped: Vec::new() };
+    let mut violence = Violence { storm: storm.pid(), random: Random(1), stopped: Vec::new(), sent: BTreeMap::new() };
     while grants < enough {
         violence.strike();
         let mut new = Vec::new();
@@ -151,7 +151,7 @@ fn nothing_goes_wrong_whatever_happens() {
         assert!(stopping.elapsed() < LIMIT, "left running:\n{}", processes());
         sleep(Duration::from_millis(1));
     }
-    println!("{grants} grants in {:?}", start.elapsed());
+    let Violence { sent, .. } = violence;
 
     let signalled = fs::read_to_string(sandbox.path("work/signalled"));
     assert!(signalled.is_err(), "{signalled:?}");
@@ -164,6 +164,15 @@ fn nothing_goes_wrong_whatever_happens() {
     for name in ["a", "b"] {
         sandbox.lockrun(&["-t", "50", "-l", name, "--", "true"]).run().assert_code(0);
     }
+    let of = |signal: Signal| sent.get(&signal.as_raw()).copied().unwrap_or_default();
+    println!(
+        "summary: storm on files: {grants} grants, 0 overlaps, 0 stuck, 0 left running, {} kills, {} terminations, \
+         {} stops, {} seconds",
+        of(Signal::KILL),
+        of(Signal::TERM),
+        of(Signal::STOP),
+        start.elapsed().as_secs()
+    );
 }
 
 /// Kills and stops processes of the storm, but for the shells that make the calls.
@@ -172,6 +181,8 @@ struct Violence {
     random: Random,
     /// Until when.
     stopped: Vec<(OwnedFd, Instant)>,
+    /// How many of each signal.
+    sent: BTreeMap<i32, usize>,
 }
 
 impl Violence {
@@ -192,7 +203,9 @@ impl Violence {
             return;
         };
         let signal = [Signal::KILL, Signal::KILL, Signal::TERM, Signal::STOP, Signal::STOP][self.random.below(5)];
-        let _ = pidfd_send_signal(&process, signal);
+        if pidfd_send_signal(&process, signal).is_ok() {
+            *self.sent.entry(signal.as_raw()).or_default() += 1;
+        }
         if signal == Signal::STOP {
             self.stopped.push((process, now + Duration::from_millis(self.random.below(30) as u64)));
         }
