@@ -24,6 +24,8 @@ pub mod cli;
 mod command;
 pub mod duration;
 mod escape;
+#[cfg(test)]
+mod exhaustive;
 mod exit;
 #[cfg(test)]
 mod hostile;

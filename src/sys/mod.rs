@@ -12,6 +12,8 @@ mod async_ready;
 #[cfg(feature = "net")]
 mod async_sleep;
 mod byte_lock;
+#[cfg(test)]
+mod byte_lock_model;
 mod clock;
 mod cohabit;
 mod heap;
@@ -31,6 +33,8 @@ pub use async_ready::Awaited;
 #[cfg(feature = "net")]
 pub use async_sleep::sleep_until;
 pub use byte_lock::{ByteLock, Found, Kind};
+#[cfg(test)]
+pub use byte_lock_model::{Kernel as ModelledKernel, with_model};
 pub use clock::suspend_aware_now;
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_baton};
 pub use interrupter::{Interrupter, has_caught, take_caught};

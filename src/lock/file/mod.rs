@@ -41,6 +41,8 @@ mod lanes;
 mod ledger;
 mod lock_file;
 mod lockruns;
+#[cfg(test)]
+mod model;
 mod nesting;
 mod open;
 mod probe;
