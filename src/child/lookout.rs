@@ -7,12 +7,16 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
 use super::Watch;
 use crate::sys::{self, Arrived, Forked};
+
+/// Limit for clearing what it showed.
+const HIDING: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_micros(50);
 
 /// The process. Dropping this ends it and clears what it showed.
 pub struct Lookout {
@@ -45,7 +49,14 @@ impl Lookout {
 
 impl Drop for Lookout {
     fn drop(&mut self) {
-        let _ = sys::send(self.child, libc::SIGTERM);
-        let _ = waitpid(Some(self.child), WaitOptions::empty());
+        if sys::send(self.child, libc::SIGTERM).is_ok() {
+            let until = Instant::now() + HIDING;
+            while !sys::has_ended(self.child) && Instant::now() < until {
+                sys::nap(LOOK);
+            }
+        }
+        // It was stopped, or a sandbox forbids kill(2). It dies with us in any case.
+        sys::end_child(self.child);
+        let _ = waitpid(Some(self.child), WaitOptions::NOHANG);
     }
 }

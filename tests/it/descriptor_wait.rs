@@ -3,6 +3,7 @@
 
 use crate::support::{
     Invocation, Running, Sandbox, Terminal, Timeline, eventually, is_alive, is_held, sleeps_in_a_lock_call,
+    status_field,
 };
 use std::collections::HashMap;
 use std::fs;
@@ -61,6 +62,22 @@ fn scripts_names_paths_and_tokens_are_served_in_the_order_of_their_arrival() {
         &(0..12).map(|number| number.to_string()).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>(),
     );
     timeline.assert_one_at_a_time();
+}
+
+/// The process that shows the wait is not waited for.
+#[test]
+fn a_stopped_helper_does_not_hold_up_the_grant() {
+    for ask in ["exec 9<>f; lockrun acquire --fd 9", "lockrun flock f -c true"] {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.sh("lockrun --file f -c 'echo holding; cat'").input("").start().until_says("holding");
+        let script = sandbox.sh(&format!("{ask}; exit $?")).start().until_waiting();
+        let lockrun = lockrun_of(&script);
+        let helper = crate::support::children(lockrun)[0];
+        kill(helper, libc::SIGSTOP);
+        eventually("it is stopped", || status_field(helper, "State").starts_with('T'));
+        holder.wait().assert_code(0);
+        script.wait().assert_code(0);
+    }
 }
 
 #[test]
