@@ -52,7 +52,7 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -l exec -d 'Become COMMAND
 complete -c lockrun -n "__fish_lockrun_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "acquire" -d 'Take a lock for a token, or on a descriptor'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "release" -d 'Release the locks of tokens, or of a descriptor'
-complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Extend the expiry of a token\'s lock'
+complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "renew" -d 'Extend the expiry of a token\'s lock, or of the run around us'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "check" -d 'Check whether a token\'s or descriptor\'s lock is still held'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "list" -d 'List locks: who holds them, how many wait, how the last run ended'
 complete -c lockrun -n "__fish_lockrun_needs_command" -f -a "status" -d 'Tell whether a lock is free'

@@ -1,7 +1,9 @@
 //! COMMAND: running it, passing signals on, and how it ended.
 
+mod cause;
 mod lookout;
 mod outcome;
+mod renewals;
 mod sleep;
 mod supervise;
 mod tree;
@@ -14,8 +16,10 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 
+pub use cause::Cause;
 pub use lookout::Lookout;
-pub use supervise::{Cause, EarlySignals, Outcome, Supervision, reap, supervise};
+pub use renewals::{Renewals, Term};
+pub use supervise::{EarlySignals, Outcome, Supervision, reap, supervise};
 pub use tree::Tree;
 pub use waiter::{GrantedChild, Waiter, Watch, is_deadly};
 pub use waiting_child::WaitingChild;

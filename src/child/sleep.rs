@@ -1,4 +1,4 @@
-//! Where the supervisor sleeps: on signals, and on what the lock waits for.
+//! Where the supervisor sleeps: on signals, on what the lock waits for, and on requests.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::renewals::Renewals;
 use crate::sys::{self, Arrived, SignalFd, Timer};
 
 /// Where the supervisor sleeps.
@@ -14,6 +15,15 @@ pub struct Sleep {
     /// Only made if there is more than signals to wait for.
     signals: Option<SignalFd>,
     armed_for: Option<Duration>,
+}
+
+/// What ended a sleep.
+pub struct Woken {
+    pub signal: Arrived,
+    /// The lock's descriptor is readable.
+    pub by_lock: bool,
+    /// Which descriptors of [`Renewals`] are.
+    pub by_renewals: Vec<bool>,
 }
 
 impl Sleep {
@@ -26,22 +36,29 @@ impl Sleep {
         Ok(())
     }
 
-    /// Sleeps until a signal comes or the descriptor is readable, at most `limit`.
-    /// Returns the signal, and whether the descriptor is readable.
+    /// Sleeps until a signal comes, the lock's descriptor is readable, or a request
+    /// comes, at most `limit`.
     pub fn until(
         &mut self,
-        descriptor: Option<BorrowedFd<'_>>,
+        lock: Option<BorrowedFd<'_>>,
+        renewals: Option<&dyn Renewals>,
         limit: Option<Duration>,
-    ) -> io::Result<(Arrived, bool)> {
-        let Some(descriptor) = descriptor else { return Ok((sys::next_signal(limit), false)) };
+    ) -> io::Result<Woken> {
+        if lock.is_none() && renewals.is_none() {
+            return Ok(Woken { signal: sys::next_signal(limit), by_lock: false, by_renewals: Vec::new() });
+        }
         let signals = match self.signals.take() {
             Some(signals) => signals,
             None => SignalFd::of_all()?,
         };
         let signals = self.signals.insert(signals);
-        let mut polled = [PollFd::new(&descriptor, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let renewals = renewals.map(Renewals::descriptors).unwrap_or_default();
+        let sources = lock.iter().chain(&renewals).map(|fd| PollFd::new(fd, PollFlags::IN));
+        let mut polled: Vec<_> = sources.chain([PollFd::new(signals, PollFlags::IN)]).collect();
         sys::wait_until_ready(&mut polled, limit)?;
-        let is_readable = !polled[0].revents().is_empty();
-        Ok((sys::next_signal(Some(Duration::ZERO)), is_readable))
+        let mut readable = polled.iter().map(|fd| !fd.revents().is_empty());
+        let by_lock = lock.is_some() && readable.next() == Some(true);
+        let by_renewals = readable.take(renewals.len()).collect();
+        Ok(Woken { signal: sys::next_signal(Some(Duration::ZERO)), by_lock, by_renewals })
     }
 }

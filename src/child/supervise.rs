@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, getsid, wait};
 
 use super::Ended;
+use super::cause::Cause;
+use super::renewals::{Renewals, Term};
 use super::sleep::Sleep;
 use super::tree::{Signalled, Tree};
-use crate::lock::{Held, Loss, Lost, Wakes};
+use crate::lock::{Held, Loss, Wakes};
 use crate::message;
 use crate::process;
 use crate::sys::{self, Arrived, LetGo, Mask, Timer};
@@ -21,6 +23,8 @@ pub struct Supervision<'a> {
     pub tree: Tree,
     /// When COMMAND has to end, on the clock of [`sys::suspend_aware_now`].
     pub expires: Option<Duration>,
+    /// Requests to change `expires`.
+    pub renewals: Option<Box<dyn Renewals + 'a>>,
     /// Wakes us for `expires` and for the lock, even after a suspend. Made before
     /// COMMAND is started.
     pub timer: Option<&'a Timer>,
@@ -60,19 +64,6 @@ pub struct Outcome {
     pub cause: Option<Cause>,
 }
 
-/// Why COMMAND was ended early.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// `--expires` was over.
-    Expired,
-    /// This process asked for the lock with `--replace`.
-    Replaced(i32),
-    /// This process is a `lockrun break`.
-    Broken(i32),
-    /// The lock is lost, or soon will be.
-    Lost(Lost),
-}
-
 /// Pause between two rounds of KILL: a process that forks all the time may have left a
 /// child.
 const KILL_ROUND: Duration = Duration::from_millis(20);
@@ -108,9 +99,13 @@ pub fn supervise(mut plan: Supervision, held: &mut impl Held) -> io::Result<Outc
         sleep.arm(plan.timer, supervisor.next_time(&plan, at))?;
         let until_at = at.map(|at| at.saturating_sub(sys::suspend_aware_now()));
         let limit = [supervisor.pause(), until_at].into_iter().flatten().min();
-        let (signal, is_readable) = sleep.until(descriptor, limit)?;
-        arrived = Some(signal);
-        if (is_readable || at.is_some_and(|at| at <= sys::suspend_aware_now()))
+        let woken = sleep.until(descriptor, plan.renewals.as_deref(), limit)?;
+        arrived = Some(woken.signal);
+        if let Some(renewals) = plan.renewals.as_mut().filter(|_| woken.by_renewals.contains(&true)) {
+            let term = Term { expires: &mut plan.expires, cause: supervisor.cause.as_ref() };
+            renewals.serve(&woken.by_renewals, term, held);
+        }
+        if (woken.by_lock || at.is_some_and(|at| at <= sys::suspend_aware_now()))
             && let Some(loss) = held.tend()
         {
             supervisor.lose(&mut plan, loss);
@@ -242,8 +237,8 @@ impl Supervisor {
 
     fn on_timer(&mut self, plan: &mut Supervision) {
         let now = sys::suspend_aware_now();
-        if plan.expires.is_some_and(|at| at <= now) && self.cause.is_none() {
-            self.end_tree(plan, Cause::Expired);
+        if let Some(at) = plan.expires.filter(|at| *at <= now && self.cause.is_none()) {
+            self.end_tree(plan, Cause::Expired(at));
         }
         if self.kill_by.is_some_and(|at| at <= now) {
             self.kill_by = None;

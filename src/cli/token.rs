@@ -107,9 +107,10 @@ pub struct Release {
     pub store: Option<OsString>,
 }
 
-/// Extend the expiry of a token's lock.
+/// Extend the expiry of a token's lock, or of the run around us.
 ///
-/// Exit code 123 if the lock had been lost.
+/// Exit code 123 if the lock had been lost. Inside a run with --expires, without a
+/// token: when the command expires.
 #[derive(Parser, Debug)]
 #[command(name = "lockrun renew", max_term_width = 80, args_override_self = true)]
 pub struct Renew {
@@ -135,7 +136,7 @@ pub struct Renew {
 ///
 /// Exit code 0 if it is, 123 if it was lost. Inside a run, without a token: the
 /// lock around the command.
-#[derive(Parser, Debug)]
+#[derive(Parser, Debug, Default)]
 #[command(name = "lockrun check", max_term_width = 80)]
 pub struct Check {
     /// What acquire printed; '-': read stdin [env: LOCKRUN_TOKEN]

@@ -1,6 +1,7 @@
 //! `lockrun check`: is it still mine?
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
@@ -38,8 +39,7 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
     if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
         return check_descriptor(number, options.json);
     }
-    if options.token.is_none()
-        && std::env::var_os(crate::token::VARIABLE).is_none()
+    if tokens::none_is_given(options.token.as_ref())
         && let Some(lock) = engine::lock_around()?
     {
         return check_around(lock, options.json);
@@ -64,16 +64,15 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
 
 /// Inside a run, the lock around us.
 fn check_around(lock: LockAround, json: bool) -> Result<Exit> {
-    let name = std::env::var_os("LOCKRUN_NAME").unwrap_or_default();
     if !lock.is_held || lock.is_replaced {
         let how = match lock.is_held {
             true => "its file was removed or replaced while it was held, so others could take it",
             false => "the lockrun around this command has released it",
         };
-        message::tell_about(&message::shown_name(name.as_bytes()), &format!("lost: {how}"));
-        return Ok(Exit::Lost);
+        return Ok(lost_around(how));
     }
     if json {
+        let name = name_around();
         let now = SystemTime::now();
         let remaining = lock.expires.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
         print(&Report {
@@ -85,6 +84,16 @@ fn check_around(lock: LockAround, json: bool) -> Result<Exit> {
         })?;
     }
     Ok(Exit::Ok)
+}
+
+fn name_around() -> OsString {
+    std::env::var_os("LOCKRUN_NAME").unwrap_or_default()
+}
+
+/// Says that the lock around us was lost.
+pub fn lost_around(how: &str) -> Exit {
+    message::tell_about(&message::shown_name(name_around().as_bytes()), &format!("lost: {how}"));
+    Exit::Lost
 }
 
 fn check_descriptor(number: RawFd, json: bool) -> Result<Exit> {

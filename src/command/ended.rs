@@ -20,8 +20,8 @@ pub struct Known {
     pub lost: Option<Lost>,
     /// Who holds it after a loss.
     pub successors: Option<Vec<Holder>>,
-    /// The value of `--expires`.
-    pub expires: Option<Duration>,
+    /// When it was granted, since boot.
+    pub granted_at: Duration,
 }
 
 /// After the release of the lock `name`.
@@ -31,7 +31,7 @@ pub fn exit(name: &str, outcome: &Outcome, known: &Known) -> Exit {
             None => return own_exit(outcome.ended),
             Some(lost) => lost.to_string(),
         },
-        Some(cause) => format!("{}: ended the command and all it started", text_of(cause, known.expires)),
+        Some(cause) => format!("{}: ended the command and all it started", text_of(cause, Some(known.granted_at))),
     };
     let now = match known.successors.as_deref() {
         None => String::new(),
@@ -49,9 +49,17 @@ fn own_exit(ended: Ended) -> Exit {
     }
 }
 
-fn text_of(cause: &Cause, expires: Option<Duration>) -> String {
+/// Why COMMAND is being ended, as a clause.
+pub fn why(cause: &Cause) -> String {
+    text_of(cause, None)
+}
+
+fn text_of(cause: &Cause, granted_at: Option<Duration>) -> String {
     match cause {
-        Cause::Expired => format!("expired after {}", duration::display(expires.unwrap_or_default())),
+        Cause::Expired(at) => match granted_at {
+            Some(granted_at) => format!("expired after {}", duration::display(at.saturating_sub(granted_at))),
+            None => "expired".into(),
+        },
         Cause::Replaced(by) => format!("replaced by {}", message::by(*by)),
         Cause::Broken(by) => format!("broken by {}", message::by(*by)),
         Cause::Lost(lost) => lost.to_string(),
@@ -201,6 +209,7 @@ mod tests {
                 command,
                 tree,
                 expires: None,
+                renewals: None,
                 timer: Some(&timer),
                 kill_after: LONG,
                 hold_tree: false,

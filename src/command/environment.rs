@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use anyhow::Result;
 
+use super::renewals;
 use crate::lock::{Grant, markers};
 use crate::record;
 use crate::sys::Exec;
@@ -17,12 +18,12 @@ const SLOT: &str = "LOCKRUN_SLOT";
 const LONGEST_VARIABLE: usize = 128 * 1024;
 
 /// Variables that COMMAND must not inherit from an outer lockrun.
-pub const OURS: [&str; 4] = [NAME, FENCE, SLOT, markers::VARIABLE];
+pub const OURS: [&str; 5] = [NAME, FENCE, SLOT, markers::VARIABLE, renewals::VARIABLE];
 
-/// Sets the variables for these grants alone. Several locks share a variable, one a
+/// Sets the variables for these grants alone. `renewals`: where to ask for renewals. Several locks share a variable, one a
 /// line. A variable that is too long for the kernel is left out: half a name would be
 /// another lock's.
-pub fn tell(exec: &mut Exec, grants: &[Grant]) -> Result<()> {
+pub fn tell(exec: &mut Exec, grants: &[Grant], renewals: Option<&str>) -> Result<()> {
     let lines = |line: fn(&Grant) -> Vec<u8>| grants.iter().map(line).collect::<Vec<_>>().join(&b'\n');
     exec.clear_variables();
     let mut add = |name: &str, value: Vec<u8>| -> Result<()> {
@@ -36,6 +37,9 @@ pub fn tell(exec: &mut Exec, grants: &[Grant]) -> Result<()> {
     add(FENCE, lines(|grant| grant.fence.to_string().into_bytes()))?;
     if grants.iter().any(|grant| grant.slot.is_some()) {
         add(SLOT, lines(|grant| grant.slot.map(|slot| slot.to_string()).unwrap_or_default().into_bytes()))?;
+    }
+    if let Some(word) = renewals {
+        add(renewals::VARIABLE, word.into())?;
     }
     let ours = grants.iter().map(|grant| grant.marker.clone());
     add(markers::VARIABLE, markers::for_command(&markers::around(), ours).into_bytes())

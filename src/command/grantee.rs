@@ -12,21 +12,24 @@ use crate::sys::Exec;
 pub struct Grantee {
     pub exec: Exec,
     claim: Claim,
+    /// For `lockrun renew` in COMMAND.
+    renewals: Option<String>,
     /// Whether the environment has the grant, except for its number.
     is_told: bool,
 }
 
 impl Grantee {
-    /// `claim`: what is recorded about the holder.
-    pub fn new(exec: Exec, claim: Claim) -> Self {
-        Self { exec, claim, is_told: false }
+    /// `claim`: what is recorded about the holder. `renewals`: where COMMAND asks for
+    /// renewals.
+    pub fn new(exec: Exec, claim: Claim, renewals: Option<String>) -> Self {
+        Self { exec, claim, renewals, is_told: false }
     }
 
     /// Puts the grant into the environment and lets COMMAND inherit the lock. Returns
     /// the first lock's number.
     pub fn tell(&mut self, held: &impl Held) -> Result<u64> {
         let grants = held.grants();
-        environment::tell(&mut self.exec, &grants)?;
+        environment::tell(&mut self.exec, &grants, self.renewals.as_deref())?;
         self.exec.inherit(held.descriptors());
         Ok(first_fence(&grants))
     }
@@ -35,7 +38,7 @@ impl Grantee {
     /// if everything but the number is known.
     pub fn foretell(&mut self, place: &mut FileQueued) -> Result<()> {
         if let Some(grants) = place.prepare(&self.claim) {
-            environment::tell(&mut self.exec, &grants)?;
+            environment::tell(&mut self.exec, &grants, self.renewals.as_deref())?;
             self.is_told = true;
         }
         Ok(())

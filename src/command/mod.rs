@@ -19,6 +19,7 @@ pub mod path;
 pub mod prune;
 pub mod release;
 pub mod renew;
+mod renewals;
 mod report;
 mod request;
 pub mod run;

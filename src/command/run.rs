@@ -1,6 +1,7 @@
 //! `lockrun -- COMMAND`: hold a lock while a command runs. Here a lock and a child
 //! meet; [`Job::run`] is the life of a call.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -11,11 +12,12 @@ use super::ended::{self, Known, NotExecuted};
 use super::engine::{self, AnyHeld, AnyQueued};
 use super::environment;
 use super::grantee::Grantee;
+use super::renewals::RenewalSocket;
 use super::report::Report;
 use super::request::LockRequest;
 #[cfg(feature = "net")]
 use super::wait_on_server::{OnServer, wait_on_server};
-use crate::child::{self, EarlySignals, Ended, Supervision, Tree};
+use crate::child::{self, EarlySignals, Ended, Renewals, Supervision, Tree};
 use crate::cli::{self, Hold};
 use crate::duration;
 use crate::exit::Exit;
@@ -60,6 +62,8 @@ pub struct Job {
     pub(super) expires: Option<Duration>,
     /// For `--expires` or a lease; made before anything is started that it has to end.
     timer: Option<Timer>,
+    /// For `--expires`, until COMMAND runs.
+    renewals: RefCell<Option<RenewalSocket>>,
     kill_after: Duration,
     hold_tree: bool,
     report: Option<Report>,
@@ -101,6 +105,7 @@ impl Job {
             become_command: options.exec,
             expires,
             timer: expires.map(|_| Timer::new()).transpose().context("cannot make the timer of --expires")?,
+            renewals: RefCell::new(expires.map(RenewalSocket::new).transpose()?),
             kill_after,
             hold_tree: options.hold == Some(Hold::Tree),
         })
@@ -177,10 +182,11 @@ impl Job {
     /// COMMAND, ready to be started.
     pub(super) fn grantee(&self) -> Result<Grantee> {
         let exec = child::prepare(&self.words, &environment::OURS, self.mask, self.ignore_child_death)?;
-        Ok(Grantee::new(exec, self.claim.clone()))
+        let renewals = self.renewals.borrow().as_ref().map(|socket| socket.word().to_owned());
+        Ok(Grantee::new(exec, self.claim.clone(), renewals))
     }
 
-    /// How to supervise COMMAND, which runs as this process.
+    /// How to supervise COMMAND, which runs as this process, once.
     pub(super) fn supervision(
         &self,
         command: rustix::process::Pid,
@@ -192,6 +198,7 @@ impl Job {
             command,
             tree,
             expires: self.expires.map(|expires| granted_at.saturating_add(expires)),
+            renewals: self.renewals.take().map(|socket| Box::new(socket) as Box<dyn Renewals>),
             timer: self.timer.as_ref(),
             kill_after: self.kill_after,
             hold_tree: self.hold_tree,
@@ -219,7 +226,7 @@ impl Job {
         child::reap();
         let held_for = self.report_held(running.granted_at, running.fence);
         self.request.tell_verbose(|| format!("released, held for {}", duration::display(held_for)));
-        Ok(ended::exit(&self.request.name, &outcome, &Known { lost, successors, expires: self.expires }))
+        Ok(ended::exit(&self.request.name, &outcome, &Known { lost, successors, granted_at: running.granted_at }))
     }
 
     /// Gives the lock back. If its lease has to end it, there is a message, but COMMAND

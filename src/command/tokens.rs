@@ -13,7 +13,7 @@ use crate::escape::printable;
 use crate::exit::Exit;
 #[cfg(feature = "net")]
 use crate::keeper::TokenState;
-use crate::keeper::{self, Answer, Ask};
+use crate::keeper::{self, Answer, Ask, Contact};
 use crate::lock::Unreachable;
 use crate::message;
 use crate::process;
@@ -24,6 +24,11 @@ use super::engine;
 
 /// A killed process ends sooner, unless it hangs in the kernel.
 const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// Whether there is a token neither among the arguments nor in the environment.
+pub fn none_is_given(word: Option<&OsString>) -> bool {
+    word.is_none() && std::env::var_os(VARIABLE).is_none()
+}
 
 /// The tokens as text: the arguments, stdin for `-`, or else the environment. Fails if
 /// there is none; an empty one is kept, to be reported as invalid.
@@ -131,7 +136,8 @@ fn ask_server(_token: &ServerToken, _question: &Ask, _store: Option<&OsStr>) -> 
 }
 
 fn ask_keeper(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
-    match keeper::ask(token, question)? {
+    let contact = Contact { id: &token.id, secret: &token.secret, uid: token.uid, called: "the token's keeper" };
+    match keeper::ask(&contact, question)? {
         Answer::Gone => {
             let record = engine::record_of_grant(token);
             if let Some(record) = &record
@@ -139,7 +145,7 @@ fn ask_keeper(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {
                 && record.ended.is_none()
                 && is_out_of_reach(record.pid)
             {
-                return Err(anyhow!("its holder, pid {}, cannot be reached from here", record.pid))
+                return Err(anyhow!("its keeper, pid {}, cannot be reached from here", record.pid))
                     .context(Advice::new("use the token in the network namespace where the lock was acquired"));
             }
             tell_gone(token, record);
@@ -183,7 +189,7 @@ fn tell_gone(token: &Token, record: Option<Record>) {
             message::tell_about(&name, &format!("no longer held: {}", printable(ended.as_bytes())));
         }
         Some(ended) => tell_lost(&name, ended),
-        None if is_ours => tell_lost(&name, "its holder was killed at an unknown time"),
+        None if is_ours => tell_lost(&name, "its keeper was killed at an unknown time"),
         None => {
             let since = &record.since;
             tell_lost(&name, &format!("no longer held; granted to others since then, most recently at {since}"));

@@ -8,7 +8,7 @@ use super::grantee::Grantee;
 use super::run::{Job, Running};
 use crate::child::{EarlySignals, Tree, Waiter, WaitingChild, Watch};
 use crate::exit::Exit;
-use crate::lock::{Engine, NotGranted, Patience, Waited};
+use crate::lock::{Engine, Held, NotGranted, Patience, Waited};
 use crate::message;
 use crate::sys::{self, Arrived, Cohabitant};
 use crate::waiting::Verbosity;
@@ -58,7 +58,8 @@ impl Job {
         self.request.tell_granted();
         let granted_at = waiter.granted_at();
         let supervision = self.supervision(granted.child, tree, granted_at, EarlySignals::Read(granted.arrived));
-        let held = AnyHeld::Files(place.into_held());
+        let mut held = AnyHeld::Files(place.into_held());
+        held.started(granted.child);
         let exit = self.finish(Running { held, supervision, granted_at, fence: waiter.fence() })?;
         if let Some(failure) = waiter.failure() {
             return Err(failure);

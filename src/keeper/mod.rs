@@ -5,10 +5,10 @@
 //! The keeper of a token listens on a socket in the abstract namespace (unix(7)), which
 //! leaves no file behind and vanishes with the process.
 
+mod clients;
 mod protocol;
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, SystemTime};
@@ -21,12 +21,9 @@ use crate::record::{RELEASED, timestamp};
 use crate::sys::{self, Arrived, LetGo, SignalFd, Timer};
 use crate::token::{AnyToken, Token};
 
-pub use protocol::{Answer, Ask, TokenState, ask, listen, take_over};
-use protocol::{Reply, Request};
-
-/// Most clients at once; one more hangs up on the oldest. Only processes of its own
-/// user and root count: others are refused at once.
-const CLIENTS: usize = 16;
+use clients::is_not_yet;
+pub use clients::{Client, Clients};
+pub use protocol::{Answer, Ask, Contact, TokenState, ask, listen, take_over};
 
 /// What the keeper of a token needs.
 pub struct Keeper<H> {
@@ -56,7 +53,7 @@ pub struct Tie {
 /// Clients of a release do not wait longer.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Pause after a failed accept(2) or poll(2), which would otherwise be repeated at once.
+/// Pause after a failed poll(2), which would otherwise be repeated at once.
 const A_PAUSE: Duration = Duration::from_millis(100);
 
 /// A lack of memory that ends within seconds loses no lock.
@@ -65,7 +62,6 @@ const MOST_FAILURES: u32 = 100;
 /// A keeper with all that it needs of the system.
 pub struct ReadyKeeper<H> {
     holding: Holding<H>,
-    listener: UnixListener,
     ties: Vec<Tie>,
     signals: SignalFd,
 }
@@ -78,7 +74,7 @@ impl<H: Held> Keeper<H> {
     /// No memory, or a limit is reached.
     pub fn get_ready(self, granted_at: Duration) -> io::Result<ReadyKeeper<H>> {
         let Self { held, token, listener, ties, lease, printed } = self;
-        listener.set_nonblocking(true)?;
+        let clients = Clients::new(listener, token.secret.clone())?;
         printed.set_nonblocking(true)?;
         let mut holding = Holding {
             held,
@@ -88,22 +84,22 @@ impl<H: Held> Keeper<H> {
             timer: Timer::new()?,
             armed_for: None,
             printed: Some(printed),
-            clients: VecDeque::new(),
+            clients,
         };
         holding.arm()?;
         let signals = SignalFd::new(&[libc::SIGTERM, sys::timer_signal()])?;
-        Ok(ReadyKeeper { holding, listener, ties, signals })
+        Ok(ReadyKeeper { holding, ties, signals })
     }
 }
 
 impl<H: Held> ReadyKeeper<H> {
     /// Hands out the token, and holds the lock until there is a reason to let go.
     pub fn hold(self) -> ! {
-        let Self { mut holding, listener, ties, signals } = self;
+        let Self { mut holding, ties, signals } = self;
         // Without memory or descriptors nobody could release the lock, so it is not
         // kept.
-        let end = holding.serve(&listener, &ties, &signals).unwrap_or_else(|error| format!("failed: {error}").into());
-        holding.let_go(&listener, end)
+        let end = holding.serve(&ties, &signals).unwrap_or_else(|error| format!("failed: {error}").into());
+        holding.let_go(end)
     }
 }
 
@@ -118,11 +114,6 @@ impl<T: Into<String>> From<T> for End {
     }
 }
 
-struct Client {
-    stream: UnixStream,
-    said: Vec<u8>,
-}
-
 struct Holding<H> {
     held: H,
     token: Token,
@@ -132,12 +123,12 @@ struct Holding<H> {
     armed_for: Option<Duration>,
     /// `None`: the token has been printed.
     printed: Option<UnixStream>,
-    clients: VecDeque<Client>,
+    clients: Clients,
 }
 
 impl<H: Held> Holding<H> {
     /// Returns when the lock must be released.
-    fn serve(&mut self, listener: &UnixListener, ties: &[Tie], signals: &SignalFd) -> io::Result<End> {
+    fn serve(&mut self, ties: &[Tie], signals: &SignalFd) -> io::Result<End> {
         if let Some(caller) = &mut self.printed {
             caller.write_all((AnyToken::Files(self.token.clone()).to_word() + "\n").as_bytes())?;
         }
@@ -145,14 +136,10 @@ impl<H: Held> Holding<H> {
         loop {
             self.arm()?;
             let ready = {
-                let sources = [
-                    Some(listener.as_fd()),
-                    self.printed.as_ref().map(AsFd::as_fd),
-                    Some(signals.as_fd()),
-                    self.held.wakes().descriptor,
-                ];
+                let sources =
+                    [self.printed.as_ref().map(AsFd::as_fd), Some(signals.as_fd()), self.held.wakes().descriptor];
                 let ties = ties.iter().map(|tie| Some(tie.descriptor.as_fd()));
-                let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
+                let clients = self.clients.descriptors().map(Some);
                 let sources: Vec<_> = sources.into_iter().chain(ties).chain(clients).collect();
                 match wait_for_any(&sources) {
                     Err(_) if failures < MOST_FAILURES => {
@@ -163,21 +150,21 @@ impl<H: Held> Holding<H> {
                     ready => ready?,
                 }
             };
-            let (tied, clients) = ready[4..].split_at(ties.len());
+            let (tied, clients) = ready[3..].split_at(ties.len());
             if let Some((tie, _)) = ties.iter().zip(tied).find(|(_, is_over)| **is_over) {
                 return Ok(tie.end.into());
             }
-            let signal = if ready[2] { signals.read() } else { None };
+            let signal = if ready[1] { signals.read() } else { None };
             let now = sys::suspend_aware_now();
             if self.expires_at.is_some_and(|at| at <= now) {
                 return Ok("expired".into());
             }
-            if (ready[3] || self.held.wakes().at.is_some_and(|at| at <= now))
+            if (ready[2] || self.held.wakes().at.is_some_and(|at| at <= now))
                 && let Some(loss) = self.held.tend()
             {
                 return Ok(loss.lost.to_string().into());
             }
-            if ready[1]
+            if ready[0]
                 && let Some(caller) = &mut self.printed
             {
                 match caller.read(&mut [0]) {
@@ -195,81 +182,21 @@ impl<H: Held> Holding<H> {
                 }
                 _ => {}
             }
-            if let Some(client) = self.hear(clients)? {
-                return Ok(End { why: RELEASED.into(), client: Some(client) });
-            }
-            if ready[0] {
-                self.accept(listener);
-            }
-        }
-    }
-
-    fn accept(&mut self, listener: &UnixListener) {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            // It hung up; the next poll reports other clients.
-            Err(e) if [ErrorKind::WouldBlock, ErrorKind::ConnectionAborted].contains(&e.kind()) => return,
-            // No descriptor is left, and a client keeps knocking: the oldest one makes
-            // room.
-            Err(_) => {
-                if self.clients.pop_front().is_none() {
-                    sys::nap(A_PAUSE);
+            for (client, ask) in self.clients.hear(clients) {
+                match ask {
+                    Ask::Release => return Ok(End { why: RELEASED.into(), client: Some(client) }),
+                    Ask::Renew { lease } => self.renew(lease.unwrap_or(self.lease)),
+                    Ask::Check => {}
                 }
-                return;
+                client.tell_state(self.state());
             }
-        };
-        if stream.set_nonblocking(true).is_err() {
-            return;
         }
-        let mut client = Client { stream, said: Vec::new() };
-        let us = rustix::process::geteuid();
-        let allowed = rustix::net::sockopt::socket_peercred(&client.stream)
-            .is_ok_and(|peer| peer.uid == us || peer.uid.is_root());
-        if !allowed {
-            client.answer(&Reply::NotYours);
-            return;
-        }
-        if self.clients.len() == CLIENTS {
-            self.clients.pop_front();
-        }
-        self.clients.push_back(client);
     }
 
-    /// Reads requests. Returns the first client that may release the lock and asks for
-    /// it: only one can.
-    fn hear(&mut self, readable: &[bool]) -> io::Result<Option<Client>> {
-        let mut clients = std::mem::take(&mut self.clients).into_iter().enumerate();
-        let mut released = None;
-        for (position, mut client) in clients.by_ref() {
-            if !readable.get(position).copied().unwrap_or(false) {
-                self.clients.push_back(client);
-                continue;
-            }
-            match client.read_request() {
-                Ok(Some(request)) if request.secret != self.token.secret => client.answer(&Reply::WrongSecret),
-                Ok(Some(Request { ask: Ask::Release, .. })) => {
-                    released = Some(client);
-                    break;
-                }
-                Ok(Some(request)) => self.obey(&mut client, &request.ask)?,
-                Ok(None) => self.clients.push_back(client),
-                // It hung up, or talks nonsense.
-                Err(_) => {}
-            }
-        }
-        self.clients.extend(clients.map(|(_, client)| client));
-        Ok(released)
-    }
-
-    fn obey(&mut self, client: &mut Client, ask: &Ask) -> io::Result<()> {
-        if let Ask::Renew { lease } = ask {
-            let lease = lease.unwrap_or(self.lease);
-            self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
-            let expires = self.expires();
-            self.held.note(&Note::Expires(expires.as_deref()));
-        }
-        client.answer(&Reply::State(self.state()));
-        Ok(())
+    fn renew(&mut self, lease: Option<Duration>) {
+        self.expires_at = lease.map(|lease| sys::suspend_aware_now().saturating_add(lease));
+        let expires = self.expires();
+        self.held.note(&Note::Expires(expires.as_deref()));
     }
 
     fn state(&mut self) -> TokenState {
@@ -302,7 +229,7 @@ impl<H: Held> Holding<H> {
 
     /// Frees the lock, then reports the end: to the record, to `acquire` if it still
     /// listens, and to the client that asked for it.
-    fn let_go(mut self, listener: &UnixListener, end: End) -> ! {
+    fn let_go(mut self, end: End) -> ! {
         let lost = self.lost();
         let ended = format!("{} at {}", end.why, timestamp(SystemTime::now()));
         self.held.note(&Note::Ended(&ended));
@@ -310,48 +237,15 @@ impl<H: Held> Holding<H> {
         // closing it frees the lock.
         let _ = self.held.release(RELEASE_LIMIT);
         drop(self.held);
-        // This hangs up on other clients, which then find the keeper gone.
-        let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+        self.clients.close();
         if let Some(mut caller) = self.printed {
             let _ = caller.write_all((ended + "\n").as_bytes());
         }
-        if let Some(mut client) = end.client {
-            client.answer(&Reply::Released { lost });
+        if let Some(client) = end.client {
+            client.tell_released(lost);
         }
         sys::exit_now(0)
     }
-}
-
-impl Client {
-    /// The request, once it is complete.
-    fn read_request(&mut self) -> io::Result<Option<Request>> {
-        let mut buffer = [0; 512];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(length) => self.said.extend_from_slice(&buffer[..length]),
-            Err(e) if is_not_yet(&e) => return Ok(None),
-            Err(e) => return Err(e),
-        }
-        if self.said.len() > 4 * buffer.len() {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        match self.said.strip_suffix(b"\n") {
-            Some(line) => Ok(Some(serde_json::from_slice(line)?)),
-            None => Ok(None),
-        }
-    }
-
-    fn answer(&mut self, reply: &Reply) {
-        let mut line = serde_json::to_vec(reply).unwrap_or_default();
-        line.push(b'\n');
-        // Fits into the socket's buffer; a client that hung up needs no answer.
-        let _ = self.stream.write_all(&line);
-    }
-}
-
-/// Whether a call that was refused for now may be repeated after the next poll.
-fn is_not_yet(error: &io::Error) -> bool {
-    [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind())
 }
 
 /// Sleeps until one of the descriptors is readable; which of them, in the order given.

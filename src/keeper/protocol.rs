@@ -11,7 +11,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
-use crate::token::Token;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -39,7 +38,7 @@ pub(super) enum Reply {
     NotYours,
 }
 
-/// How a token's lock stands.
+/// How a lock stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenState {
     /// RFC 3339; `None`: never.
@@ -74,6 +73,16 @@ mod double_option {
     }
 }
 
+/// Where a keeper listens, and what gives us the right to ask it.
+pub struct Contact<'a> {
+    pub id: &'a str,
+    pub secret: &'a str,
+    /// Its user; answers of other users are ignored.
+    pub uid: u32,
+    /// For messages: `the token's keeper`.
+    pub called: &'a str,
+}
+
 fn address(id: &str) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("lockrun/{id}"))
 }
@@ -102,49 +111,51 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// If it is still silent then, it is frozen or hangs in the kernel.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// Asks the keeper of a token. Fails if the keeper rejects us: it belongs to another
-/// user, or has another secret. No message shows a secret.
-pub fn ask(token: &Token, ask: Ask) -> Result<Answer> {
-    let mut request = serde_json::to_vec(&Request { secret: token.secret.clone(), ask })?;
+/// Asks a keeper. Fails if it rejects us: it belongs to another user, or has another
+/// secret. No message shows a secret.
+pub fn ask(contact: &Contact, ask: Ask) -> Result<Answer> {
+    let mut request = serde_json::to_vec(&Request { secret: contact.secret.to_owned(), ask })?;
     request.push(b'\n');
     let mut line = String::new();
     for _ in 0..TRIES {
-        let Some((stream, keeper)) = connect(token)? else { return Ok(Answer::Gone) };
-        line = exchange(stream, keeper, &request)?;
+        let Some((stream, keeper)) = connect(contact)? else { return Ok(Answer::Gone) };
+        line = exchange(stream, keeper, &request, contact.called)?;
         if !line.is_empty() {
             break;
         }
     }
+    let called = contact.called;
     if line.is_empty() {
-        bail!("the token's holder does not answer");
+        bail!("{called} does not answer");
     }
     match serde_json::from_str(&line)
-        .map_err(|_| anyhow!("cannot understand the token's holder: it is another version of lockrun"))?
+        .map_err(|_| anyhow!("cannot understand {called}: it is another version of lockrun"))?
     {
         Reply::Released { lost } => Ok(Answer::Released { lost }),
         Reply::State(state) => Ok(Answer::State(state)),
         Reply::WrongSecret => bail!("this is not the token that the lock was acquired with"),
-        Reply::NotYours => bail!("belongs to user {}: only that user and root may use the token", token.uid),
+        Reply::NotYours => bail!("belongs to user {}: only that user and root may use the token", contact.uid),
     }
 }
 
 /// A connection to the keeper, and its process as the kernel knows it; `None`: it is
 /// gone.
-fn connect(token: &Token) -> Result<Option<(UnixStream, Option<Pid>)>> {
-    let stream = match UnixStream::connect_addr(&address(&token.id)?) {
+fn connect(contact: &Contact) -> Result<Option<(UnixStream, Option<Pid>)>> {
+    let stream = match UnixStream::connect_addr(&address(contact.id)?) {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => return Ok(None),
-        Err(e) => return Err(e).context("cannot reach the token's holder"),
+        Err(e) => return Err(e).with_context(|| format!("cannot reach {}", contact.called)),
     };
     // A process that listens there in place of the keeper gets no secret.
-    let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot identify the token's holder")?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream)
+        .with_context(|| format!("cannot identify {}", contact.called))?;
     // 0: it is in a pid namespace that we cannot see into.
     let pid = Some(peer.pid).filter(|pid| pid.as_raw_nonzero().get() > 0);
-    Ok((peer.uid.as_raw() == token.uid).then_some((stream, pid)))
+    Ok((peer.uid.as_raw() == contact.uid).then_some((stream, pid)))
 }
 
 /// The keeper's answer; empty if it hung up.
-fn exchange(mut stream: UnixStream, keeper: Option<Pid>, request: &[u8]) -> Result<String> {
+fn exchange(mut stream: UnixStream, keeper: Option<Pid>, request: &[u8], called: &str) -> Result<String> {
     let mut line = String::new();
     // A keeper that refuses us answers before it reads.
     let said = stream.write_all(request);
@@ -162,11 +173,9 @@ fn exchange(mut stream: UnixStream, keeper: Option<Pid>, request: &[u8]) -> Resu
         _ if !line.is_empty() => Ok(line),
         (_, Err(e)) if e.kind() == ErrorKind::WouldBlock => {
             let pid = keeper.map(|pid| format!(", pid {pid},")).unwrap_or_default();
-            bail!(
-                "the token's holder{pid} does not answer: it is stopped or hangs, and holds the lock until it continues"
-            )
+            bail!("{called}{pid} does not answer: it is stopped or hangs, and holds the lock until it continues")
         }
-        (Err(e), _) | (_, Err(e)) if !ended(&e) => Err(e).context("cannot talk to the token's holder"),
+        (Err(e), _) | (_, Err(e)) if !ended(&e) => Err(e).with_context(|| format!("cannot talk to {called}")),
         _ => Ok(line),
     }
 }

@@ -156,6 +156,8 @@ mod nesting;
 mod nesting_ancestors;
 /// `--reentrant`.
 mod reentrant;
+/// `renew` inside a run.
+mod renew_run;
 /// `--replace`.
 mod replace;
 /// Several `--name` and `--file`.

@@ -135,7 +135,7 @@ fn a_holder_that_cannot_continue_is_reported() {
         assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, holder, 0, 0), 0);
     }
     eventually("it has stopped", || status_field(holder, "State").starts_with('t'));
-    let said = ["calc: the token's holder", &format!("pid {holder}"), "does not answer"];
+    let said = ["calc: the token's keeper", &format!("pid {holder}"), "does not answer"];
     sandbox.release(&token).assert_code(125).assert_one_line(&said);
     assert!(is_held(&sandbox.lock_file("calc")));
 }

@@ -29,7 +29,7 @@ use self::server::{Details, ServerEngine, ServerHeld, ServerQueued, ServerStore,
 use crate::escape::printable;
 use crate::lock::file::standing;
 use crate::lock::file::{self, Dir, FileStore, descriptor};
-use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Rules, Target, Terms, Waited};
+use crate::lock::{Admission, Descriptor, Engine, Holder, Patience, Queued, Rules, Target, Terms, Waited, markers};
 #[cfg(feature = "net")]
 use crate::message;
 use crate::record::{Claim, Record};
@@ -328,6 +328,11 @@ pub fn descriptor_grant(descriptor: Descriptor) -> Result<(Descriptor, Option<De
 /// The lock that we run under; `None`: none in a file.
 pub fn lock_around() -> Result<Option<LockAround>> {
     file::lock_around()
+}
+
+/// Whether a lockrun around us has told us about its locks.
+pub fn is_inside_a_run() -> bool {
+    !markers::around().is_empty()
 }
 
 /// Unlocks the caller's descriptor.

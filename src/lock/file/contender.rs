@@ -291,15 +291,21 @@ impl Contender {
         ledger::amend(&self.files, &self.taking, dir, &self.ledger.ours(), change);
     }
 
+    /// Notes when the run expires. `command` as in [`conclude`](Self::conclude).
+    pub fn expire(&self, dir: Option<&Dir>, command: Option<Pid>, at: Option<&str>) {
+        if !self.covered {
+            let change = |record: &mut Record| record.expires = at.map(str::to_owned);
+            ledger::amend(&self.files, &self.taking, dir, &granted_to(command), &change);
+        }
+    }
+
     /// Notes the end of the run while the lock is still held. `command`: its process,
     /// which was granted the lock if it had to wait.
     pub fn conclude(&self, dir: Option<&Dir>, command: Option<Pid>, end: &RunEnd) {
         if self.covered {
             return;
         }
-        let us = getpid();
-        let pids = [us, command.unwrap_or(us)].map(|pid| pid.as_raw_nonzero().get());
-        ledger::amend(&self.files, &self.taking, dir, &Whose::Processes(pids), &|record| {
+        ledger::amend(&self.files, &self.taking, dir, &granted_to(command), &|record| {
             record.drop_arguments();
             record.run = Some(end.clone());
         });
@@ -308,6 +314,12 @@ impl Contender {
     pub fn lock_failed(&self, error: io::Error) -> anyhow::Error {
         self.files.lock_failed(error)
     }
+}
+
+/// The grant to us, or to the child that waited and became COMMAND.
+fn granted_to(command: Option<Pid>) -> Whose {
+    let us = getpid();
+    Whose::Processes([us, command.unwrap_or(us)].map(|pid| pid.as_raw_nonzero().get()))
 }
 
 impl Drop for Contender {

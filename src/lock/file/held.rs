@@ -15,11 +15,12 @@ use crate::record::{Claim, Record, RunEnd, Script};
 pub struct FileHeld {
     dir: Option<Dir>,
     contenders: Vec<Contender>,
+    command: Option<Pid>,
 }
 
 impl FileHeld {
     pub(super) fn new(dir: Option<Dir>, contenders: Vec<Contender>) -> Self {
-        Self { dir, contenders }
+        Self { dir, contenders, command: None }
     }
 
     /// Draws the fencing tokens and writes the records, as [`settle`](Held::settle)
@@ -70,15 +71,21 @@ impl Held for FileHeld {
         self.contenders.iter().find_map(lost).map(|lost| Loss { lost, kill_at: None })
     }
 
+    fn started(&mut self, command: Pid) {
+        self.command = Some(command);
+    }
+
     fn note(&mut self, note: &Note<'_>) {
-        let change = |record: &mut Record| match note {
-            Note::Expires(at) => record.expires = at.map(str::to_owned),
-            Note::Ended(how) => {
-                record.drop_arguments();
-                record.ended = Some((*how).to_owned());
+        let dir = self.dir.as_ref();
+        for contender in &self.contenders {
+            match note {
+                Note::Expires(at) => contender.expire(dir, self.command, *at),
+                Note::Ended(how) => contender.amend(dir, &|record: &mut Record| {
+                    record.drop_arguments();
+                    record.ended = Some((*how).to_owned());
+                }),
             }
-        };
-        self.contenders.iter().for_each(|contender| contender.amend(self.dir.as_ref(), &change));
+        }
     }
 
     fn ended(&mut self, command: Option<Pid>, end: &RunEnd) {

@@ -42,6 +42,7 @@ pub struct Holding<'a, S: RowStore> {
     seen_at: u64,
     renew_at: Duration,
     note_at: Duration,
+    times: Times,
     is_in_trouble: bool,
     is_lost: bool,
     /// The lock that was lost, until it is known who holds it now.
@@ -55,6 +56,31 @@ pub struct Holding<'a, S: RowStore> {
 struct Seen {
     rows: Vec<Row>,
     at: u64,
+}
+
+/// What our rows do not say yet.
+#[derive(Default)]
+struct Times {
+    /// Since when locks are held that were waited for.
+    since: Option<String>,
+    /// When COMMAND expires.
+    expires: Option<Option<String>>,
+}
+
+impl Times {
+    /// Of a grant now.
+    fn from_now(expires: Option<Duration>) -> Self {
+        let now = SystemTime::now();
+        let expires = expires.and_then(|expires| now.checked_add(expires)).map(timestamp);
+        Self { since: Some(timestamp(now)), expires: Some(expires) }
+    }
+
+    fn write_to(&self, note: &mut Note) {
+        note.since = self.since.clone().or(note.since.take());
+        if let Some(expires) = &self.expires {
+            note.expires.clone_from(expires);
+        }
+    }
 }
 
 enum Step<W> {
@@ -75,7 +101,10 @@ impl<'a, S: RowStore> Holding<'a, S> {
     pub fn new(store: &'a mut S, request: &'a Request, tenure: Tenure, ties: Ties<'a>) -> Self {
         let now = suspend_aware_now();
         ties.page.set_lease(tenure.lease.id);
-        let note_at = if tenure.has_waited { now + WORTH_A_NOTE } else { Duration::MAX };
+        let (note_at, times) = match tenure.has_waited {
+            true => (now + WORTH_A_NOTE, Times::from_now(request.expires)),
+            false => (Duration::MAX, Times::default()),
+        };
         let mut holding = Self {
             store,
             request,
@@ -87,6 +116,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             seen_at: 0,
             renew_at: Duration::MAX,
             note_at,
+            times,
             is_in_trouble: false,
             is_lost: false,
             to_look_at: None,
@@ -107,11 +137,13 @@ impl<'a, S: RowStore> Holding<'a, S> {
         let mut buffer = vec![0; 4096];
         loop {
             match self.step(&mut buffer).await {
-                Step::LifeEnded => return self.let_go().await,
-                Step::Ordered(Some(Order::Release)) => return self.let_go().await,
-                Step::Ordered(Some(Order::Stand)) => {}
+                Step::LifeEnded | Step::Ordered(Some(Order::Release)) => return self.let_go().await,
                 Step::Ordered(Some(Order::Started(pid))) => self.ties.victims.set_command(pid),
-                Step::Ordered(Some(Order::LookAgain)) => {}
+                Step::Ordered(Some(Order::Stand | Order::LookAgain)) => {}
+                Step::Ordered(Some(Order::Expires(at))) => {
+                    self.times.expires = Some(at);
+                    self.note_at = suspend_aware_now();
+                }
                 Step::Ordered(Some(Order::Heard)) => {
                     let until = self.tenure.until;
                     self.kill_at = Ending::new(until, self.tenure.ttl, Duration::ZERO).last_kill_at;
@@ -130,7 +162,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 Step::Watching(watch) => self.watching(watch),
                 Step::Kept(kept) => self.kept(kept),
                 Step::Moved(lease, moved) => self.moved(lease, moved),
-                Step::Noted => self.note_at = Duration::MAX,
+                Step::Noted => (self.note_at, self.times) = (Duration::MAX, Times::default()),
                 Step::LookedAt(look) => {
                     self.to_look_at = None;
                     if let Some(look) = look {
@@ -143,7 +175,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
     }
 
     async fn step(&mut self, buffer: &mut [u8]) -> Step<S::Watch> {
-        let Self { store, request, tenure, ties, watch, to_look_at, .. } = self;
+        let Self { store, request, tenure, ties, watch, to_look_at, times, .. } = self;
         let (watch_at, renew_at, note_at, kill_at) = (self.watch_at, self.renew_at, self.note_at, self.kill_at);
         let (is_lost, is_behind, seen_at) = (self.is_lost, self.is_behind, self.seen_at);
         let work = async {
@@ -175,7 +207,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
             if watch_at <= now {
                 return Step::Watching(store.watch(&tenure.watched(seen_at), limits).await);
             }
-            note_since(*store, request.expires, tenure, limits).await;
+            amend(*store, tenure, limits, |note| times.write_to(note)).await;
             Step::Noted
         };
         let ordered = async {
@@ -350,17 +382,6 @@ async fn see<S: RowStore>(store: &mut S, rows: &[(LockName, Row)], limits: Limit
         seen.at = seen.at.min(at);
     }
     Ok(Some(seen))
-}
-
-/// Writes since when locks are held that were waited for.
-async fn note_since<S: RowStore>(store: &mut S, expires: Option<Duration>, tenure: &mut Tenure, limits: Limits) {
-    let Some(since) = SystemTime::now().checked_sub(WORTH_A_NOTE) else { return };
-    let expires = expires.and_then(|expires| since.checked_add(expires)).map(timestamp);
-    amend(store, tenure, limits, |note| {
-        note.since = Some(timestamp(since));
-        note.expires.clone_from(&expires);
-    })
-    .await;
 }
 
 async fn note_end<S: RowStore>(store: &mut S, tenure: &mut Tenure, limits: Limits) {

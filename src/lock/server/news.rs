@@ -115,4 +115,6 @@ pub enum Order {
     Release,
     /// The wrapper knows of the loss and is killing COMMAND.
     Heard,
+    /// COMMAND expires at this time (RFC 3339) now, or never.
+    Expires(Option<String>),
 }

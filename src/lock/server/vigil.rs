@@ -112,7 +112,7 @@ impl<'a, S: RowStore> Vigil<'a, S> {
             match self.step(&mut buffer).await {
                 Step::Ordered(Some(Order::Stand)) if self.stands_alone() => return self.leave_alone().await,
                 Step::Ordered(Some(Order::Stand)) => self.is_printed = true,
-                Step::Ordered(Some(Order::Started(_) | Order::LookAgain | Order::Heard)) => {}
+                Step::Ordered(Some(Order::Started(_) | Order::LookAgain | Order::Heard | Order::Expires(_))) => {}
                 Step::Ordered(Some(Order::Release) | None) | Step::Over => return self.let_go().await,
                 Step::Heard(Event::Lost(id)) => return self.lose(Some(id)).await,
                 Step::Heard(Event::Called(_, note)) => {

@@ -315,7 +315,11 @@ impl Held for ServerHeld {
         self.is_certain.then(|| self.plan.holders.borrow().iter().cloned().map(holder).collect())
     }
 
-    fn note(&mut self, _note: &Note<'_>) {}
+    fn note(&mut self, note: &Note<'_>) {
+        if let Note::Expires(at) = note {
+            self.keeper.order(&Order::Expires(at.map(str::to_owned)));
+        }
+    }
 
     fn release(&mut self, limit: Duration) -> Result<Released> {
         // After a loss there is nothing to release, or no keeper that could.
