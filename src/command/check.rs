@@ -17,7 +17,7 @@ use crate::message;
 use crate::token::AnyToken;
 
 use super::engine::{self, LockAround};
-use super::{descriptor, stdout, tokens};
+use super::{descriptor, environment, stdout, tokens};
 
 /// What `--json` prints. Stable: fields are only ever added.
 #[derive(Serialize)]
@@ -39,12 +39,21 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
     if let Some(number) = descriptor::number_alone(options.fd, &mut options.file)? {
         return check_descriptor(number, options.json);
     }
-    if tokens::none_is_given(options.token.as_ref())
-        && let Some(lock) = engine::lock_around()?
-    {
-        return check_around(lock, options.json);
+    if tokens::none_is_given(options.token.as_ref()) && engine::is_inside_a_run() {
+        if let Some(rows) = std::env::var_os(environment::ROWS) {
+            return check_tokens(&[rows], &options);
+        }
+        let locks = engine::locks_around(environment::number_of_locks())?;
+        if !locks.is_empty() {
+            return check_around(&locks, options.json);
+        }
     }
-    tokens::for_each(options.token.as_slice(), |token| {
+    check_tokens(options.token.as_slice(), &options)
+}
+
+/// The rows of a run on a server are checked as those of a token.
+fn check_tokens(words: &[OsString], options: &cli::Check) -> Result<Exit> {
+    tokens::for_each(words, |token| {
         Ok(match tokens::ask(token, Ask::Check, options.store.as_deref())? {
             Ok(Answer::State(TokenState { lost: Some(how), .. })) => {
                 tokens::tell_lost(&tokens::shown_name(token), &how);
@@ -62,17 +71,21 @@ pub fn check(mut options: cli::Check) -> Result<Exit> {
     })
 }
 
-/// Inside a run, the lock around us.
-fn check_around(lock: LockAround, json: bool) -> Result<Exit> {
-    if !lock.is_held || lock.is_replaced {
+/// Inside a run, the locks around us.
+fn check_around(locks: &[LockAround], json: bool) -> Result<Exit> {
+    let name = environment::names();
+    if let Some((place, lock)) = locks.iter().enumerate().find(|(_, lock)| !lock.is_held || lock.is_replaced) {
         let how = match lock.is_held {
             true => "its file was removed or replaced while it was held, so others could take it",
             false => "the lockrun around this command has released it",
         };
-        return Ok(lost_around(how));
+        let names: Vec<_> = name.as_bytes().split(|byte| *byte == b'\n').collect();
+        // A name can have several lines itself.
+        let name = if names.len() == locks.len() { names[place] } else { name.as_bytes() };
+        return Ok(tell_lost(name, how));
     }
     if json {
-        let name = name_around();
+        let [lock, ..] = locks else { return Ok(Exit::Ok) };
         let now = SystemTime::now();
         let remaining = lock.expires.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
         print(&Report {
@@ -86,13 +99,9 @@ fn check_around(lock: LockAround, json: bool) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn name_around() -> OsString {
-    std::env::var_os("LOCKRUN_NAME").unwrap_or_default()
-}
-
-/// Says that the lock around us was lost.
-pub fn lost_around(how: &str) -> Exit {
-    message::tell_about(&message::shown_name(name_around().as_bytes()), &format!("lost: {how}"));
+/// Says that a lock around us was lost.
+pub fn tell_lost(name: &[u8], how: &str) -> Exit {
+    message::tell_about(&message::shown_name(name), &format!("lost: {how}"));
     Exit::Lost
 }
 

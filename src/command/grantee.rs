@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::engine::{FileHeld, FileQueued};
-use super::environment;
+use super::{environment, renewals};
 use crate::lock::{Grant, Held};
 use crate::record::Claim;
 use crate::sys::Exec;
@@ -12,8 +12,8 @@ use crate::sys::Exec;
 pub struct Grantee {
     pub exec: Exec,
     claim: Claim,
-    /// For `lockrun renew` in COMMAND.
-    renewals: Option<String>,
+    /// For `lockrun renew` and `lockrun check` in COMMAND: variables and their values.
+    about: Vec<(&'static str, String)>,
     /// Whether the environment has the grant, except for its number.
     is_told: bool,
 }
@@ -22,14 +22,20 @@ impl Grantee {
     /// `claim`: what is recorded about the holder. `renewals`: where COMMAND asks for
     /// renewals.
     pub fn new(exec: Exec, claim: Claim, renewals: Option<String>) -> Self {
-        Self { exec, claim, renewals, is_told: false }
+        let about = renewals.map(|word| (renewals::VARIABLE, word)).into_iter().collect();
+        Self { exec, claim, about, is_told: false }
+    }
+
+    /// The rows of the run on a server.
+    pub fn set_rows(&mut self, rows: String) {
+        self.about.push((environment::ROWS, rows));
     }
 
     /// Puts the grant into the environment and lets COMMAND inherit the lock. Returns
     /// the first lock's number.
     pub fn tell(&mut self, held: &impl Held) -> Result<u64> {
         let grants = held.grants();
-        environment::tell(&mut self.exec, &grants, self.renewals.as_deref())?;
+        environment::tell(&mut self.exec, &grants, &self.about)?;
         self.exec.inherit(held.descriptors());
         Ok(first_fence(&grants))
     }
@@ -38,7 +44,7 @@ impl Grantee {
     /// if everything but the number is known.
     pub fn foretell(&mut self, place: &mut FileQueued) -> Result<()> {
         if let Some(grants) = place.prepare(&self.claim) {
-            environment::tell(&mut self.exec, &grants, self.renewals.as_deref())?;
+            environment::tell(&mut self.exec, &grants, &self.about)?;
             self.is_told = true;
         }
         Ok(())

@@ -1,10 +1,11 @@
 //! `lockrun renew`: push an expiry out, of a token's lock or of the run around us.
 
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{check, engine, renewals, tokens};
+use super::{check, engine, environment, renewals, tokens};
 use crate::advice::Advice;
 use crate::cli;
 use crate::exit::Exit;
@@ -35,7 +36,7 @@ pub fn renew(options: &cli::Renew) -> Result<Exit> {
 fn renew_run(lease: Option<Option<Duration>>) -> Result<Exit> {
     match renewals::ask(Ask::Renew { lease })? {
         Some(Answer::State(state)) => Ok(match state.lost {
-            Some(how) => check::lost_around(&how),
+            Some(how) => check::tell_lost(environment::names().as_bytes(), &how),
             None => Exit::Ok,
         }),
         Some(_) => match check::check(cli::Check::default())? {

@@ -144,6 +144,9 @@ impl Job {
         let tree = Tree::of_what_follows(engine::is_token_keeper);
         let granted_at = sys::suspend_aware_now();
         held.settle(&self.claim)?;
+        if let Some(rows) = held.rows(&self.request.name) {
+            grantee.set_rows(rows);
+        }
         let fence = grantee.tell(&held)?;
         if self.timer.is_none() && held.wakes().at.is_some() {
             self.timer = Some(Timer::new().context("cannot make the timer of the lease")?);

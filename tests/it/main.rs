@@ -156,7 +156,7 @@ mod nesting;
 mod nesting_ancestors;
 /// `--reentrant`.
 mod reentrant;
-/// `renew` inside a run.
+/// `renew` and `check` inside a run.
 mod renew_run;
 /// `--replace`.
 mod replace;

@@ -1,5 +1,5 @@
-//! `lockrun renew` without a token inside a run: its own lockrun lets COMMAND expire
-//! later.
+//! `lockrun renew` and `lockrun check` without a token inside a run: its own lockrun lets
+//! COMMAND expire later, and its own locks are looked at.
 
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
@@ -196,4 +196,51 @@ fn a_run_without_expiry_opens_no_socket() {
     let script = "ls -l /proc/$PPID/fd | grep -c socket: ; echo \"${LOCKRUN_RUN-unset}\"";
     let null = |command: &str| sandbox.sh(&format!("{command} </dev/null 2>/dev/null")).run();
     null(&format!("lockrun -l calc -c '{script}'")).assert_stdout("0\nunset\n");
+}
+
+#[test]
+fn check_finds_the_locks_around_it_in_every_place() {
+    for place in Place::all() {
+        let sandbox = Sandbox::new();
+        let script = "lockrun check && lockrun check --json && echo \"$LOCKRUN_FENCE\"";
+        let run = |options: &[&str]| {
+            let outcome = place.lockrun(&sandbox, &[options, &["-c", script]].concat()).run();
+            let (json, fences) = outcome.assert_code(0).assert_silent().stdout.split_once('\n').unwrap();
+            let json: serde_json::Value = serde_json::from_str(json).unwrap();
+            assert_eq!(json["fence"].to_string(), fences.lines().next().unwrap(), "{outcome:?}");
+            json
+        };
+        let json = run(&["-l", "calc", "--expires", "1000"]);
+        assert_eq!(json["name"], "calc");
+        assert!((900.0..=1000.0).contains(&json["remaining"].as_f64().unwrap()), "{json}");
+        assert_eq!(run(&["-l", "calc"])["remaining"], serde_json::Value::Null);
+        assert_eq!(run(&["-l", "pool", "--slots", "3"])["slot"], 0);
+        run(&["-l", "b", "-l", "a"]);
+        run(&["-s", "-l", "calc"]);
+    }
+}
+
+#[test]
+fn check_after_the_run_says_that_the_lock_is_not_held() {
+    for place in Place::all() {
+        let sandbox = Sandbox::new();
+        let script = "(until [ -e released ]; do sleep 0.01; done; lockrun check; echo $? >code) >/dev/null 2>&1 &";
+        place.lockrun(&sandbox, &["-l", "calc", "-c", script]).run().assert_code(0);
+        let _next = place.hold(&sandbox, &CALC);
+        sandbox.write("work/released", "");
+        let code = || std::fs::read_to_string(sandbox.path("work/code")).unwrap_or_default();
+        eventually("it has checked", || code().ends_with('\n'));
+        assert_eq!(code(), "123\n");
+    }
+}
+
+#[test]
+fn check_names_the_one_of_a_set_that_was_lost() {
+    for lost in ["a", "b"] {
+        let sandbox = Sandbox::new();
+        let script = format!("rm {}; lockrun check; echo $?", sandbox.lock_file(lost).display());
+        let outcome = sandbox.lockrun(&["-l", "a", "-l", "b", "-c", &script]).run();
+        outcome.assert_code(123).assert_stdout("123\n");
+        outcome.assert_stderr_has(&[&format!("lockrun: {lost}: lost: its file was removed")]);
+    }
 }

@@ -9,6 +9,21 @@ use rustix::process::Pid;
 use super::AnyHeld;
 use crate::lock::{Grant, Held, Holder, Loss, Note, Released, Wakes};
 use crate::record::{Claim, RunEnd};
+#[cfg(feature = "net")]
+use crate::token::AnyToken;
+
+impl AnyHeld {
+    /// What `check` in COMMAND needs to find the locks on a server, which are called
+    /// `name`.
+    #[cfg_attr(not(feature = "net"), allow(unused_variables))]
+    pub fn rows(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Files(_) => None,
+            #[cfg(feature = "net")]
+            Self::Server(held) => Some(AnyToken::Server(held.token(name)).to_word()),
+        }
+    }
+}
 
 impl Held for AnyHeld {
     fn settle(&mut self, claim: &Claim) -> Result<()> {

@@ -325,9 +325,9 @@ pub fn descriptor_grant(descriptor: Descriptor) -> Result<(Descriptor, Option<De
     Ok((descriptor, grant))
 }
 
-/// The lock that we run under; `None`: none in a file.
-pub fn lock_around() -> Result<Option<LockAround>> {
-    file::lock_around()
+/// The `number` innermost locks that we run under, as far as they are in files.
+pub fn locks_around(number: usize) -> Result<Vec<LockAround>> {
+    file::locks_around(number)
 }
 
 /// Whether a lockrun around us has told us about its locks.

@@ -1,5 +1,5 @@
-//! The lock file that we run under, found by its marker in our environment and by the
-//! descriptor that COMMAND inherits.
+//! The lock files that we run under, found by their markers in our environment and by
+//! the descriptors that COMMAND inherits.
 
 use std::fs::{self, File};
 use std::iter;
@@ -15,7 +15,7 @@ use crate::process;
 use crate::record;
 use crate::sys;
 
-/// The innermost lock around us.
+/// A lock around us.
 pub struct LockAround {
     /// Whether it is still held for us.
     pub is_held: bool,
@@ -29,14 +29,20 @@ pub struct LockAround {
     pub expires: Option<String>,
 }
 
-/// Looks at the innermost lock around us; `None`: there is none, or it is not in a file.
+/// Looks at the `number` innermost locks around us, in the order of LOCKRUN_NAME; those
+/// that are not in a file are left out.
 ///
 /// # Errors
-/// It cannot be seen, because an ancestor belongs to another user.
-pub fn lock_around() -> Result<Option<LockAround>> {
-    let Some(marker) = markers::around().last().and_then(|word| word.parse::<Marker>().ok()) else { return Ok(None) };
+/// One cannot be seen, because an ancestor belongs to another user.
+pub fn locks_around(number: usize) -> Result<Vec<LockAround>> {
+    let all = markers::around();
+    let innermost = &all[all.len().saturating_sub(number)..];
+    innermost.iter().filter_map(|word| word.parse().ok()).map(look_at).collect()
+}
+
+fn look_at(marker: Marker) -> Result<LockAround> {
     let around = |is_held, is_replaced, expires| {
-        Ok(Some(LockAround { is_held, is_replaced, fence: marker.fence, slot: marker.slot(), expires }))
+        Ok(LockAround { is_held, is_replaced, fence: marker.fence, slot: marker.slot(), expires })
     };
     let us = getpid().as_raw_nonzero().get();
     let (mut is_hidden, mut was_inherited) = (false, false);

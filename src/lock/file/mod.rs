@@ -59,7 +59,7 @@ mod store;
 mod survey;
 mod taking;
 
-pub use around::{LockAround, lock_around};
+pub use around::{LockAround, locks_around};
 pub use dir::Dir;
 pub use held::FileHeld;
 pub use lockruns::is_token_keeper;

@@ -47,7 +47,8 @@ impl ServerStore {
             }
         }
         let Some((lock, row)) = own.first() else { return Ok(TokenAnswer::Held { expires: None, remaining: None }) };
-        if row.note.owner.is_some() {
+        if row.note.owner.is_some() || !row.note.token {
+            // A process renews the lease, and ends what runs under it.
             let expires = row.note.expires.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
             let remaining = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
             return Ok(TokenAnswer::Held { expires: row.note.expires.clone(), remaining });
