@@ -34,6 +34,9 @@ _lockrun() {
             lockrun,flock)
                 cmd="lockrun__subcmd__flock"
                 ;;
+            lockrun,help)
+                cmd="lockrun__subcmd__help"
+                ;;
             lockrun,list)
                 cmd="lockrun__subcmd__list"
                 ;;
@@ -49,8 +52,14 @@ _lockrun() {
             lockrun,renew)
                 cmd="lockrun__subcmd__renew"
                 ;;
+            lockrun,run)
+                cmd="lockrun__subcmd__run"
+                ;;
             lockrun,status)
                 cmd="lockrun__subcmd__status"
+                ;;
+            lockrun,version)
+                cmd="lockrun__subcmd__version"
                 ;;
             lockrun,wait)
                 cmd="lockrun__subcmd__wait"
@@ -62,7 +71,7 @@ _lockrun() {
 
     case "${cmd}" in
         lockrun)
-            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --store --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --at-least --report --help acquire release renew check list status wait break prune path flock completions"
+            opts="-l -d -t -n -s -E -q -v -c -h -V --name --file --dir --store --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --at-least --report --help --version acquire release renew check list status wait break prune path flock completions run help version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -101,21 +110,21 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 --timeout)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 -t)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -239,21 +248,21 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 --timeout)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 -t)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -366,7 +375,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -401,7 +410,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -436,21 +445,21 @@ _lockrun() {
             fi
             case "${prev}" in
                 --timeout)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 --wait)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 -w)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -477,6 +486,20 @@ _lockrun() {
                     fi
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lockrun__subcmd__help)
+            opts="acquire release renew check list status wait break prune path flock completions run"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
@@ -524,7 +547,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -608,7 +631,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -636,7 +659,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -664,10 +687,148 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lockrun__subcmd__run)
+            opts="-l -d -t -n -s -E -q -v -c -h --name --file --dir --store --timeout --nonblock --shared --slots --slot --max-waiters --replace --reentrant --conflict-exit-code --quiet --verbose --exec --expires --kill-after --hold --at-least --report --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --name)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                -l)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                -d)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                -t)
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --slots)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --slot)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-waiters)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --conflict-exit-code)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                -E)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --expires)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kill-after)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --hold)
+                    COMPREPLY=($(compgen -W "command tree" -- "${cur}"))
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --at-least)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --report)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -717,12 +878,26 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lockrun__subcmd__version)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
@@ -770,21 +945,21 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 --timeout)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
                     return 0
                     ;;
                 -t)
-                    COMPREPLY=("${cur}")
+                    COMPREPLY=($(compgen -W "0 10s 1m 10m 1h forever" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi

@@ -42,6 +42,25 @@ fn subcommands() {
 }
 
 #[test]
+fn run_help_and_version() {
+    let sandbox = Sandbox::new();
+    offers(&sandbox, &["lockrun", "--vers"], &["--version"], false);
+    offers(&sandbox, &["lockrun", "vers"], &["version"], false);
+    offers(&sandbox, &["lockrun", "he"], &["help"], false);
+    offers(&sandbox, &["lockrun", "help", "acq"], &["acquire"], false);
+    offers(&sandbox, &["lockrun", "help", ""], &["acquire", "flock", "list", "run"], true);
+    offers(&sandbox, &["lockrun", "run", "--ti"], &["--timeout"], false);
+}
+
+#[cfg(feature = "net")]
+#[test]
+fn stores() {
+    let sandbox = Sandbox::new();
+    offers(&sandbox, &["lockrun", "--store", "p"], &["postgres://"], false);
+    offers(&sandbox, &["lockrun", "list", "--store", "f"], &["file:"], false);
+}
+
+#[test]
 fn commands_come_first() {
     let sandbox = Sandbox::new();
     for (shell, ask) in SHELLS {
@@ -75,7 +94,10 @@ fn values() {
     sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
     // A time, and not a lock.
     offers(&sandbox, &["lockrun", "break", "--kill-after", ""], &[], false);
-    offers(&sandbox, &["lockrun", "wait", "--timeout", ""], &[], false);
+    for words in [&["lockrun", "wait", "--timeout"] as &[&str], &["lockrun", "-t"], &["lockrun", "acquire", "-t"]] {
+        offers(&sandbox, &[words, &["f"]].concat(), &["forever"], false);
+        offers(&sandbox, &[words, &[""]].concat(), &["0", "10s", "forever"], true);
+    }
     offers(&sandbox, &["lockrun", "--hold", ""], &["command", "tree"], false);
     offers(&sandbox, &["lockrun", "--hold", "t"], &["tree"], false);
 }

@@ -2,7 +2,7 @@
 //! `completions/parts/`. `make docs` (`UPDATE=1` in the environment of these tests)
 //! writes them.
 
-use clap::builder::Resettable;
+use clap::builder::{PossibleValuesParser, Resettable};
 use clap::{Arg, Command, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -227,9 +227,18 @@ fn spellings(command: &Command) -> BTreeSet<String> {
 }
 
 /// The tree without what is hidden, and with what kind of word follows an
-/// option. COMMAND is left to the hand-written parts.
+/// option; with `run`, `help` and `version`, which clap does not know. COMMAND is left to
+/// the hand-written parts.
 fn tree_to_complete() -> Command {
-    hinted(lockrun::cli::tree())
+    let tree = hinted(lockrun::cli::tree());
+    let args: Vec<_> = tree.get_arguments().cloned().collect();
+    let run = Command::new("run").about("Run a command under a lock").args(args);
+    let names = tree.get_subcommands().map(|command| &*command.get_name().to_owned().leak());
+    let names: Vec<&'static str> = names.chain(["run"]).collect();
+    let topic = Arg::new("topic").value_parser(PossibleValuesParser::new(names));
+    let help = Command::new("help").about("Show the help of a command").arg(topic).disable_help_flag(true);
+    let version = Command::new("version").about("Print the version").disable_help_flag(true);
+    tree.subcommands([run, help, version]).version("")
 }
 
 fn hinted(command: Command) -> Command {
@@ -240,8 +249,17 @@ fn hinted(command: Command) -> Command {
             "shell" => ValueHint::CommandString,
             _ => ValueHint::Other,
         };
+        let values: &[&str] = match arg.get_id().as_str() {
+            "timeout" => &["0", "10s", "1m", "10m", "1h", "forever"],
+            "store" => &["file:", "etcd://", "etcds://", "postgres://"],
+            _ => &[],
+        };
+        let arg = match values {
+            [] => arg.clone(),
+            _ => arg.clone().value_parser(PossibleValuesParser::new(values.iter().copied())),
+        };
         // They may name what is left out.
-        let arg = arg.clone().overrides_with(Resettable::Reset).conflicts_with(Resettable::Reset);
+        let arg = arg.overrides_with(Resettable::Reset).conflicts_with(Resettable::Reset);
         if arg.get_action().takes_values() { arg.value_hint(hint) } else { arg }
     };
     let visible = |arg: &&Arg| !arg.is_hide_set();
@@ -278,7 +296,10 @@ fn completed(shell: Shell, script: &str, part: &str) -> String {
             // An option that still waits for its value is no other command's.
             let script = replaced(script, "    or return\n", "    or return 0\n");
             let script = replaced(&script, " -l name ", " -l name -a '(__fish_lockrun_names)' ");
-            format!("{note}\n{script}{part}")
+            // clap_complete leaves out the values of words without an option.
+            let topics = tree_to_complete().get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(" ");
+            let help = format!("complete -c lockrun -n '__fish_lockrun_using_subcommand help' -f -a '{topics}'\n");
+            format!("{note}\n{script}{part}{help}")
         }
     }
 }
