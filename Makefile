@@ -173,11 +173,11 @@ clean:
 # What the tests call or read, and the package that it comes in.
 TOOLS = /usr/lib/python3*/ensurepip/__init__.py:python3-venv /usr/sbin/iptables:iptables \
 	/usr/lib/python3/dist-packages/jsonschema/__init__.py:python3-jsonschema \
-	/usr/share/bash-completion/bash_completion:bash-completion busybox:busybox cc:gcc cpio:cpio dash:dash \
+	/usr/share/bash-completion/bash_completion:bash-completion busybox:busybox cc:gcc cpio:cpio cron:cron dash:dash \
 	/usr/bin/pg_lsclusters:postgresql-common /usr/lib/postgresql/*/bin/postgres:postgresql /usr/sbin/pgbouncer:pgbouncer \
 	etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq \
 	ksh93:ksh93u+m lintian:lintian mandoc:mandoc mksh:mksh node:nodejs openssl:openssl python3:python3 \
-	readelf:binutils rpm2cpio:rpm2cpio rpm:rpm script:bsdutils setpriv:util-linux setlock:daemontools shellcheck:shellcheck \
+	mandb:man-db ps:procps readelf:binutils rpm2cpio:rpm2cpio rpm:rpm script:bsdutils setpriv:util-linux setlock:daemontools shellcheck:shellcheck \
 	strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))

@@ -91,3 +91,29 @@ fn install_flock_makes_a_link() {
     make(&variables("work")).assert_code(2).assert_stderr_has(&["was not replaced"]);
     assert_eq!(fs::read_to_string(sandbox.path("work/flock")).unwrap(), "mine");
 }
+
+#[test]
+fn apropos_shows_every_page_with_its_whole_line() {
+    let sandbox = Sandbox::new();
+    let man = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let mut expected = Vec::new();
+    for page in fs::read_dir(&man).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let section = page.extension().unwrap().to_str().unwrap().to_owned();
+        let directory = sandbox.make_dir(&format!("share/man/man{section}"), 0o755);
+        let text = fs::read_to_string(&page).unwrap();
+        fs::copy(&page, directory.join(page.file_name().unwrap())).unwrap();
+        let line = text.lines().skip_while(|line| *line != ".SH NAME").nth(1).unwrap();
+        let line = line.replace("\\(aq", "'").replace("\\-", "-");
+        let (name, what) = line.split_once(" - ").unwrap();
+        expected.push(format!("{name} ({section}) - {what}"));
+    }
+    expected.sort();
+    assert!(expected.len() > 10, "{expected:?}");
+    let path = sandbox.path("share/man").display().to_string();
+    let run = |program: &str, words: &[&str]| sandbox.command(program, words).env("MANPATH", &path).run();
+    run("mandb", &["--quiet", "--create", "--user-db", &path]).assert_code(0);
+    let shown = run("apropos", &["--long", "lockrun"]).assert_code(0).stdout.clone();
+    let mut shown: Vec<_> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    shown.sort();
+    assert_eq!(shown, expected);
+}

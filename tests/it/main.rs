@@ -188,6 +188,8 @@ mod flock_command;
 mod architecture;
 /// The completions in bash, zsh and fish.
 mod completion;
+/// The crontab lines under cron itself.
+mod cron;
 /// The manual and the completions are those of the command line.
 mod documentation;
 /// The examples do what their texts say.
