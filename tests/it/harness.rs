@@ -33,6 +33,7 @@ fn the_end_of_a_sandbox_is_the_end_of_its_processes() {
     let daemon = sandbox.sh("setsid sh -c 'echo $$; exec sleep 1000' & wait");
     let running = daemon.start().until_says("\n");
     let pid: i32 = running.stdout().trim().parse().unwrap();
+    eventually("sleep runs", || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep"));
     drop(running);
     drop(sandbox);
     eventually("the daemon is gone", || !is_alive(pid));

@@ -181,19 +181,26 @@ impl Sandbox {
         format!("{}:{system}", own.display())
     }
 
+    /// Again and again, as what is killed may have started something just before.
     fn kill_leftovers(&self) {
         let mark = format!("{MARKER}={}\0", self.root.display());
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
-                continue;
-            };
-            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment.windows(mark.len()).any(|part| part == mark.as_bytes()) {
-                // SAFETY: kill has no memory effects; a pid that is gone is ESRCH.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
-            }
+        while kill_marked(mark.as_bytes()) {}
+    }
+}
+
+/// Kills what has this in its environment, and returns whether there was anything. A
+/// process that is just executing a program has no environment, and is not found.
+fn kill_marked(mark: &[u8]) -> bool {
+    let mut found = false;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.windows(mark.len()).any(|part| part == mark) {
+            // SAFETY: kill has no memory effects; a pid that is gone is ESRCH.
+            found |= unsafe { libc::kill(pid, libc::SIGKILL) } == 0;
         }
     }
+    found
 }
 
 impl Drop for Sandbox {
