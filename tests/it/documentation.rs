@@ -96,6 +96,31 @@ fn every_long_option_that_a_text_names_exists() {
     }
 }
 
+/// Each test, test module and make target that the page on testing names.
+#[test]
+fn what_the_page_on_testing_names_exists() {
+    let page = read("docs/testing.md");
+    let makefile = read("Makefile");
+    let mut names = 0;
+    for word in page.split('`').skip(1).step_by(2) {
+        if let Some(target) = word.strip_prefix("make ").and_then(|words| words.split(' ').next()) {
+            assert!(makefile.contains(&format!("\n{target}:")), "there is no target {target}");
+        }
+        let Some((module, test)) = word.rsplit_once("::").filter(|_| !word.contains([' ', '/']) && word != "::") else {
+            continue;
+        };
+        names += 1;
+        let file = if module.contains("::") {
+            format!("src/{}", module.replace("::", "/"))
+        } else {
+            format!("tests/it/{module}")
+        };
+        let source = read(&format!("{file}.rs"));
+        assert!(test.is_empty() || source.contains(&format!("fn {test}(")), "{module} has no test {test}");
+    }
+    assert!(names > 50, "{names}");
+}
+
 /// `lockrun` and its subcommands.
 fn commands() -> Vec<Command> {
     let mut tree = lockrun::cli::tree().disable_help_subcommand(true);

@@ -49,6 +49,11 @@ fn examples_for_users_of_other_tools() {
 }
 
 #[test]
+fn examples_of_how_locks_are_broken() {
+    run_all("docs/testing.md");
+}
+
+#[test]
 fn examples_of_the_manual() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("man")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
