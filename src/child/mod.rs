@@ -2,6 +2,8 @@
 
 mod cause;
 mod lookout;
+#[cfg(test)]
+mod model;
 mod outcome;
 mod renewals;
 mod sleep;

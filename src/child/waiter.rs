@@ -217,7 +217,7 @@ impl Waiter {
     }
 
     /// The child has the baton for longer than it needs: it was stopped, or its disk is
-    /// slow. We can still give up, even after the grant, because it has not executed
+    /// slow. We can still give up, even after the grant, as long as it has not executed
     /// COMMAND.
     ///
     /// Without the baton, nothing here may allocate or change anything but atomics.
@@ -229,6 +229,10 @@ impl Waiter {
                 continue;
             }
             child.end();
+            if sys::has_executed(self.child) == Some(true) {
+                // It did so since we looked: COMMAND was started, and has ended.
+                return Ok(());
+            }
             self.reap();
             let arrived = std::iter::repeat_with(|| sys::next_signal(Some(Duration::ZERO)));
             return Err(GivenUp(arrived.take(SIGNALS).find_map(ending).unwrap_or(NotGranted::TimedOut)));

@@ -39,7 +39,9 @@ pub use clock::suspend_aware_now;
 pub use cohabit::{Cohabitant, asleep, descriptor_of_cohabitant, keep_the_baton};
 pub use interrupter::{Interrupter, has_caught, take_caught};
 pub use let_go::LetGo;
-pub use process::{Exec, Forked, end_child, end_with, exit_now, fork, has_ended, nap, spawn, without_umask};
+pub use process::{
+    Exec, Forked, end_child, end_with, exit_now, fork, has_ended, has_executed, nap, spawn, without_umask,
+};
 #[cfg(feature = "net")]
 pub use process::{fork_apart, reap_apart};
 pub use ready::{is_readable, wait_until_ready};

@@ -105,19 +105,29 @@ pub fn end_child(child: Pid) -> bool {
 
 /// Whether a process runs or waits for a processor; `false` if /proc does not show it.
 fn wants_to_run(pid: Pid) -> bool {
+    stat_field(pid, 0, |state| Some(state == b"R")) == Some(true)
+}
+
+/// Whether a child of ours has executed a program, even if it has ended since; `None` if
+/// it was reaped or /proc does not show it.
+pub fn has_executed(child: Pid) -> Option<bool> {
+    // PF_FORKNOEXEC in the kernel's sched.h.
+    const NOT_YET: u32 = 0x40;
+    stat_field(child, 6, |flags| Some(str::from_utf8(flags).ok()?.parse::<u32>().ok()? & NOT_YET == 0))
+}
+
+/// Reads a field of /proc/PID/stat, counted from the state (proc_pid_stat(5)). Allocates
+/// nothing.
+fn stat_field<T>(pid: Pid, nth: usize, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
     let mut path = [0; 32];
-    let mut stat = [0; 128];
-    let mut read = || {
-        write!(&mut path[..], "/proc/{}/stat", pid.as_raw_nonzero()).ok()?;
-        let path = CStr::from_bytes_until_nul(&path).ok()?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()?;
-        rustix::io::read(&file, &mut stat).ok()
-    };
-    let read = read().unwrap_or(0);
-    // The state follows a name that may contain anything.
-    let state = stat[..read].iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
-    state == Some(&b'R')
+    write!(&mut path[..], "/proc/{}/stat", pid.as_raw_nonzero()).ok()?;
+    let path = CStr::from_bytes_until_nul(&path).ok()?;
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
+    let mut stat = [0; 256];
+    let length = rustix::io::read(&file, &mut stat).ok()?;
+    // The fields follow a name that may contain anything.
+    let end_of_name = stat[..length].iter().rposition(|byte| *byte == b')')?;
+    read(stat.get(end_of_name + 2..length)?.split(|byte| *byte == b' ').nth(nth)?)
 }
 
 /// Sleeps without the C library, and without a panic where the kernel refuses.
@@ -317,5 +327,35 @@ pub fn spawn(exec: &Exec) -> io::Result<Result<Pid, i32>> {
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
             Ok(Err(errno))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{WaitOptions, waitpid};
+
+    use super::*;
+
+    fn has_executed_until_it_is_reaped(child: Pid, expected: bool) {
+        assert_eq!(has_executed(child), Some(expected));
+        assert!(end_child(child));
+        assert_eq!(has_executed(child), Some(expected), "after its end");
+        waitpid(Some(child), WaitOptions::empty()).unwrap();
+        assert_eq!(has_executed(child), None, "reaped");
+    }
+
+    #[test]
+    fn a_child_that_was_killed_shows_whether_it_had_executed_a_program() {
+        let Forked::Parent(child) = super::fork().unwrap() else {
+            loop {
+                nap(Duration::from_secs(1));
+            }
+        };
+        has_executed_until_it_is_reaped(child, false);
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        has_executed_until_it_is_reaped(Pid::from_raw(cat.id() as i32).unwrap(), true);
+        assert!(cat.wait().is_err(), "it was reaped");
     }
 }

@@ -23,8 +23,8 @@
 //! step; its descriptors are then closed in either order, and COMMAND keeps the lock if it
 //! runs. A description that is asked for a conflict answers with any.
 //!
-//! Not in the model: slots, sets, `--file` (whose queue is a file of its own), tokens. The
-//! word between a waiting child and its parent has a model beside it, `child::model`.
+//! Not in the model: slots, sets, `--file` (whose queue is a file of its own), tokens. A
+//! waiting child and its parent have a model of their own, `child::model`.
 
 mod code;
 mod ranges;
