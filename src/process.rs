@@ -19,7 +19,6 @@ pub fn id(pid: i32) -> Option<Pid> {
     if pid > 0 { Pid::from_raw(pid) } else { None }
 }
 
-/// The children of all its threads.
 pub fn children(pid: i32) -> Vec<i32> {
     sys::numbers_in(&format!("/proc/{pid}/task"))
         .into_iter()

@@ -64,7 +64,6 @@ impl Table {
         Self { columns, rows: Vec::new() }
     }
 
-    /// One text per column.
     pub fn row(&mut self, texts: Vec<String>, colour: Colour) {
         self.rows.push((texts, colour));
     }

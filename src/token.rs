@@ -52,7 +52,6 @@ pub enum AnyToken {
 }
 
 impl AnyToken {
-    /// Encodes the token.
     pub fn to_word(&self) -> String {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         let check = Sha256::digest(&bytes);
@@ -67,7 +66,6 @@ impl AnyToken {
         (Sha256::digest(bytes)[..CHECK] == *check).then(|| serde_json::from_slice(bytes).ok())?
     }
 
-    /// Names of the locks.
     pub fn name(&self) -> &str {
         match self {
             Self::Files(token) => &token.name,
@@ -83,7 +81,6 @@ impl AnyToken {
         }
     }
 
-    /// Its slot of a pool.
     pub fn slot(&self) -> Option<u32> {
         match self {
             Self::Files(token) => token.slot,
@@ -165,13 +162,11 @@ pub struct ServerToken {
     /// For how long it was taken; `None`: until it is released.
     #[serde(rename = "t", skip_serializing_if = "Option::is_none", default)]
     pub term: Option<Duration>,
-    /// Names of the locks.
     #[serde(rename = "n")]
     pub name: String,
     /// The fencing token of the first lock.
     #[serde(rename = "f")]
     pub fence: u64,
-    /// Its slot of a pool.
     #[serde(rename = "k", skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<u32>,
 }

@@ -44,7 +44,6 @@ pub struct Waiting<F> {
     name: String,
     started: Instant,
     deadline: Option<Instant>,
-    /// When to show something next.
     next: Option<Instant>,
     interval: Duration,
     /// Whether the terminal can erase a line.
@@ -119,7 +118,6 @@ fn schedule(living: bool, verbosity: Verbosity, is_ci: bool) -> [Duration; 2] {
     }
 }
 
-/// Replaces the line.
 fn draw(text: &str) {
     message::draw(&format!("\r{text}\x1b[K"));
 }

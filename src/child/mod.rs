@@ -31,9 +31,7 @@ use crate::sys::{Exec, Mask};
 /// How COMMAND ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// An exit code.
     Code(u8),
-    /// A signal.
     Signal(i32),
 }
 

@@ -63,7 +63,6 @@ impl Default for SharedOutcome {
 }
 
 impl SharedOutcome {
-    /// Ends the child, without the lock.
     pub fn end(&self, state: u32) -> ! {
         self.change(WAITING, state);
         sys::exit_now(0)
@@ -81,7 +80,6 @@ impl SharedOutcome {
         sys::exit_now(125)
     }
 
-    /// The error that the child left.
     pub fn failure(&self) -> anyhow::Error {
         let length = self.text_length.load(Ordering::Relaxed) as usize;
         let text: Vec<u8> = self.text.iter().take(length).map(|byte| byte.load(Ordering::Relaxed)).collect();
@@ -94,7 +92,6 @@ impl SharedOutcome {
     }
 }
 
-/// Where the outcome is.
 pub enum OutcomeMemory {
     /// Shared with a forked child.
     Mapped(Shared<SharedOutcome>),

@@ -9,7 +9,6 @@ use rustix::event::{PollFd, PollFlags};
 use super::renewals::Renewals;
 use crate::sys::{self, Arrived, SignalFd, Timer};
 
-/// Where the supervisor sleeps.
 #[derive(Default)]
 pub struct Sleep {
     /// Only made if there is more than signals to wait for.

@@ -17,7 +17,6 @@ use crate::sys::{self, Arrived, LetGo, Mask, Timer};
 
 /// What to do with COMMAND besides waiting for it.
 pub struct Supervision<'a> {
-    /// COMMAND's process.
     pub command: Pid,
     /// Everything that COMMAND starts.
     pub tree: Tree,
@@ -32,9 +31,7 @@ pub struct Supervision<'a> {
     pub kill_after: Duration,
     /// Whether to wait for everything that COMMAND started, too.
     pub hold_tree: bool,
-    /// The lock's name, for messages.
     pub name: &'a str,
-    /// Signals that came before the supervision.
     pub early: EarlySignals,
 }
 
@@ -58,7 +55,6 @@ impl EarlySignals {
 /// How the supervision ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// COMMAND's own end.
     pub ended: Ended,
     /// Why we ended COMMAND, if we did.
     pub cause: Option<Cause>,

@@ -59,7 +59,6 @@ impl Tree {
         self.asked.retain(|asked| *asked != pid);
     }
 
-    /// Whether all processes have ended.
     pub fn is_empty(&self) -> bool {
         if process::proc_is_ours() { self.members().is_empty() } else { !has_children() }
     }

@@ -65,7 +65,6 @@ pub trait Watch {
 /// The child has the lock and becomes COMMAND.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantedChild {
-    /// Its process.
     pub child: Pid,
     /// What woke us, not yet handled.
     pub arrived: Option<Arrived>,
@@ -349,12 +348,10 @@ impl Waiter {
         Duration::from_nanos(self.outcome.granted_at.load(Ordering::SeqCst))
     }
 
-    /// Fencing token of the first lock.
     pub fn fence(&self) -> u64 {
         self.outcome.fence.load(Ordering::SeqCst)
     }
 
-    /// The `errno` of a failed exec of COMMAND.
     pub fn exec_errno(&self) -> Option<i32> {
         Some(self.outcome.exec_errno.load(Ordering::SeqCst)).filter(|errno| *errno != 0)
     }

@@ -27,7 +27,6 @@ pub struct WaitingChild<'a> {
 }
 
 impl WaitingChild<'_> {
-    /// Stores the fencing token for the parent.
     pub fn set_fence(&self, fence: u64) {
         self.outcome.fence.store(fence, Ordering::Relaxed);
     }
@@ -68,7 +67,6 @@ impl WaitingChild<'_> {
     }
 }
 
-/// The life of the child.
 pub(super) fn live<H>(
     granted: WaitingChild,
     wait: impl FnOnce() -> Result<Waited<H>>,

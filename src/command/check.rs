@@ -22,9 +22,7 @@ use super::{descriptor, environment, stdout, tokens};
 /// What `--json` prints. Stable: fields are only ever added.
 #[derive(Serialize)]
 struct Report<'a> {
-    /// The lock's name.
     name: Cow<'a, str>,
-    /// Its slot in a pool; null outside of one.
     slot: Option<u32>,
     /// Fencing token; null where flock(1) locked a descriptor.
     fence: Option<u64>,

@@ -86,7 +86,6 @@ pub fn record(ended: Ended, lost: bool, granted_at: Duration) -> RunEnd {
 
 /// COMMAND could not be executed.
 pub struct NotExecuted {
-    /// How lockrun ends.
     pub exit: Exit,
     text: String,
 }
@@ -112,7 +111,6 @@ impl NotExecuted {
         Self { exit, text }
     }
 
-    /// Says so.
     pub fn tell(self, name: &str) -> Exit {
         message::tell_about(name, &self.text);
         self.exit

@@ -39,7 +39,6 @@ const EX_CANTCREAT: Exit = Exit::Code(73);
 /// never seems to be the same one, it is then locked as it is.
 const TRIES: usize = 100;
 
-/// Does what flock(1) would do.
 pub fn flock(line: Result<Flock, NotFlock>) -> Result<Exit> {
     match line {
         Ok(call) => {

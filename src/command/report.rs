@@ -17,7 +17,6 @@ use crate::lock::{NotGranted, Refusal};
 use crate::message;
 use crate::record::{Claim, timestamp};
 
-/// The report on one run.
 pub struct Report {
     to: Destination,
     started: Instant,
@@ -50,7 +49,6 @@ struct ReportLine<'a> {
     /// The locked file; several are separated by newlines.
     path: &'a str,
     command: &'a str,
-    /// lockrun's process.
     pid: u32,
     user: &'a str,
     host: &'a str,
@@ -66,7 +64,6 @@ struct ReportLine<'a> {
     waited: f64,
     /// Seconds under the lock; null if it was not granted.
     held: Option<f64>,
-    /// lockrun's exit code.
     code: u8,
     /// In a word, see [`word`].
     result: &'static str,

@@ -25,21 +25,17 @@ use crate::waiting::{Verbosity, Waiting};
 
 const TIMEOUT: &str = "LOCKRUN_TIMEOUT";
 
-/// A request for one or more locks.
 pub struct LockRequest {
-    /// The engine to ask.
     pub engine: AnyEngine,
     /// The locks' names, as given.
     pub names: Vec<Vec<u8>>,
     /// The names, as messages show them.
     pub name: String,
-    /// How long to wait.
     pub patience: Patience,
     /// When a server answered first: --timeout counts from then, also after Ctrl-Z and
     /// fg.
     #[cfg(feature = "net")]
     pub answered: Cell<Option<Instant>>,
-    /// How much to say.
     pub verbosity: Verbosity,
     conflict_code: Option<u8>,
     /// The caller's descriptor, if the lock is on one.

@@ -57,7 +57,6 @@ pub struct Job {
     mask: Mask,
     ignore_child_death: bool,
     claim: Claim,
-    /// `--exec`.
     pub(super) become_command: bool,
     pub(super) expires: Option<Duration>,
     /// For `--expires` or a lease; made before anything is started that it has to end.
@@ -69,11 +68,8 @@ pub struct Job {
     report: Option<Report>,
 }
 
-/// A held lock and the running COMMAND.
 pub struct Running<'a> {
-    /// The lock.
     pub held: AnyHeld,
-    /// COMMAND.
     pub supervision: Supervision<'a>,
     /// Time since boot.
     pub granted_at: Duration,

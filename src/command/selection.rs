@@ -11,14 +11,12 @@ use super::engine::{AnyStore, Location};
 
 /// Locks that a command is about, and where they are.
 pub struct SelectedLocks {
-    /// Where they are.
     pub store: AnyStore,
     /// The locks that were named; none: all.
     pub targets: Vec<Target>,
 }
 
 impl SelectedLocks {
-    /// Understands the arguments.
     pub fn new(which: cli::Selection) -> Result<Self> {
         let names: Vec<_> = which.lock.into_iter().chain(which.name).collect();
         if names.iter().any(|name| name.is_empty()) {

@@ -29,7 +29,6 @@ pub fn status(options: cli::Status) -> Result<Exit> {
     Ok(if seen.iter().all(Seen::is_free) { Exit::Ok } else { Exit::No })
 }
 
-/// A line for people.
 fn described(seen: &Seen) -> String {
     let waiting = if seen.waiting > 0 { format!("; {} waiting", seen.waiting) } else { String::new() };
     let state = match (seen.state, &seen.last) {

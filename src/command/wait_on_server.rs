@@ -15,11 +15,8 @@ use crate::lock::{NotGranted, Wakes};
 use crate::message;
 use crate::sys::{self, Arrived, SignalFd, suspend_aware_now};
 
-/// How a wait ended.
 pub enum OnServer {
-    /// With the locks.
     Granted(Box<ServerHeld>),
-    /// Without them.
     Not(NotGranted),
     /// Without them, and the message has been printed.
     Over(Exit),

@@ -25,7 +25,6 @@ use clients::is_not_yet;
 pub use clients::{Client, Clients};
 pub use protocol::{Answer, Ask, Contact, TokenState, ask, listen, take_over};
 
-/// What the keeper of a token needs.
 pub struct Keeper<H> {
     pub held: H,
     pub token: Token,

@@ -54,7 +54,6 @@ pub enum Answer {
         lost: Option<String>,
     },
     State(TokenState),
-    /// There is no keeper any more.
     Gone,
 }
 

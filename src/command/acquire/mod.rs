@@ -47,7 +47,6 @@ const A_LOOK: Duration = Duration::from_millis(10);
 /// releases the lock. Without PIPE, because a failed write tells us the same.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-/// Takes the lock and prints its token.
 pub fn acquire(mut options: cli::Acquire) -> Result<Exit> {
     if let Some(number) = descriptor::number(options.fd, &mut options.lock.file) {
         return descriptor::acquire(options, number);

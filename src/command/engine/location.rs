@@ -32,19 +32,14 @@ pub fn of_environment(store: Option<&OsStr>) -> Option<PathBuf> {
 /// The options that say where the locks are.
 #[derive(Default)]
 pub struct Location {
-    /// `--dir`.
     pub dir: Option<PathBuf>,
-    /// `--store`.
     pub store: Option<OsString>,
-    /// Whether `--file` was given.
     pub has_files: bool,
 }
 
-/// Where the locks are.
 pub enum Place {
     /// Lock files in this directory; `None`: the user's default.
     Files(Option<PathBuf>),
-    /// A server.
     #[cfg(feature = "net")]
     Server(Server),
 }

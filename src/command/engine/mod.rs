@@ -51,11 +51,8 @@ fn locks_directory(dir: Option<PathBuf>) -> Result<Dir> {
     }
 }
 
-/// A request to an engine.
 pub enum AnyEngine {
-    /// Lock files on this machine.
     Files(FileEngine),
-    /// A server.
     #[cfg(feature = "net")]
     Server(ServerEngine),
 }
@@ -63,16 +60,13 @@ pub enum AnyEngine {
 /// A place in the queue.
 #[allow(clippy::large_enum_variant, reason = "a process has one value of it")]
 pub enum AnyQueued {
-    /// In the queue of lock files.
     Files(FileQueued),
     /// With a keeper that works on it (`command/wait_on_server.rs`).
     #[cfg(feature = "net")]
     Server(ServerQueued),
 }
 
-/// A granted lock.
 pub enum AnyHeld {
-    /// On lock files.
     Files(FileHeld),
     /// Held by a keeper.
     #[cfg(feature = "net")]
@@ -81,9 +75,7 @@ pub enum AnyHeld {
 
 /// Locks to inspect, break or clean up, not to take.
 pub enum AnyStore {
-    /// Lock files on this machine.
     Files(FileStore),
-    /// A server.
     #[cfg(feature = "net")]
     Server(ServerStore),
 }
@@ -205,7 +197,6 @@ impl AnyEngine {
         }
     }
 
-    /// The first lock's name.
     pub fn name(&self) -> &[u8] {
         match self {
             Self::Files(files) => files.targets().first().map_or(&[], Target::name),
@@ -335,7 +326,6 @@ pub fn is_inside_a_run() -> bool {
     !markers::around().is_empty()
 }
 
-/// Unlocks the caller's descriptor.
 pub fn unlock_descriptor(number: RawFd) -> Result<()> {
     standing::release(number)
 }

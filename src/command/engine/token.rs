@@ -12,11 +12,9 @@ use crate::token::ServerToken;
 /// What can be asked about them.
 #[derive(Clone, Copy)]
 pub enum ServerAsk {
-    /// Give them back.
     Release,
     /// Expire so long from now, or never.
     Renew(Option<Duration>),
-    /// Are they held?
     Check,
 }
 

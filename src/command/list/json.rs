@@ -24,7 +24,6 @@ struct Lock {
     slots: Option<u32>,
     /// All visible holders.
     holders: Vec<Row>,
-    /// Number of waiters.
     waiting: usize,
     /// Of a free lock in a file: how its last run ended.
     last: Option<Last>,

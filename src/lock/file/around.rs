@@ -17,13 +17,10 @@ use crate::sys;
 
 /// A lock around us.
 pub struct LockAround {
-    /// Whether it is still held for us.
     pub is_held: bool,
     /// Whether its file was removed or replaced, so that others can take it.
     pub is_replaced: bool,
-    /// The fencing token of the grant.
     pub fence: u64,
-    /// The slot in a pool.
     pub slot: Option<u32>,
     /// When it expires, RFC 3339.
     pub expires: Option<String>,
@@ -31,9 +28,7 @@ pub struct LockAround {
 
 /// Looks at the `number` innermost locks around us, in the order of LOCKRUN_NAME; those
 /// that are not in a file are left out.
-///
-/// # Errors
-/// One cannot be seen, because an ancestor belongs to another user.
+/// Errors: one cannot be seen, because an ancestor belongs to another user.
 pub fn locks_around(number: usize) -> Result<Vec<LockAround>> {
     let all = markers::around();
     let innermost = &all[all.len().saturating_sub(number)..];

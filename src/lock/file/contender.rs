@@ -24,7 +24,6 @@ pub struct Contender {
     ledger: Ledger,
     /// Covered by an outer grant: nothing to take.
     covered: bool,
-    /// Markers of outer grants.
     held_around: Vec<Marker>,
     /// Taken on the caller's description, where it would outlive us.
     must_undo: bool,
@@ -33,7 +32,6 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Opens a target's files.
     pub fn open(dir: Option<&Dir>, target: &Target, mode: Mode) -> Result<Self> {
         Ok(Self {
             files: Files::open(dir, target, mode)?,
@@ -59,7 +57,6 @@ impl Contender {
         }
     }
 
-    /// Marks the lock as covered by an outer grant.
     pub fn cover(&mut self, fence: u64, slot: Option<u32>) {
         self.covered = true;
         self.files.close_queue();
@@ -67,12 +64,10 @@ impl Contender {
         self.ledger.cover(fence);
     }
 
-    /// Whether the request excludes all others.
     pub fn is_exclusive(&self) -> bool {
         self.taking.mode() == Mode::Exclusive
     }
 
-    /// Whether an outer grant covers it.
     pub fn is_covered(&self) -> bool {
         self.covered
     }
@@ -113,7 +108,6 @@ impl Contender {
         }
     }
 
-    /// Leaves a lock on the caller's description to the caller.
     pub fn leave_to_caller(&mut self) {
         self.must_undo = false;
     }
@@ -204,7 +198,6 @@ impl Contender {
         })
     }
 
-    /// The effect of markers in the environment.
     pub fn judge_markers(&mut self, around: &[Marker], reentrant: bool) -> Nesting {
         if self.files.are_flocks() {
             return Nesting::Outside;

@@ -23,10 +23,8 @@ use crate::lock::{Descriptor, Rules, Target};
 use crate::record::{self, Text};
 use crate::sys;
 
-/// Advice for something that cannot be locked.
 const RECIPE: Advice = Advice::new("open a lock file first: exec 9<>\"$(lockrun path NAME)\" || exit");
 
-/// Advice for a closed descriptor.
 const RECIPE_IF_CLOSED: Advice = Advice::new(
     "open a lock file first: exec 9<>\"$(lockrun path NAME)\" || exit; \
      ksh and mksh close it for programs, there write ( ... ) 9<>FILE",
@@ -34,9 +32,7 @@ const RECIPE_IF_CLOSED: Advice = Advice::new(
 
 /// Inspects a descriptor. Called before any other file is opened, because the next file
 /// would get a closed number.
-///
-/// # Errors
-/// It is closed, or not a regular file or directory.
+/// Errors: it is closed, or not a regular file or directory.
 pub fn look_at(number: RawFd) -> Result<Descriptor> {
     let opened = open(number)?;
     match opened.what_cannot_be_locked() {
@@ -46,9 +42,7 @@ pub fn look_at(number: RawFd) -> Result<Descriptor> {
 }
 
 /// As [`look_at`], for anything that flock(2) can lock.
-///
-/// # Errors
-/// It is closed.
+/// Errors: it is closed.
 pub fn look_at_any(number: RawFd) -> Result<Descriptor> {
     Ok(described(number, &open(number)?, Rules::Flocks))
 }
@@ -68,9 +62,7 @@ pub fn can_have_queue(number: RawFd) -> bool {
 }
 
 /// Duplicates the descriptor, on the same description.
-///
-/// # Errors
-/// It is closed.
+/// Errors: it is closed.
 pub fn open(number: RawFd) -> Result<Opened> {
     let file: File = sys::duplicate(number)
         .map_err(|_| anyhow!("descriptor {number} is not open"))
@@ -81,18 +73,14 @@ pub fn open(number: RawFd) -> Result<Opened> {
 }
 
 /// Opens a file or directory as [`open::user_file`] does, to lock its descriptor.
-///
-/// # Errors
-/// No permission, a missing directory, no space.
+/// Errors: no permission, a missing directory, no space.
 pub fn open_file(path: &Path) -> Result<File, Errno> {
     let errno = |error: anyhow::Error| error.root_cause().downcast_ref().copied().unwrap_or(Errno::IO);
     open::user_file(path).map(|opened| opened.file).map_err(errno)
 }
 
 /// Opens the file again, on a new description.
-///
-/// # Errors
-/// No permission to read it; no /proc.
+/// Errors: no permission to read it; no /proc.
 pub fn open_again(file: &File) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), flags, rustix::fs::Mode::empty())?;
@@ -165,9 +153,7 @@ pub fn named_in(dir: Option<&Dir>, descriptor: Descriptor) -> Result<Descriptor>
 }
 
 /// Requires that the descriptor is open on this lock's file.
-///
-/// # Errors
-/// It is open on another one.
+/// Errors: it is open on another one.
 pub fn require_of(dir: Option<&Dir>, descriptor: &Descriptor, target: &Target) -> Result<()> {
     let identity = open(descriptor.number)?.identity;
     let (there, path) = match (target, dir) {

@@ -34,9 +34,7 @@ pub struct Dir {
 impl Dir {
     /// Opens the user's choice of directory, and creates it and its parents (mode 0700)
     /// if it is missing.
-    ///
-    /// # Errors
-    /// Not a directory, no permission, no space.
+    /// Errors: not a directory, no permission, no space.
     pub fn given(path: &Path) -> Result<Self> {
         if path.as_os_str().is_empty() {
             bail!("the locks directory is empty: give --dir or set LOCKRUN_DIR to a directory");
@@ -47,9 +45,7 @@ impl Dir {
     }
 
     /// As [`given`](Self::given) for commands that only inspect: they create nothing.
-    ///
-    /// # Errors
-    /// Also if it is missing: a typing error is not an empty directory.
+    /// Errors: also if it is missing: a typing error is not an empty directory.
     pub fn given_to_look(path: &Path) -> Result<Self> {
         if is_missing(path) {
             return Err(anyhow!("the locks directory {} does not exist", path.display()))
@@ -68,9 +64,7 @@ impl Dir {
     /// Opens the directory of this user id, whatever the environment: /run/lockrun for
     /// root, .local/state/lockrun in the home of others (the XDG state directory at its
     /// default place).
-    ///
-    /// # Errors
-    /// As [`given`](Self::given); also if another user owns it or may write to it, and
+    /// Errors: as [`given`](Self::given); also if another user owns it or may write to it, and
     /// so could remove our locks.
     pub fn default_of_user() -> Result<Self> {
         let advice = || Advice::new("give --dir or set LOCKRUN_DIR");
@@ -90,9 +84,7 @@ impl Dir {
     }
 
     /// Where the directory of this user id is.
-    ///
-    /// # Errors
-    /// No home directory is known.
+    /// Errors: no home directory is known.
     pub fn default_path() -> Result<PathBuf> {
         let uid = geteuid().as_raw();
         if uid == 0 {
@@ -118,12 +110,10 @@ impl Dir {
         self.location.target().is_ok_and(|now| now == Some(Identity::from(&self.stat)))
     }
 
-    /// The absolute path of a file in it.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The location of a file in it.
     pub(super) fn location_of(&self, name: &str) -> Location {
         self.location.join(name)
     }
@@ -173,9 +163,7 @@ impl Dir {
     }
 
     /// The names of its files.
-    ///
-    /// # Errors
-    /// `EACCES`: it can be used, but not read.
+    /// Errors: `EACCES`: it can be used, but not read.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let reading = openat(self, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let entries = rustix::fs::Dir::new(reading)?;
@@ -207,7 +195,6 @@ impl Dir {
         network(&*self.fd)
     }
 
-    /// Whether it is on overlayfs.
     pub(super) fn is_overlay(&self) -> bool {
         rustix::fs::fstatfs(&*self.fd).is_ok_and(|fs| fs.f_type as u32 == 0x794c_7630)
     }
@@ -244,7 +231,6 @@ pub(super) fn network(file: impl AsFd) -> Option<&'static str> {
     })
 }
 
-/// Opens a file in the directory.
 pub(super) fn open_at(dir: &Dir, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     sys::above_stdio(openat(dir, name, flags, mode)?)

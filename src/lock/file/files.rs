@@ -18,7 +18,6 @@ use crate::lock::{Mode, Rules};
 use crate::record::{self, Text};
 use crate::sys;
 
-/// The files of one lock.
 pub struct Files {
     target: Target,
     /// Where a file is that the user gave.
@@ -114,7 +113,6 @@ impl Files {
         self.queue.as_ref()
     }
 
-    /// Identity of the queue's file.
     pub fn queue_identity(&self) -> Option<Identity> {
         self.queue_file.as_ref().map(|file| file.identity)
     }
@@ -167,9 +165,7 @@ impl Files {
 
     /// Reopens the user's file for writing, as network file systems require for an
     /// exclusive lock.
-    ///
-    /// # Errors
-    /// No permission; `EBADF`: it is a lock file, open for writing already.
+    /// Errors: no permission; `EBADF`: it is a lock file, open for writing already.
     pub fn reopen_for_writing(&mut self) -> io::Result<()> {
         let Target::Path(path) = &self.target else { return Err(rustix::io::Errno::BADF.into()) };
         self.lock.file = open::user_file_for_writing(path.given())?.into();
@@ -178,9 +174,7 @@ impl Files {
 
     /// Whether the open files are still those at their paths. Otherwise the files there
     /// now can be locked as well.
-    ///
-    /// # Errors
-    /// The paths cannot be inspected.
+    /// Errors: the paths cannot be inspected.
     pub fn are_current(&self) -> Result<bool> {
         if let Some(queue) = &self.queue_file {
             let now = queue.location.file().with_context(|| self.cannot_lock())?;
@@ -223,7 +217,6 @@ impl Files {
         format!("{file} was removed or replaced while it was held, so others could take it")
     }
 
-    /// The text of the lock's file.
     pub fn read_text(&self) -> Text {
         match &self.queue {
             Some(queue) => record::read(queue.file()),
@@ -243,12 +236,10 @@ impl Files {
         }
     }
 
-    /// Context for errors of locking.
     pub fn cannot_lock(&self) -> String {
         format!("cannot lock {}", self.shown())
     }
 
-    /// Context for errors of unlocking.
     pub fn cannot_unlock(&self) -> String {
         format!("cannot unlock {}", self.shown())
     }

@@ -31,9 +31,7 @@ pub fn read(dir: &Dir) -> u64 {
 }
 
 /// Makes it at least `fence`.
-///
-/// # Errors
-/// It cannot be written; the error names the file and what to do.
+/// Errors: it cannot be written; the error names the file and what to do.
 ///
 /// # Crash
 /// Leaves the old or the new number: one write, and the length never changes.
@@ -74,9 +72,7 @@ fn lock(file: &File) -> Result<()> {
 
 /// The number; `None` in a new file, after a power cut that lost the text, or if it is
 /// beyond any clock.
-///
-/// # Errors
-/// The text is foreign.
+/// Errors: the text is foreign.
 fn number_in(file: &File) -> Result<Option<u64>> {
     let mut text = [0; 64];
     let length = file.read_at(&mut text, 0)?;

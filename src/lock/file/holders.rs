@@ -18,7 +18,6 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// A new snapshot.
     pub fn now() -> Self {
         Self { now: SystemTime::now(), strangers: RefCell::default(), ancestors: OnceCell::new() }
     }

@@ -28,7 +28,6 @@ pub type Records<'a> = dyn Fn() -> Vec<(Option<u32>, Record)> + 'a;
 
 /// All holders that can be made to release the lock.
 pub struct Holding {
-    /// All other holders.
     pub rivals: Vec<Rival>,
     /// Scripts whose descriptor a lockrun locked.
     pub scripts: Vec<ScriptTree>,
@@ -37,8 +36,7 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// # Errors
-    /// All holders of a grant have only inherited it: the process that called flock(2)
+    /// Errors: all holders of a grant have only inherited it: the process that called flock(2)
     /// and its script have ended.
     pub fn look(lock: FileId, records: &Records) -> Result<Self> {
         let mut rivals = holding(lock)?;
@@ -106,13 +104,11 @@ impl Holding {
         }
     }
 
-    /// Whether no holder is visible.
     pub fn is_empty(&self) -> bool {
         self.rivals.is_empty() && self.scripts.is_empty()
     }
 
-    /// # Errors
-    /// Permission to signal one of them is missing.
+    /// Errors: permission to signal one of them is missing.
     pub fn require_ours(&self) -> Result<()> {
         require_ours(&self.rivals)?;
         self.scripts.iter().try_for_each(ScriptTree::require_ours)

@@ -25,17 +25,13 @@ impl From<&Stat> for Identity {
 
 impl Identity {
     /// The file that is at a lock file's path now, without following links.
-    ///
-    /// # Errors
-    /// `EACCES`, `EIO`.
+    /// Errors: `EACCES`, `EIO`.
     pub fn at(dir: impl AsFd, name: impl Arg) -> rustix::io::Result<Option<Self>> {
         found(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))
     }
 
     /// The file that a user's path leads to now, following links.
-    ///
-    /// # Errors
-    /// `EACCES`, `EIO`.
+    /// Errors: `EACCES`, `EIO`.
     pub fn behind(path: &Path) -> rustix::io::Result<Option<Self>> {
         found(stat(path))
     }
@@ -53,9 +49,7 @@ pub struct Location {
 
 impl Location {
     /// The location of this path now.
-    ///
-    /// # Errors
-    /// `EMFILE`; `EACCES`: the working directory may not be searched.
+    /// Errors: `EMFILE`; `EACCES`: the working directory may not be searched.
     pub fn new(path: &Path) -> rustix::io::Result<Self> {
         let here = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -65,7 +59,6 @@ impl Location {
         Ok(Self { start, path: path.to_owned() })
     }
 
-    /// The location of a file in this directory.
     pub fn join(&self, name: &str) -> Self {
         Self { start: self.start.clone(), path: self.path.join(name) }
     }

@@ -51,7 +51,6 @@ impl FileId {
     }
 }
 
-/// A lock taken by flock(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Locker {
     /// The process that called flock(2): perhaps dead, and 0 if it is in
@@ -254,9 +253,7 @@ fn locks_of(pid: i32) -> Option<Locks> {
 /// A descriptor of a process, as the kernel shows it.
 #[derive(Debug)]
 pub struct Descriptor {
-    /// Its target in /proc.
     pub path: PathBuf,
-    /// The locks of its description.
     pub locks: Vec<KernelLock>,
     /// For a pidfd, its process.
     pub process: Option<i32>,
@@ -340,13 +337,15 @@ fn devices() -> Devices {
     String::from_utf8_lossy(&mounts).lines().filter_map(device).collect()
 }
 
-/// A held lock.
 #[derive(Debug, PartialEq)]
 pub enum KernelLock {
-    /// By flock(2).
     Flock(FileId, Locker),
     /// On these bytes, `last` included.
-    Bytes { file: FileId, first: i64, last: i64 },
+    Bytes {
+        file: FileId,
+        first: i64,
+        last: i64,
+    },
 }
 
 /// Reads a line such as `1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF`. Lines with an

@@ -18,9 +18,7 @@ pub const REPLACERS: i64 = 4 * AREA;
 /// Exclusive and shared tickets. Those for slots follow, so that all tickets
 /// are one range.
 pub const MAIN: i64 = 5 * AREA;
-/// Tickets for any slot.
 pub const ANY: i64 = 6 * AREA;
-/// Tickets for certain slots.
 pub const CERTAIN: i64 = 7 * AREA;
 /// The door is one byte.
 pub const DOOR: i64 = 8 * AREA;
@@ -36,7 +34,6 @@ pub const STRIDE: i64 = 1 << 24;
 pub const NUMBERS: i64 = AREA / STRIDE;
 /// Bytes in the lane of a slot.
 pub const LANE: i64 = NUMBERS;
-/// The lanes of all slots fit into an area.
 const _: () = assert!((MAX_SLOTS as i64 + 1) * LANE <= AREA);
 
 /// A place in the queue. Lower numbers go first.
@@ -94,7 +91,6 @@ pub fn lanes_before(mode: Mode) -> Vec<Lane> {
 pub struct OwnedToken {
     /// The process whose end releases the lock.
     pub owner: i32,
-    /// The claiming process.
     pub holder: i32,
 }
 

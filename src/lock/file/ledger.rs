@@ -18,7 +18,6 @@ use crate::process;
 use crate::record::{self, Claim, PreparedRecord, Record, Text};
 use crate::sys;
 
-/// What is written about a grant.
 #[derive(Default)]
 pub struct Ledger {
     fence: Option<u64>,
@@ -30,7 +29,6 @@ pub struct Ledger {
 
 /// Which records of a file a change is about.
 pub enum Whose {
-    /// That of the grant with this fencing token.
     Grant(Option<u64>),
     /// That of a grant to one of these processes, for a parent whose child was granted
     /// the lock.
@@ -52,7 +50,6 @@ impl Ledger {
         Self { fence: self.fence, prepared: None, token_announced: self.token_announced }
     }
 
-    /// Takes over the fencing token of an outer grant.
     pub fn cover(&mut self, fence: u64) {
         self.fence = Some(fence);
     }
@@ -67,9 +64,7 @@ impl Ledger {
     }
 
     /// Draws the fencing token and writes the record. The lock is held.
-    ///
-    /// # Errors
-    /// The file has a foreign text.
+    /// Errors: the file has a foreign text.
     pub fn settle(&mut self, files: &Files, taking: &Taking, dir: Option<&Dir>, claim: &Claim) -> Result<()> {
         let own = own_offset(files, taking);
         let fence = match self.write_prepared(files, taking.slot(), own) {
@@ -124,9 +119,7 @@ impl Ledger {
     }
 
     /// Withdraws the token before its lock is released.
-    ///
-    /// # Errors
-    /// `ENOLCK`.
+    /// Errors: `ENOLCK`.
     pub fn withdraw_token(&self, files: &Files) -> Result<()> {
         if let (true, Some(queue)) = (self.token_announced, files.queue()) {
             queue.withdraw_token().with_context(|| files.cannot_unlock())?;
@@ -184,9 +177,7 @@ pub fn amend(files: &Files, taking: &Taking, dir: Option<&Dir>, whose: &Whose, c
 }
 
 /// Reads the record.
-///
-/// # Errors
-/// The file has a foreign text, which must not be overwritten.
+/// Errors: the file has a foreign text, which must not be overwritten.
 pub fn read_own_text(files: &Files) -> Result<Text> {
     let text = files.read_text();
     if text == Text::Foreign {

@@ -252,9 +252,7 @@ pub struct Lock<'a> {
 
 /// The grants held for us by tokens of our own user: the token in our environment, and
 /// those owned by our ancestors.
-///
-/// # Errors
-/// The queue cannot be read.
+/// Errors: the queue cannot be read.
 pub fn held_by_tokens(lock: Lock<'_>) -> io::Result<Vec<Marker>> {
     let us = geteuid().as_raw();
     let mut held = Vec::new();

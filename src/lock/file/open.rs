@@ -16,7 +16,6 @@ use super::identity::Identity;
 use crate::advice::Advice;
 use crate::sys;
 
-/// An open lock file.
 pub struct Opened {
     pub file: File,
     pub identity: Identity,
@@ -30,7 +29,6 @@ pub struct Opened {
 const MOST_TRIES: u32 = 100;
 const CONTRADICTION: &str = "it keeps appearing and disappearing: check what removes it, or its file system";
 
-/// Not a plain file with one link.
 #[derive(Debug)]
 pub struct NotPlain(&'static str);
 
@@ -46,9 +44,7 @@ impl fmt::Display for NotPlain {
 impl std::error::Error for NotPlain {}
 
 /// Opens a lock file, and creates it if it is missing.
-///
-/// # Errors
-/// [`NotPlain`]; no permission; no space for a new file.
+/// Errors: [`NotPlain`]; no permission; no space for a new file.
 pub fn lock_file(dir: &Dir, name: &str) -> Result<Opened> {
     try_lock_file(dir, name).with_context(|| shown(dir, name).to_string())
 }
@@ -71,15 +67,12 @@ fn try_lock_file(dir: &Dir, name: &str) -> Result<Opened> {
     bail!(CONTRADICTION)
 }
 
-/// Opens a lock file if it exists.
 pub fn existing_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     try_existing(dir, name).with_context(|| shown(dir, name).to_string())
 }
 
 /// Opens a lock file if it exists and is plain, permitted and writable.
-///
-/// # Errors
-/// `EIO`, too many open files.
+/// Errors: `EIO`, too many open files.
 pub fn usable_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
     match existing_lock_file(dir, name) {
         Err(e) if e.is::<NotPlain>() || matches!(e.downcast_ref(), Some(&(Errno::ACCESS | Errno::PERM))) => Ok(None),
@@ -89,9 +82,7 @@ pub fn usable_lock_file(dir: &Dir, name: &str) -> Result<Option<Opened>> {
 }
 
 /// Opens a lock file for inspection, and for writing where permitted (`true`).
-///
-/// # Errors
-/// `ENOENT`: there is no plain file with one link.
+/// Errors: `ENOENT`: there is no plain file with one link.
 pub fn lock_file_to_look_at(dir: &Dir, name: &str) -> rustix::io::Result<(File, bool)> {
     let is_plain = |stat: &Stat| require_plain(stat).is_ok() && stat.st_nlink > 0;
     if !is_plain(&statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?) {
@@ -157,8 +148,7 @@ fn create(dir: &Dir, name: &str) -> rustix::io::Result<Opened> {
     Ok(Opened { file: fd.into(), identity: Identity::from(&stat), writable: true })
 }
 
-/// # Errors
-/// [`NotPlain`].
+/// Errors: [`NotPlain`].
 pub(super) fn require_plain(stat: &Stat) -> Result<()> {
     not_plain(match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink > 1 => "",
@@ -187,9 +177,7 @@ fn advice(error: Errno) -> &'static str {
 
 /// Opens the file or directory of `--file` as flock(1) does: follows links, creates a
 /// missing file, and never writes to it.
-///
-/// # Errors
-/// No permission, a missing directory, a dangling path.
+/// Errors: no permission, a missing directory, a dangling path.
 pub fn user_file(path: &Path) -> Result<Opened> {
     let open = |flags: OFlags| {
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -218,9 +206,7 @@ pub fn file_named(path: &Path, identity: Identity) -> Option<OwnedFd> {
 }
 
 /// Opens what [`file_named`] found, even if the path leads elsewhere by now.
-///
-/// # Errors
-/// No permission; no /proc.
+/// Errors: no permission; no /proc.
 pub fn open_found(found: &OwnedFd) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
@@ -237,9 +223,7 @@ pub fn plain_file(path: &Path) -> Option<File> {
 }
 
 /// Opens the file for writing, as network file systems require for an exclusive lock.
-///
-/// # Errors
-/// No permission.
+/// Errors: no permission.
 pub fn user_file_for_writing(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     sys::above_stdio(rustix::fs::open(path, flags, Mode::empty())?)

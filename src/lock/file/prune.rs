@@ -33,9 +33,7 @@ use crate::record::{self, Text};
 /// Returns why the largest fencing token could not be stored in `.floor`. Files with a
 /// token below the clock are removed anyway: the next token of the name is larger,
 /// unless the clock is set back.
-///
-/// # Errors
-/// The directory cannot be read.
+/// Errors: the directory cannot be read.
 pub fn all(
     dir: &Dir,
     only_look: bool,

@@ -60,7 +60,6 @@ impl Queue {
         ByteLock::on(self.file.as_fd())
     }
 
-    /// Enters the door if it is free.
     pub fn try_enter_door(&self) -> io::Result<bool> {
         self.bytes().try_lock(Kind::Write, DOOR, 1)
     }
@@ -70,7 +69,6 @@ impl Queue {
         if self.try_enter_door()? { Ok(()) } else { self.bytes().lock(Kind::Write, DOOR, 1) }
     }
 
-    /// Leaves the door.
     pub fn leave_door(&self) -> io::Result<()> {
         self.bytes().unlock(DOOR, 1)
     }
@@ -95,12 +93,10 @@ impl Queue {
         })
     }
 
-    /// Whether anybody is waiting for this certain slot.
     pub fn is_slot_wanted(&self, slot: u32) -> io::Result<bool> {
         Ok(self.bytes().conflict(Kind::Read, Lane::of_slot(slot).start, LANE)?.is_some())
     }
 
-    /// Whether an earlier ticket is waiting for this certain slot.
     pub fn is_slot_wanted_before(&self, ticket: Ticket, slot: u32) -> io::Result<bool> {
         Ok(self.before(Lane::of_slot(slot), ticket)?.is_some())
     }
@@ -181,12 +177,10 @@ impl Queue {
         self.bytes().unlock(SLOT_LANES, DOOR - SLOT_LANES)
     }
 
-    /// Marks the ticket's waiter as one with --replace.
     pub fn mark_as_replacer(&self, ticket: Ticket) -> io::Result<()> {
         self.bytes().try_lock(Kind::Write, REPLACERS + ticket.0 * STRIDE, 1).map(drop)
     }
 
-    /// Whether an earlier ticket waits with --replace.
     pub fn has_replacer_before(&self, ticket: Ticket) -> io::Result<bool> {
         Ok(self.bytes().conflict(Kind::Write, REPLACERS, ticket.0 * STRIDE)?.is_some())
     }
@@ -217,12 +211,10 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes back what [`announce_token`](Self::announce_token) announced.
     pub fn withdraw_token(&self) -> io::Result<()> {
         self.bytes().unlock(TOKEN_GRANTS, TOKEN_OWNERS + AREA - TOKEN_GRANTS)
     }
 
-    /// Whether the token of this grant is held now.
     pub fn is_token_held(&self, fence: u64) -> io::Result<bool> {
         let Some(number) = number_of(fence) else { return Ok(false) };
         Ok(self.bytes().conflict(Kind::Write, TOKEN_GRANTS + number, 1)?.is_some())

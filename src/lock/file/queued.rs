@@ -17,7 +17,6 @@ pub struct FileQueued {
     contenders: Vec<Contender>,
     /// The lock that we are waiting for.
     at: usize,
-    /// Whether to end the holder.
     replace: bool,
 }
 

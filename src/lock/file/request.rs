@@ -22,17 +22,14 @@ pub struct FileEngine {
     dir: Option<Dir>,
     targets: Vec<Target>,
     terms: Terms,
-    /// Markers of outer lockruns.
     pub(super) around: Vec<Marker>,
 }
 
 impl FileEngine {
-    /// A request for all of `targets`.
     pub fn new(dir: Option<Dir>, targets: Vec<Target>, terms: Terms) -> Self {
         Self { dir, targets, terms, around: nesting::markers_around() }
     }
 
-    /// The locks directory, if there is one.
     pub fn dir(&self) -> Option<&Dir> {
         self.dir.as_ref()
     }

@@ -14,17 +14,14 @@ use crate::sys::{self, LetGo};
 
 /// A process that has the lock, or waits for it.
 pub struct Rival {
-    /// Its number.
     pub pid: i32,
     /// Its pidfd, which is safe from reuse of the number.
     pub process: OwnedFd,
-    /// How it is asked.
     pub kind: Kind,
     /// The grants by which it has the lock.
     pub grants: Vec<Locker>,
 }
 
-/// What kind of process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A lockrun that took the lock, waits for it, or watches a waiter. It ends its
@@ -49,9 +46,7 @@ impl Rival {
     }
 
     /// Sends a signal. A process that has ended is no error.
-    ///
-    /// # Errors
-    /// It belongs to another user.
+    /// Errors: it belongs to another user.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let is_unseen = self.kind == Kind::Unseen;
         self.sent(if is_unseen { Err(Errno::PERM) } else { sys::send_by_pidfd(&self.process, signal) })
@@ -71,9 +66,7 @@ impl Rival {
 }
 
 /// Checks that we may signal all of them.
-///
-/// # Errors
-/// Permission is missing for one.
+/// Errors: permission is missing for one.
 pub fn require_ours(rivals: &[Rival]) -> Result<()> {
     const NOTHING: i32 = 0;
     rivals.iter().try_for_each(|rival| rival.signal(NOTHING))

@@ -36,9 +36,7 @@ const KILLED: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Ends the holders of `lock`, and the waiters with --replace before `ticket`.
-///
-/// # Errors
-/// A holder belongs to another user or is not visible, and nothing was signalled.
+/// Errors: a holder belongs to another user or is not visible, and nothing was signalled.
 pub fn end(lock: &File, queue: &Queue, ticket: Ticket) -> Result<()> {
     let Some(id) = FileId::of(lock) else { return require_free(lock) };
     for _ in 0..LOOKS {
@@ -75,9 +73,7 @@ fn is_free(lock: &File) -> bool {
 /// lockrun ends its command and everything it started, any other process gets TERM;
 /// what is left after `kill_after` gets KILL. Returns whether a holder was visible, or
 /// released the lock in the meantime. `records` are those of the lock.
-///
-/// # Errors
-/// A holder belongs to another user or has only inherited the lock, and nothing was
+/// Errors: a holder belongs to another user or has only inherited the lock, and nothing was
 /// signalled; or one did not end.
 pub fn break_lock(lock: &File, records: &Records, kill_after: Duration) -> Result<bool> {
     let Some(lock) = FileId::of(lock) else { return Ok(false) };

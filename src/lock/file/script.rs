@@ -28,9 +28,7 @@ struct Member {
 
 impl ScriptTree {
     /// The processes of a script; `None`: it has ended.
-    ///
-    /// # Errors
-    /// The kernel has no pidfds.
+    /// Errors: the kernel has no pidfds.
     pub fn of(script: Script) -> Result<Option<Self>> {
         let mut tree = Self { script, members: Vec::new() };
         tree.add(script.pid, || standing::is_alive(&script))?;
@@ -69,18 +67,15 @@ impl ScriptTree {
         Ok(())
     }
 
-    /// The script's process.
     pub fn pid(&self) -> i32 {
         self.script.pid
     }
 
-    /// The open pidfds.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.members.iter().map(|member| member.process.as_fd()).collect()
     }
 
-    /// # Errors
-    /// The script belongs to another user.
+    /// Errors: the script belongs to another user.
     pub fn require_ours(&self) -> Result<()> {
         const NOTHING: i32 = 0;
         self.members.first().map_or(Ok(()), |script| script.signal(NOTHING))

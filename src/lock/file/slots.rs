@@ -30,7 +30,6 @@ const ALL: i64 = MAX_SLOTS as i64 + 1;
 /// neighbours, because the kernel merges adjacent ranges.
 const WAITS: i64 = HELD_SLOTS + ALL + 1;
 
-/// The slots of a lock.
 #[derive(Clone, Copy)]
 pub struct Slots<'fd> {
     bytes: ByteLock<'fd>,
@@ -42,12 +41,10 @@ impl<'fd> Slots<'fd> {
         Self { bytes: ByteLock::on(lock.as_fd()) }
     }
 
-    /// Whether any slot is held.
     pub fn any_is_held(self) -> io::Result<bool> {
         Ok(self.bytes.conflict(Kind::Read, HELD_SLOTS, MAX_SLOTS.into())?.is_some())
     }
 
-    /// The first free slot in a range.
     pub fn first_free(self, among: Range<u32>) -> io::Result<Option<u32>> {
         let mut slot = at(among.start);
         while slot < at(among.end) {
@@ -60,12 +57,10 @@ impl<'fd> Slots<'fd> {
         Ok(None)
     }
 
-    /// Takes a slot, if it is free.
     pub fn try_take(self, slot: u32) -> io::Result<bool> {
         self.bytes.try_lock(Kind::Write, at(slot), 1)
     }
 
-    /// Takes a slot, asleep until it is free.
     pub fn take(self, slot: u32) -> io::Result<()> {
         self.bytes.lock(Kind::Write, at(slot), 1)
     }
@@ -85,12 +80,10 @@ impl<'fd> Slots<'fd> {
         self.bytes.try_lock(Kind::Read, WAITS, 1).map(drop)
     }
 
-    /// Removes that mark after the grant.
     pub fn mark_as_held(self) -> io::Result<()> {
         self.bytes.unlock(WAITS, 1)
     }
 
-    /// Releases every slot that we have.
     pub fn give_back(self) -> io::Result<()> {
         self.bytes.unlock(HELD_SLOTS, ALL)
     }
@@ -102,9 +95,7 @@ impl<'fd> Slots<'fd> {
     /// on each. They share our description, and so the slots that they take; an
     /// atomic word decides which slot is kept, and the others are released. Only
     /// the first waiter in the queue needs these processes.
-    ///
-    /// # Errors
-    /// `EINTR`; or the limit on processes is reached.
+    /// Errors: `EINTR`; or the limit on processes is reached.
     pub fn take_any(self, count: u32, queue: &Queue, ticket: Ticket) -> io::Result<u32> {
         // Shared holders have all slots; later ones queue behind us.
         self.bytes.lock(Kind::Write, READERS, 1)?;

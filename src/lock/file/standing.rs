@@ -24,7 +24,6 @@ use crate::record::{self, Script};
 /// The lock on the caller's description, compared with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Not locked.
     Unlocked,
     /// At least as strong as requested; the fencing token, if known.
     Held(Option<u64>),
@@ -55,10 +54,8 @@ pub fn standing(files: &Files, mode: Mode) -> Standing {
     }
 }
 
-/// A lock held by a descriptor.
 #[derive(Debug)]
 pub struct DescriptorGrant {
-    /// The lock's name.
     pub name: Vec<u8>,
     /// The fencing token, if lockrun granted the lock.
     pub fence: Option<u64>,
@@ -71,9 +68,7 @@ pub struct DescriptorGrant {
 
 /// The lock on a caller's description, if it has one. `dir` may have the record, if it
 /// is not in the file itself.
-///
-/// # Errors
-/// The descriptor is closed.
+/// Errors: the descriptor is closed.
 pub fn look(dir: Option<&Dir>, descriptor: &Descriptor) -> Result<Option<DescriptorGrant>> {
     let opened = descriptor::open(descriptor.number)?;
     let Some(locker) = kernel::locker_of(&opened.file) else { return Ok(None) };
@@ -97,9 +92,7 @@ pub fn look(dir: Option<&Dir>, descriptor: &Descriptor) -> Result<Option<Descrip
 }
 
 /// Releases the lock on a caller's description.
-///
-/// # Errors
-/// The descriptor is closed; `ENOLCK`.
+/// Errors: the descriptor is closed; `ENOLCK`.
 pub fn release(number: RawFd) -> Result<()> {
     let file = descriptor::open(number)?.file;
     // Fails harmlessly without slots, such as on a directory.
@@ -125,12 +118,10 @@ pub fn has_it(script: &Script, lock: &File) -> bool {
     is_alive(script) && has_a_descriptor(script.pid, is_it)
 }
 
-/// Whether the script is alive.
 pub fn is_alive(script: &Script) -> bool {
     process::incarnation(script.pid) == Some((script.start, script.id))
 }
 
-/// Whether it is our ancestor.
 fn is_ours(script: &Script) -> bool {
     let us = getpid().as_raw_nonzero().get();
     is_alive(script) && process::ancestors(us).any(|ancestor| ancestor == script.pid)

@@ -27,7 +27,6 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Opens the given directory, or the user's own.
     pub fn open(given: Option<PathBuf>) -> Result<Self> {
         let store = Self { given, dir: OnceCell::new() };
         store.dir()?;

@@ -80,9 +80,7 @@ impl<'a> Survey<'a> {
     }
 
     /// All locks that have a file in the directory, sorted by name.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
+    /// Errors: the directory cannot be read.
     pub fn all(mut self) -> Result<Vec<Seen>> {
         let Some(dir) = self.dir else { return Ok(Vec::new()) };
         if !self.kernel.is_complete() {
@@ -97,9 +95,7 @@ impl<'a> Survey<'a> {
 
     /// The lock names in the directory, from the file names alone, for shell
     /// completion.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
+    /// Errors: the directory cannot be read.
     pub fn names_in(dir: &Dir) -> Result<Vec<Vec<u8>>> {
         let names = dir.names().with_context(|| format!("cannot read {}", dir.path().display()))?;
         let name = |file: &std::ffi::OsString| LockFile::parse(file.to_str()?)?.name();
@@ -109,9 +105,7 @@ impl<'a> Survey<'a> {
     }
 
     /// One lock. Without a file it is free.
-    ///
-    /// # Errors
-    /// The file is not a lock file, or cannot be inspected.
+    /// Errors: the file is not a lock file, or cannot be inspected.
     pub fn of(&self, target: &Target) -> Result<Seen> {
         match target {
             Target::Name(name) => {
@@ -146,9 +140,7 @@ impl<'a> Survey<'a> {
     }
 
     /// Checks that the lock could be requested at all.
-    ///
-    /// # Errors
-    /// No permission, or a foreign file in place of the lock.
+    /// Errors: no permission, or a foreign file in place of the lock.
     pub fn require_usable(&self, target: &Target) -> Result<()> {
         let (Some(dir), Target::Name(name)) = (self.dir, target) else { return Ok(()) };
         let file_name = LockFile::of_name(name).file_name();

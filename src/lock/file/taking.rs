@@ -32,7 +32,6 @@ pub struct Taking {
 }
 
 impl Taking {
-    /// Nothing is taken yet.
     pub fn new(mode: Mode) -> Self {
         Self { mode, in_door: false, ticket: None, slot: None, locker: None }
     }
@@ -42,12 +41,10 @@ impl Taking {
         Self { ..*self }
     }
 
-    /// The requested mode.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The slot that we have.
     pub fn slot(&self) -> Option<u32> {
         self.slot
     }
@@ -58,7 +55,6 @@ impl Taking {
         self.locker.unwrap_or_else(us)
     }
 
-    /// Takes over the slot of an outer grant.
     pub fn cover(&mut self, slot: Option<u32>) {
         self.slot = slot;
     }
@@ -77,7 +73,6 @@ impl Taking {
         Ok(true)
     }
 
-    /// Leaves the door.
     pub fn leave_door(&mut self, files: &Files) -> Result<()> {
         if let Some(queue) = files.queue().filter(|_| self.in_door) {
             queue.leave_door().with_context(|| files.cannot_lock())?;
@@ -165,9 +160,7 @@ impl Taking {
     }
 
     /// Downgrades the lock on the caller's description, if it is requested shared.
-    ///
-    /// # Errors
-    /// `ENOLCK`.
+    /// Errors: `ENOLCK`.
     pub fn make_weaker(&self, files: &Files) -> Result<bool> {
         if self.mode != Mode::Shared {
             return Ok(false);
@@ -181,9 +174,7 @@ impl Taking {
 
     /// Sleeps until the lock is ours: first on the lower tickets, then on the lock
     /// itself.
-    ///
-    /// # Errors
-    /// `EINTR`, when a timer or a signal came; may be called again.
+    /// Errors: `EINTR`, when a timer or a signal came; may be called again.
     pub fn wait(&mut self, files: &Files) -> io::Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
             queue.wait_for_turn(ticket, self.mode)?;
@@ -259,9 +250,7 @@ impl Taking {
     }
 
     /// Ends the holders, and earlier waiters with --replace.
-    ///
-    /// # Errors
-    /// One of them belongs to another user.
+    /// Errors: one of them belongs to another user.
     pub fn end_rivals(&self, files: &Files) -> Result<()> {
         if let (Some(queue), Some(ticket)) = (files.queue(), self.ticket) {
             // Trying the lock on the caller's description would succeed if a process

@@ -184,7 +184,6 @@ async fn give_up<S: RowStore>(store: &mut S, request: &Request, page: &Page) {
     }
 }
 
-/// A store that cannot be reached, or refuses us.
 pub fn failed(trouble: &Trouble) -> News {
     let is_unreachable = match trouble {
         Trouble::Unreachable(unreachable) => !unreachable.is_refused() || unreachable.faults.is_empty(),

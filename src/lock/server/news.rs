@@ -8,7 +8,6 @@ use super::row::{Call, Note, Row};
 /// The rest of a holder's command line is not shown, and so not sent.
 const COMMAND_SENT: usize = 400;
 
-/// From the keeper to the wrapper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum News {
     /// The store has answered for the first time; --timeout counts from now.
@@ -21,7 +20,6 @@ pub enum News {
     Holders { holders: Vec<HolderSeen> },
     /// The place in the queue was lost; this attempt to get another begins.
     PlaceLost { attempt: u32 },
-    /// The locks are ours.
     Granted {
         /// In the order of the request.
         grants: Vec<Given>,
@@ -67,7 +65,6 @@ pub struct Given {
     pub id: String,
 }
 
-/// A row to keep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Encoded name.

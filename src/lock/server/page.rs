@@ -39,7 +39,6 @@ impl Page {
         Duration::from_nanos(self.ttl.load(Ordering::SeqCst))
     }
 
-    /// The lease has this length.
     pub fn set_ttl(&self, ttl: Duration) {
         self.ttl.store(nanos(ttl), Ordering::SeqCst);
     }
@@ -52,19 +51,16 @@ impl Page {
         self.alive_at.store(nanos(suspend_aware_now()), Ordering::SeqCst);
     }
 
-    /// The keeper's last pause.
     pub fn pause(&self) -> Pause {
         let time = |word: &AtomicU64| Duration::from_nanos(word.load(Ordering::SeqCst));
         Pause { from: time(&self.pause_from), until: time(&self.pause_until) }
     }
 
-    /// The keeper had a pause.
     pub fn set_pause(&self, pause: Pause) {
         self.pause_from.store(nanos(pause.from), Ordering::SeqCst);
         self.pause_until.store(nanos(pause.until), Ordering::SeqCst);
     }
 
-    /// The lease of our rows.
     pub fn lease(&self) -> u64 {
         self.lease.load(Ordering::SeqCst)
     }

@@ -42,7 +42,6 @@ impl Alarm {
         self.due.set(due);
     }
 
-    /// The last pause.
     pub fn pause(&self) -> Pause {
         self.pause.get()
     }

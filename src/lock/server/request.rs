@@ -68,7 +68,6 @@ pub struct Request {
     pub expires: Option<Duration>,
 }
 
-/// What is asked for a token.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenTerms {
     /// For how long; `None`: until it is released.
@@ -110,7 +109,6 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// The rows, for a store.
     pub fn rows(&self) -> Vec<(&LockName, &Row)> {
         self.rows.iter().map(|(lock, row)| (lock, row)).collect()
     }
@@ -134,7 +132,6 @@ pub struct GrantedRow {
     pub row: Row,
 }
 
-/// How a contest ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     Granted {

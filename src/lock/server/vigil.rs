@@ -22,7 +22,6 @@ use crate::net::Limits;
 use crate::record::timestamp;
 use crate::sys::{Awaited, sleep_until, suspend_aware_now};
 
-/// Locks of a token.
 pub struct Vigil<'a, S: RowStore> {
     store: &'a mut S,
     request: &'a Request,
@@ -39,7 +38,6 @@ pub struct Vigil<'a, S: RowStore> {
     renew_at: Duration,
 }
 
-/// What happened.
 enum Step<W> {
     Ordered(Option<Order>),
     Over,

@@ -19,7 +19,6 @@ use crate::record::Claim;
 use crate::sys::{self, suspend_aware_now};
 use crate::token::{ServerToken, TokenRow};
 
-/// What a keeper was granted.
 pub struct Grants {
     grants: Vec<Given>,
     rows: Vec<Kept>,
