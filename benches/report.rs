@@ -119,7 +119,8 @@ impl Goals {
 
 impl Goal {
     fn met(&self) -> Option<bool> {
-        self.reached.map(|reached| reached <= self.at_most)
+        // As it is shown.
+        self.reached.map(|reached| (100.0 * reached).round() <= (100.0 * self.at_most).round())
     }
 }
 
