@@ -261,6 +261,23 @@ fn a_standby_takes_over_when_a_host_dies() {
     standby.wait().assert_code(0).assert_stdout("took over\n");
 }
 
+/// The kilobytes of a process's heap that are in memory.
+fn heap(pid: i32) -> u32 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let of_heap = maps.lines().skip_while(|line| !line.ends_with("[heap]"));
+    let size = of_heap.filter_map(|line| line.strip_prefix("Anonymous:")).next().unwrap();
+    size.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn waiting_takes_little_memory() {
+    let (place, sandbox) = (server(), Sandbox::new());
+    let _holder = stubborn(&place, &sandbox);
+    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "exec sleep 600"], 1);
+    let heaps = [waiter.pid(), keeper_of(waiter.pid())].map(heap);
+    assert!(heaps.iter().all(|kilobytes| *kilobytes <= 256), "{heaps:?}");
+}
+
 #[test]
 fn nothing_is_left_on_the_server() {
     let (place, sandbox) = (server(), Sandbox::new());

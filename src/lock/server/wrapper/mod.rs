@@ -75,6 +75,8 @@ struct LifeLine {
 struct Keeper {
     process: OwnedFd,
     line: UnixDatagram,
+    /// For its news. One for all of them: only what was written to takes memory.
+    buffer: Vec<u8>,
     page: Shared<Page>,
 }
 
@@ -100,17 +102,16 @@ impl Keeper {
         keepers.retain(|keeper| !sys::reap_apart(*keeper));
         keepers.push(pid);
         let process = open(pid)?;
-        Ok(Self { process, line: ours.into(), page })
+        Ok(Self { process, line: ours.into(), buffer: vec![0; LARGEST], page })
     }
 
     /// The next news; `None`: none yet. An error means that the keeper has ended.
-    fn news(&self) -> io::Result<Option<News>> {
-        let mut buffer = vec![0; LARGEST];
+    fn news(&mut self) -> io::Result<Option<News>> {
         loop {
-            match self.line.recv(&mut buffer) {
+            match self.line.recv(&mut self.buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    if let Ok(news) = serde_json::from_slice(&buffer[..length]) {
+                    if let Ok(news) = serde_json::from_slice(&self.buffer[..length]) {
                         return Ok(Some(news));
                     }
                 }

@@ -121,7 +121,7 @@ impl ServerQueued {
 
     /// Leaves the queue. Waits a moment for the deletion of the row, so that the next
     /// call does not find it; not for a slow server.
-    pub fn give_up(self) {
+    pub fn give_up(mut self) {
         if rustix::net::shutdown(&self.keeper.line, rustix::net::Shutdown::Write).is_err() {
             return;
         }
