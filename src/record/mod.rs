@@ -209,14 +209,21 @@ pub fn parse(text: &[u8]) -> Text {
     if !text.starts_with(BEGINNING) {
         return Text::Foreign;
     }
-    // The JSON parser would read the blanks, most of the text, one by one.
-    let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let line = without_padding(text).split(|&b| b == b'\n').next().unwrap_or_default();
     let Ok(mut record) = serde_json::from_slice::<Record>(line) else { return Text::Damaged };
     if !is_fence(record.fence) {
         return Text::Damaged;
     }
     record.previous = record.previous.filter(|(fence, _)| is_fence(*fence));
     Text::Record(Box::new(record))
+}
+
+/// The text before its blanks, which are most of it: the JSON parser would read them one
+/// by one.
+fn without_padding(text: &[u8]) -> &[u8] {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let blanks = text.rchunks_exact(16).take_while(|chunk| **chunk == [b' '; 16]).count() * 16;
+    text[..text.len() - blanks].trim_ascii_end()
 }
 
 /// Offset of a slot's record, after the one of the last grant.

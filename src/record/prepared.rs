@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{BEGINNING, Claim, Record, SIZE, latest_fence};
+use super::{BEGINNING, Claim, Record, SIZE, latest_fence, without_padding};
 
 /// The text of a record, but for its fencing token and time.
 pub struct PreparedRecord {
@@ -45,8 +45,7 @@ impl PreparedRecord {
     /// `None`: `before` must be parsed.
     pub fn fill(&mut self, before: &[u8], now: SystemTime) -> Option<(u64, &[u8])> {
         let is_whole = before.len() == SIZE;
-        // Blanks are most of the text.
-        let before = before.trim_ascii_end();
+        let before = without_padding(before);
         if !is_whole || !before.ends_with(b"}") || before.windows(ENDED.len()).any(|at| at == ENDED) {
             return None;
         }

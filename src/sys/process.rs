@@ -270,7 +270,7 @@ fn inherited_environment(unset: &[&str]) -> Vec<*const libc::c_char> {
         static environ: *const *const libc::c_char;
     }
     let is_unset = |variable: &[u8]| {
-        unset.iter().any(|name| variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
+        unset.iter().any(|name| variable.get(name.len()) == Some(&b'=') && variable.starts_with(name.as_bytes()))
     };
     let mut kept = Vec::with_capacity(64);
     // SAFETY: the C runtime keeps `environ` a null-terminated array of strings. Nobody

@@ -183,7 +183,9 @@ impl Files {
             }
         }
         match &self.target {
-            Target::Name(_) | Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
+            // The file just looked at.
+            Target::Name(_) => Ok(self.queue_identity() == Some(self.lock.identity)),
+            Target::Path(_) => self.is_at_its_path().with_context(|| self.cannot_lock()),
             // Without permission to look, the file is not known to be gone.
             Target::Descriptor(_) => Ok(self.are_flocks() || !self.is_removed()),
         }
