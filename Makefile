@@ -14,6 +14,11 @@ FISH_COMPLETIONS = $(PREFIX)/share/fish/vendor_completions.d
 
 CARGO = cargo
 CARGO_TARGET_DIR ?= target
+# Panics name source files: without the builder's own directories.
+CARGO_HOME ?= $(HOME)/.cargo
+REMAPPED = $(foreach from,$(HOME)=~ $(CARGO_HOME)=cargo $(CURDIR)=lockrun,"--remap-path-prefix=$(from)"$(comma))
+comma = ,
+BUILD = $(CARGO) build --release --locked --config 'target."cfg(target_os = \"linux\")".rustflags = [$(REMAPPED)]'
 # The program to install; made if it is not given.
 BINARY =
 # The processor and system that the program is for, and where packages go.
@@ -56,13 +61,13 @@ help:
 	@echo 'clean    remove what was built'
 
 build:
-	$(CARGO) build --release --locked
+	$(BUILD)
 
 # Under sudo there may be no cargo: then what was built before is installed.
 install:
 	@binary='$(BINARY)'; \
 	if [ -z "$$binary" ]; then \
-		if command -v $(CARGO) >/dev/null; then $(CARGO) build --release --locked || exit; fi; \
+		if command -v $(CARGO) >/dev/null; then $(BUILD) || exit; fi; \
 		binary=$$(ls -t $(CARGO_TARGET_DIR)/*/release/lockrun 2>/dev/null | head -n 1); \
 	fi; \
 	if [ -z "$$binary" ]; then echo "nothing to install: run 'make build' first" >&2; exit 1; fi; \

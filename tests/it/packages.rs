@@ -219,3 +219,45 @@ fn assert_same_file(sandbox: &Sandbox, installed: &str, source: &str) {
 fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
+
+/// A small program, linked as ours is, with a dependency below the home directory.
+#[test]
+fn a_release_build_does_not_name_the_builders_directories() {
+    let sandbox = Sandbox::new();
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let home = sandbox.path("home").display().to_string();
+    for (name, rest, code) in [
+        ("small", "[dependencies]\nlarge = { path = '../large' }\n[workspace]\n", "fn main() { large::fail() }"),
+        ("large", "", "pub fn fail() { panic!() }"),
+    ] {
+        let package = format!("[package]\nname = '{name}'\nversion = '1.0.0'\nedition = '2024'\n{rest}");
+        let file = if name == "small" { "main.rs" } else { "lib.rs" };
+        sandbox.make_dir(&format!("home/{name}/src"), 0o755);
+        sandbox.write(&format!("home/{name}/Cargo.toml"), &package);
+        sandbox.write(&format!("home/{name}/src/{file}"), code);
+    }
+    sandbox.make_dir("home/small/.cargo", 0o755);
+    let settings = fs::read_to_string(repository.join(".cargo/config.toml")).unwrap();
+    sandbox.write("home/small/.cargo/config.toml", &settings);
+    let real = PathBuf::from(std::env::var_os("HOME").unwrap());
+    let toolchain = |name: &str, inside: &str| std::env::var_os(name).unwrap_or_else(|| real.join(inside).into());
+    let cargo_home = toolchain("CARGO_HOME", ".cargo");
+    let cargo = env!("CARGO");
+    let beside_cargo = Path::new(cargo).parent().unwrap().display();
+    let path = format!("{beside_cargo}:{}", std::env::var("PATH").unwrap());
+    let in_home = |program: &str, words: &[&str]| {
+        let command =
+            sandbox.command(program, words).env("HOME", &home).env("CARGO_HOME", &cargo_home).env("PATH", &path);
+        command.env("RUSTUP_HOME", toolchain("RUSTUP_HOME", ".rustup")).current_dir(&sandbox.path("home/small"))
+    };
+    let make = ["-s", "-n", "-C", repository.to_str().unwrap(), "build", &format!("CARGO={cargo}")];
+    let line =
+        in_home("make", &make).run().assert_code(0).stdout.trim().replace("--locked", "--offline --target-dir made");
+    in_home("sh", &["-c", &line]).run().assert_code(0);
+    in_home(cargo, &["build", "--release", "--offline", "--target-dir", "as-it-is"]).run().assert_code(0);
+    let names_home = |target: &str| {
+        let find = format!("grep -a -c -F '{home}' {target}/*/release/small");
+        in_home("sh", &["-c", &find]).run().stdout != "0\n"
+    };
+    assert_eq!((names_home("made"), names_home("as-it-is")), (false, true));
+}
