@@ -42,14 +42,14 @@ pub fn become_waiter() {
 }
 
 /// Detaches this process from its caller, so that it holds nobody up: a session of its
-/// own, no directory, none of the inherited descriptors, and the name `lockrun-holder`
+/// own, no directory, none of the inherited descriptors, and the name `lockrun-keeper`
 /// in ps(1).
 ///
 /// Inherited descriptors lack the close-on-exec flag that ours have.
 pub fn detach() {
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
-    let _ = rustix::thread::set_name(c"lockrun-holder");
+    let _ = rustix::thread::set_name(c"lockrun-keeper");
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);

@@ -45,6 +45,8 @@ mod timeout;
 mod counter;
 /// What COMMAND gets: input, arguments, environment.
 mod environment;
+/// Words of errors.
+mod error_words;
 /// Every exit code and signal that one lock can give.
 mod exit_codes;
 /// Fencing tokens.

@@ -116,8 +116,8 @@ fn a_command_that_is_being_ended_is_not_renewed() {
     let sandbox = Sandbox::new();
     // All that the command starts gets TERM as well.
     let script = "give_up() { trap '' TERM; lockrun renew --expires 1h; echo renew $?; exit; }
-        trap give_up TERM; while :; do sleep 0.01; done";
-    let args = ["-l", "calc", "--expires", "0.1", "--kill-after", "1h", "-c", script];
+        trap give_up TERM; lockrun renew --expires 50ms; while :; do sleep 0.01; done";
+    let args = ["-l", "calc", "--expires", "1h", "--kill-after", "1h", "-c", script];
     let outcome = sandbox.lockrun(&args).run();
     outcome.assert_code(123).assert_stdout("renew 123\n").assert_stderr_has(&["calc: lost: expired"]);
 }

@@ -143,7 +143,7 @@ fn a_password_is_never_shown() {
         let shown = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{what}")).unwrap()).into_owned();
         let is_inherited = what == "environ" && !shown.is_empty();
         assert!(is_inherited || !shown.contains("geheim"), "{pid} {what}: {shown}");
-        let is_keeper = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().starts_with("lockrun-holder");
+        let is_keeper = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().starts_with("lockrun-keeper");
         assert!(!is_keeper || !shown.contains("geheim"), "{shown}");
     }
     let right = right.wait();

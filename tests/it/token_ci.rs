@@ -59,7 +59,7 @@ fn adopted_keepers_are_reaped() {
     let sandbox = Sandbox::new();
     // The outer lockrun becomes the parent of the holder.
     let script = r#"
-        token=$(lockrun acquire -l calc --expires 1h); holder=$(pgrep -P $PPID lockrun-holder)
+        token=$(lockrun acquire -l calc --expires 1h); holder=$(pgrep -P $PPID lockrun-keeper)
         lockrun release "$token"
         until ! test -e "/proc/${holder:?}"; do :; done; echo reaped"#;
     let run = ["-l", "outer", "--hold", "tree", "--", "sh", "-c", script];

@@ -94,11 +94,11 @@ fn it_keeps_the_variables_that_ci_systems_look_for() {
 fn ps_shows_the_lock_and_never_a_token() {
     let (sandbox, token, pid) = holder();
     let command = sandbox.sh(&format!("ps -ww -o args= -p {pid}")).run();
-    command.assert_code(0).assert_stdout("lockrun: holds calc\n");
+    command.assert_code(0).assert_stdout("lockrun: keeps calc\n");
     let everything = sandbox.sh(&format!("ps -ww -o pid,comm,args e -p {pid}")).run();
     let secret = crate::support::part(&token, "s");
     assert!(!everything.stdout.contains(&secret), "{everything:?}");
-    assert_eq!(read(pid, "comm"), "lockrun-holder\n");
+    assert_eq!(read(pid, "comm"), "lockrun-keeper\n");
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn keepers(name: &str) -> Vec<i32> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let is_keeper = |pid: &i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).starts_with(&format!("lockrun: holds {name}"))
+        String::from_utf8_lossy(&line).starts_with(&format!("lockrun: keeps {name}"))
     };
     pids.filter(is_keeper).collect()
 }

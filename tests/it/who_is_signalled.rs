@@ -67,7 +67,7 @@ fn a_waiter_that_has_become_the_command_gets_term() {
 /// Neither for its name nor for that of its child.
 #[test]
 fn the_parent_of_a_holder_is_left_alone_whatever_its_name() {
-    for name in ["lockrun-waiter", "lockrun-holder", "lockrun"] {
+    for name in ["lockrun-waiter", "lockrun-keeper", "lockrun"] {
         let sandbox = Sandbox::new();
         sandbox.lockrun(&["-l", "calc", "--", "true"]).run().assert_code(0);
         let file = sandbox.lock_file("calc").display().to_string();
@@ -112,7 +112,7 @@ fn a_false_token_holder_is_ended_with_the_tree() {
     for hold in ["command", "tree"] {
         let sandbox = Sandbox::new();
         let other = sandbox.write("work/other", "").display().to_string();
-        let script = format!("{} & echo $! >pid; wait", impostor("lockrun-holder", setup, &other));
+        let script = format!("{} & echo $! >pid; wait", impostor("lockrun-keeper", setup, &other));
         let words = ["-l", "calc", "--expires", "0.5", "--hold", hold, "-c", &script];
         sandbox.lockrun(&words).run().assert_code(123);
         let impostor = fs::read_to_string(sandbox.path("work/pid")).unwrap().trim().parse().unwrap();

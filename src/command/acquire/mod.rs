@@ -254,7 +254,7 @@ impl Acquisition {
                 .collect(),
         };
         sys::detach();
-        sys::retitle(format!("lockrun: holds {}", self.request.name).as_bytes(), &token::KEPT_ENVIRONMENT);
+        sys::retitle(format!("lockrun: keeps {}", self.request.name).as_bytes(), &token::KEPT_ENVIRONMENT);
         drop(handover.callers_channel);
         keeper::take_over(&handover.listener)?;
         let ties = handover.owner.into_iter().map(|descriptor| Tie { descriptor, end: "its owner ended" }).collect();

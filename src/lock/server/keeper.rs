@@ -68,11 +68,8 @@ pub fn live<S: RowStore>(
     // Passwords are in our memory.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let names: Vec<_> = request.locks.iter().map(|lock| String::from_utf8_lossy(lock.given())).collect();
-    let (does, environment) = match request.token {
-        Some(_) => ("holds", &KEPT_ENVIRONMENT[..]),
-        None => ("keeps", &[][..]),
-    };
-    sys::retitle(format!("lockrun: {does} {}", names.join(", ")).as_bytes(), environment);
+    let environment = if request.token.is_some() { &KEPT_ENVIRONMENT[..] } else { &[] };
+    sys::retitle(format!("lockrun: keeps {}", names.join(", ")).as_bytes(), environment);
     let run = std::panic::AssertUnwindSafe(|| keep(make_store(), request, task, ends, page));
     // Not back into the wrapper's code.
     let _ = std::panic::catch_unwind(run);
