@@ -136,7 +136,7 @@ check: tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
-	for features in etcd postgres; do \
+	for features in etcd postgres redis; do \
 		$(CARGO) clippy --locked --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) test --locked
@@ -182,8 +182,8 @@ TOOLS = /usr/lib/python3*/ensurepip/__init__.py:python3-venv /usr/sbin/iptables:
 	/usr/bin/pg_lsclusters:postgresql-common /usr/lib/postgresql/*/bin/postgres:postgresql /usr/sbin/pgbouncer:pgbouncer \
 	etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq \
 	ksh93:ksh93u+m lintian:lintian mandoc:mandoc mksh:mksh node:nodejs openssl:openssl python3:python3 \
-	mandb:man-db ps:procps readelf:binutils rpm2cpio:rpm2cpio rpm:rpm script:bsdutils setpriv:util-linux setlock:daemontools shellcheck:shellcheck \
-	strace:strace zsh:zsh
+	mandb:man-db ps:procps readelf:binutils redis-cli:redis-tools /usr/bin/redis-server:redis-server rpm2cpio:rpm2cpio \
+	rpm:rpm script:bsdutils setpriv:util-linux setlock:daemontools shellcheck:shellcheck strace:strace zsh:zsh
 tool = $(firstword $(subst :, ,$(1)))
 package = $(lastword $(subst :, ,$(1)))
 missing = $(strip $(foreach pair,$(TOOLS),\

@@ -132,7 +132,9 @@ fn ask_server(token: &ServerToken, question: &Ask, store: Option<&OsStr>) -> Res
 
 #[cfg(not(feature = "net"))]
 fn ask_server(_token: &ServerToken, _question: &Ask, _store: Option<&OsStr>) -> Result<Result<Answer, Exit>> {
-    Err(anyhow!("the token is of a server, and this lockrun was built without servers (cargo features etcd, postgres)"))
+    Err(anyhow!(
+        "the token is of a server, and this lockrun was built without servers (cargo features etcd, postgres, redis)"
+    ))
 }
 
 fn ask_keeper(token: &Token, question: Ask) -> Result<Result<Answer, Exit>> {

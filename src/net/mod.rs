@@ -78,7 +78,8 @@ pub enum FaultKind {
 }
 
 impl Fault {
-    fn not_connected(text: impl Into<String>) -> Self {
+    /// No connection that could be used.
+    pub fn not_connected(text: impl Into<String>) -> Self {
         Self { text: text.into(), kind: FaultKind::NotConnected }
     }
 

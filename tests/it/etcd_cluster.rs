@@ -128,7 +128,7 @@ fn a_member_without_a_majority_is_left_for_another() {
                 assert_ne!(store.address(), cluster.address(alone));
                 assert_eq!(watch.next().await, Event::Ended, "it would be silent for ever");
                 let mut watch = store.watch(&own, long()).await.unwrap();
-                assert!(store.leave(lease.id, long()).await.unwrap());
+                assert!(store.leave(&[], lease.id, long()).await.unwrap());
                 assert_eq!(watch.next().await, Event::Lost(row.contender.id));
             });
         });
@@ -217,7 +217,7 @@ fn the_death_of_the_leader_costs_a_row_nothing() {
                 cluster.restart(leader);
                 cluster.until_healthy();
             }
-            assert!(store.leave(lease.id, long()).await.unwrap());
+            assert!(store.leave(&[], lease.id, long()).await.unwrap());
         });
     });
 }

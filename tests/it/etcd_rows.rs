@@ -91,8 +91,8 @@ fn a_free_lock_is_ours_once_the_row_is_there() {
             let kept = store.keep(lease(number), &[(&calc(), &look.rows[0])], &[], long()).await.unwrap();
             let Kept::Yes { until, is_our_turn: false } = kept else { panic!("{kept:?}") };
             assert!(until >= before + Duration::from_secs(20));
-            assert!(store.leave(number, long()).await.unwrap());
-            assert!(!store.leave(number, long()).await.unwrap());
+            assert!(store.leave(&[], number, long()).await.unwrap());
+            assert!(!store.leave(&[], number, long()).await.unwrap());
             assert_eq!(store.look(&calc(), long()).await.unwrap().rows, []);
         }
     });
@@ -132,11 +132,11 @@ fn waiters_see_only_the_rows_in_their_way() {
 
         let mut store = self::store(&etcd);
         for number in [1, 2] {
-            store.leave(number, long()).await.unwrap();
+            store.leave(&[], number, long()).await.unwrap();
         }
         let look = store.turn(&calc(), (Id(3), Mode::Exclusive), long()).await.unwrap();
         assert_eq!(decision(&look, 3), Decision::Has(None));
-        store.leave(4, long()).await.unwrap();
+        store.leave(&[], 4, long()).await.unwrap();
         let look = store.turn(&calc(), (Id(4), Mode::Shared), long()).await.unwrap();
         assert_eq!(decision(&look, 4), Decision::Gone);
     });
@@ -159,10 +159,10 @@ fn slots_are_written_once_and_in_the_order_of_the_queue() {
         let look = enter(&mut store, 3, POOL).await;
         let holders = vec![(Id(1), Until::Gone), (Id(2), Until::Gone)];
         assert_eq!(decision(&look, 3), Decision::Wait(holders));
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         let look = store.turn(&calc(), (Id(3), POOL), long()).await.unwrap();
         assert_eq!(decision(&look, 3), Decision::Take(Some(0)));
-        store.leave(3, long()).await.unwrap();
+        store.leave(&[], 3, long()).await.unwrap();
         assert_eq!(store.grant(&calc(), Id(3), Some(0), &look, long()).await.unwrap(), Granted::Gone);
         let mut reader = self::store(&etcd);
         let look = reader.look(&calc(), long()).await.unwrap();
@@ -212,7 +212,7 @@ fn a_conditional_row_enters_only_if_nothing_came_or_changed() {
         assert_eq!(enter_after(&mut store, 2, POOL, &one).await, None, "a row has changed");
 
         let one = store.look(&calc(), long()).await.unwrap();
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         let look = enter_after(&mut store, 2, POOL, &one).await.expect("who leaves does not matter");
         assert_eq!(decision(&look, 2), Decision::Has(Some(1)));
         let mut other = self::store(&etcd);
@@ -254,7 +254,7 @@ fn a_set_is_entered_whole_or_not_at_all() {
             let expected = Decision::Wait(vec![(Id(10 + place as u128), Until::Gone)]);
             assert_eq!(decision(look, 20 + place as u128), expected);
         }
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         for (place, lock) in locks.iter().enumerate() {
             let me = Id(20 + place as u128);
             let look = store.turn(lock, (me, Mode::Exclusive), long()).await.unwrap();
@@ -285,7 +285,7 @@ fn a_row_that_waits_is_not_taken_for_one_that_was_granted() {
             let alone = again.enter(lease(2), &[entry(0)], Condition::Unchanged(&[before]), long()).await.unwrap();
             assert_eq!(alone, Entered::No, "{mode:?}");
             assert_eq!(again.look(&locks[1], long()).await.unwrap().rows, []);
-            again.leave(2, long()).await.unwrap();
+            again.leave(&[], 2, long()).await.unwrap();
         }
     });
 }
@@ -314,9 +314,9 @@ fn a_watch_reports_the_end_of_others_and_calls_to_us() {
             assert!(other.call((&calc(), &row(&rows, number)), &called, long()).await.unwrap());
         }
         assert_eq!(watch.next().await, Event::Called(Id(2), Box::new(called)), "what is written to others is not told");
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         assert_eq!(watch.next().await, Event::Moved);
-        store.leave(2, long()).await.unwrap();
+        store.leave(&[], 2, long()).await.unwrap();
         assert_eq!(watch.next().await, Event::Lost(Id(2)));
         etcd.kill();
         assert_eq!(watch.next().await, Event::Ended);
@@ -332,7 +332,7 @@ fn every_change_of_a_lock_can_be_watched() {
         let mut watch = store.watch(&[watched(Subject::Anything, &look)], long()).await.unwrap();
         enter(&mut store, 1, Mode::Shared).await;
         assert_eq!(watch.next().await, Event::Moved);
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         assert_eq!(watch.next().await, Event::Moved);
     });
 }
@@ -358,7 +358,7 @@ fn a_renewal_checks_what_the_watch_looks_at() {
         store.grant(&calc(), Id(1), Some(1), &first, long()).await.unwrap();
         assert!(!is_our_turn(&mut store, &gone).await);
         assert!(is_our_turn(&mut store, &settled).await);
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         assert!(is_our_turn(&mut store, &gone).await);
 
         // What we write ourselves is no call; what another writes is.
@@ -403,11 +403,11 @@ fn rows_move_to_another_lease_or_to_none() {
             let until = store.move_to(Some(hour), &rows, long()).await.unwrap().expect("the row is there");
             assert!(until >= before + Duration::from_secs(3600));
         }
-        store.leave(1, long()).await.unwrap();
+        store.leave(&[], 1, long()).await.unwrap();
         let moved = row(&store.look(&calc(), long()).await.unwrap(), 1);
         assert_eq!((moved.lease, moved.order, &moved.note), (2, mine.order, &mine.note));
         assert_eq!(store.move_to(None, &rows, long()).await.unwrap(), Some(Duration::MAX));
-        store.leave(2, long()).await.unwrap();
+        store.leave(&[], 2, long()).await.unwrap();
         assert_eq!(row(&store.look(&calc(), long()).await.unwrap(), 1).lease, 0);
         assert_eq!(etcd.keys(&sandbox, "jobs/").len(), 1);
         assert!(store.remove((&calc(), &mine), long()).await.unwrap());
@@ -513,7 +513,7 @@ fn etcdctl_lock_and_our_rows_exclude_each_other() {
             let all = store.look(&calc(), long()).await.unwrap();
             let other = &all.rows[1];
             assert_eq!((waits[0].0, other.contender.mode, other.note.format), (other.contender.id, Mode::Exclusive, 0));
-            store.leave(number, long()).await.unwrap();
+            store.leave(&[], number, long()).await.unwrap();
             let foreign = foreign.until_says("holding");
             let wait = [waits_for(&look, other.contender.id.0, Until::Gone)];
             let mut watch = store.watch(&wait, long()).await.unwrap();
@@ -521,7 +521,7 @@ fn etcdctl_lock_and_our_rows_exclude_each_other() {
             assert_eq!(watch.next().await, Event::Moved);
             let look = store.turn(&calc(), (Id(u128::from(number) + 1), mode), long()).await.unwrap();
             assert!(matches!(decision(&look, u128::from(number) + 1), Decision::Has(_) | Decision::Take(_)));
-            store.leave(number + 1, long()).await.unwrap();
+            store.leave(&[], number + 1, long()).await.unwrap();
         }
     });
 }

@@ -116,7 +116,7 @@ fn a_set_that_has_waited_waits_for_its_later_locks_whatever_their_queue() {
         let sandbox = Sandbox::new();
         let [first, last] = match place {
             Place::Files => sandbox.in_order(["a", "b"]),
-            Place::Etcd(_) | Place::Postgres(_) => ["a", "b"],
+            Place::Etcd(_) | Place::Postgres(_) | Place::Redis(_) => ["a", "b"],
         };
         let holders = [place.hold(&sandbox, &["-l", first]), place.hold(&sandbox, &["-l", last])];
         let options = ["--max-waiters", "1", "-l", first, "-l", last];

@@ -237,6 +237,9 @@ mod on_a_server;
 /// What is PostgreSQL's own: the tables, rights, the server's clock, poolers.
 #[cfg(feature = "net")]
 mod on_postgres;
+/// What is Redis's own: what it forgets, its memory, its kinds of servers.
+#[cfg(feature = "net")]
+mod on_redis;
 /// The waiting line, Ctrl-C, Ctrl-Z and fg on a server.
 #[cfg(feature = "net")]
 mod server_terminal;

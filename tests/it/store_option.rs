@@ -23,7 +23,8 @@ fn a_wrong_url_is_125_and_says_what_to_write() {
         "postgres:///b",
         "postgres://a/b?port=1",
         "postgres://a?sslmode=prefer",
-        "redis://a",
+        "redis://a/b",
+        "valkey://a?evict=risk",
         "etcd://a:x",
     ] {
         let outcome = lockrun(&sandbox, &[&["--store", url], &RUN as &[&str]].concat()).run();

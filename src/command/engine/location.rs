@@ -41,7 +41,7 @@ pub enum Place {
     /// Lock files in this directory; `None`: the user's default.
     Files(Option<PathBuf>),
     #[cfg(feature = "net")]
-    Server(Server),
+    Server(Box<Server>),
 }
 
 impl Location {
@@ -72,7 +72,7 @@ pub fn server_of(token: &ServerToken, given: Option<&OsStr>) -> Result<Server> {
     if let Some((url, source)) = given.map(|url| (url.to_owned(), "--store")).or_else(from_environment)
         && let Place::Server(server) = store(&url, source)?
     {
-        return Ok(Server { prefix: token.prefix.clone(), ..server });
+        return Ok(Server { prefix: token.prefix.clone(), ..*server });
     }
     match url::parse(&token.store, url::Origin::Token, variable).map_err(Error::msg)? {
         url::Store::Server(server) => Ok(Server { prefix: token.prefix.clone(), ..*server }),
@@ -91,7 +91,7 @@ fn store(url: &OsStr, source: &str) -> Result<Place> {
     let Some(url) = url.to_str() else { bail!("{source} is not UTF-8") };
     match url::parse(url, origin, variable).map_err(Error::msg)? {
         url::Store::Files => Ok(Place::Files(None)),
-        url::Store::Server(server) => Ok(Place::Server(*server)),
+        url::Store::Server(server) => Ok(Place::Server(server)),
     }
 }
 

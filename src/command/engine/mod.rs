@@ -100,7 +100,7 @@ impl AnyEngine {
         let engine = match place {
             Place::Files(dir) => Self::Files(FileEngine::new(Some(locks_directory(dir)?), targets.clone(), terms)),
             #[cfg(feature = "net")]
-            Place::Server(server) => Self::Server(ServerEngine::new(server, &targets, terms)),
+            Place::Server(server) => Self::Server(ServerEngine::new(*server, &targets, terms)),
         };
         Ok((engine, targets))
     }

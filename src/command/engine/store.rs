@@ -16,7 +16,7 @@ impl AnyStore {
         Ok(match location.place()? {
             Place::Files(dir) => Self::Files(FileStore::open(dir)?),
             #[cfg(feature = "net")]
-            Place::Server(server) => Self::Server(ServerStore::open(server)?),
+            Place::Server(server) => Self::Server(ServerStore::open(*server)?),
         })
     }
 }

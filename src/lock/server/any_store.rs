@@ -7,6 +7,8 @@ use super::etcd::{Etcd, events::EtcdWatch};
 #[cfg(feature = "postgres")]
 use super::postgres::{Postgres, watch::PostgresWatch};
 use super::queue::{Id, Mode};
+#[cfg(feature = "redis")]
+use super::redis::{Redis, watch::RedisWatch};
 use super::row::{LockName, Note, Row};
 use super::store::{
     Condition, Entered, Entry, Event, Granted, Kept, Lease, Look, Page, RowStore, Target, Trouble, Watch, Watched,
@@ -22,6 +24,9 @@ pub enum AnyStore {
     /// PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(Postgres),
+    /// Redis or Valkey.
+    #[cfg(feature = "redis")]
+    Redis(Redis),
 }
 
 /// A watch of rows there.
@@ -32,6 +37,9 @@ pub enum AnyWatch {
     /// Of PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(PostgresWatch),
+    /// Of Redis or Valkey.
+    #[cfg(feature = "redis")]
+    Redis(RedisWatch),
 }
 
 impl AnyStore {
@@ -43,6 +51,8 @@ impl AnyStore {
             Service::Etcd => Self::Etcd(Etcd::new(server, identity)),
             #[cfg(feature = "postgres")]
             Service::Postgres(login) => Self::Postgres(Postgres::new(server, login, identity)),
+            #[cfg(feature = "redis")]
+            Service::Redis(login) => Self::Redis(Redis::new(server, login, identity)),
         }
     }
 }
@@ -55,6 +65,8 @@ macro_rules! to_store {
             Self::Etcd($store) => $call,
             #[cfg(feature = "postgres")]
             Self::Postgres($store) => $call,
+            #[cfg(feature = "redis")]
+            Self::Redis($store) => $call,
         }
     };
 }
@@ -136,12 +148,12 @@ impl RowStore for AnyStore {
         to_store!(self, store => store.amend(row, note, limits).await)
     }
 
-    async fn left(&mut self, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
-        to_store!(self, store => store.left(lease, limits).await)
+    async fn left(&mut self, lock: &LockName, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
+        to_store!(self, store => store.left(lock, lease, limits).await)
     }
 
-    async fn leave(&mut self, lease: u64, limits: Limits) -> Result<bool, Trouble> {
-        to_store!(self, store => store.leave(lease, limits).await)
+    async fn leave(&mut self, locks: &[&LockName], lease: u64, limits: Limits) -> Result<bool, Trouble> {
+        to_store!(self, store => store.leave(locks, lease, limits).await)
     }
 
     async fn watch(&mut self, watched: &[Watched], limits: Limits) -> Result<AnyWatch, Trouble> {
@@ -150,6 +162,8 @@ impl RowStore for AnyStore {
             Self::Etcd(store) => store.watch(watched, limits).await.map(AnyWatch::Etcd),
             #[cfg(feature = "postgres")]
             Self::Postgres(store) => store.watch(watched, limits).await.map(AnyWatch::Postgres),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.watch(watched, limits).await.map(AnyWatch::Redis),
         }
     }
 

@@ -367,7 +367,7 @@ impl<'a, S: RowStore> Holding<'a, S> {
                 note_end(self.store, &mut self.tenure, limits).await;
                 Ok(())
             }
-            (false, false) => self.store.leave(self.tenure.lease.id, limits).await.map(drop),
+            (false, false) => self.store.leave(&self.request.all(), self.tenure.lease.id, limits).await.map(drop),
         };
         self.tell(&News::Released { later: left.err().map(|trouble| trouble.to_string()) });
     }

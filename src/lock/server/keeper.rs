@@ -177,7 +177,7 @@ async fn contend<S: RowStore>(store: &mut S, request: &Request, ties: &Ties<'_>)
 async fn give_up<S: RowStore>(store: &mut S, request: &Request, page: &Page) {
     let limits = Limits::new(suspend_aware_now() + LEAVING, each_try(request.ttl));
     for number in [0, 1] {
-        let _ = store.leave(request.seed.lease(page.attempt(), number), limits).await;
+        let _ = store.leave(&request.all(), request.seed.lease(page.attempt(), number), limits).await;
     }
 }
 

@@ -295,12 +295,12 @@ impl RowStore for Memory {
         self.call(row, note, limits).await
     }
 
-    async fn left(&mut self, lease: u64, _: Limits) -> Result<Option<Duration>, Trouble> {
+    async fn left(&mut self, _lock: &LockName, lease: u64, _: Limits) -> Result<Option<Duration>, Trouble> {
         // Nothing expires here.
         self.ask(|state| state.rows.iter().any(|(_, row)| row.lease == lease).then_some(Duration::MAX)).await
     }
 
-    async fn leave(&mut self, lease: u64, _: Limits) -> Result<bool, Trouble> {
+    async fn leave(&mut self, _locks: &[&LockName], lease: u64, _: Limits) -> Result<bool, Trouble> {
         self.ask(|state| state.remove(|row| row.lease == lease)).await
     }
 

@@ -1,8 +1,8 @@
 //! The engine of locks on a server: one queue of rows, whatever keeps them.
 //!
 //! - [`queue`]: the rule, pure; [`row`]: what a row is made of
-//! - [`store`]: what a server has to offer; `etcd` and `postgres` offer it; `any_store`:
-//!   which of them; [`url`]: what names a server
+//! - [`store`]: what a server has to offer; `etcd`, `postgres` and `redis` offer it;
+//!   `any_store`: which of them; [`url`]: what names a server
 //! - `contend`: from a request to its grant; `hold`: from the grant to its end; `vigil`:
 //!   the same for a token; `tokens`: what the commands do with one
 //! - `lease`: when to renew, and when to end a command in time; `pause`: that it was too
@@ -31,6 +31,8 @@ mod pause;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod queue;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod request;
 pub mod row;
 pub mod store;

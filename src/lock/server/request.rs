@@ -77,6 +77,11 @@ pub struct TokenTerms {
 }
 
 impl Request {
+    /// The locks, for a store.
+    pub fn all(&self) -> Vec<&LockName> {
+        self.locks.iter().collect()
+    }
+
     pub fn mode(&self) -> Mode {
         Contender::from(&self.mode).mode
     }

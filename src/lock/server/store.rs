@@ -295,11 +295,18 @@ pub trait RowStore {
 
     /// How long a lease lives if it is not renewed, for people; `None`: it is not
     /// there.
-    fn left(&mut self, lease: u64, limits: Limits) -> impl Future<Output = Result<Option<Duration>, Trouble>>;
+    fn left(
+        &mut self,
+        lock: &LockName,
+        lease: u64,
+        limits: Limits,
+    ) -> impl Future<Output = Result<Option<Duration>, Trouble>>;
 
-    /// Ends a lease and all its rows in one step, even if it was perhaps never made.
-    /// `false`: there was none. After a [`Trouble`] the rows go when the lease ends.
-    fn leave(&mut self, lease: u64, limits: Limits) -> impl Future<Output = Result<bool, Trouble>>;
+    /// Ends a lease and all its rows, which are of these locks, in one step, even if it
+    /// was perhaps never made. `false`: there was none. After a [`Trouble`] the rows go
+    /// when the lease ends.
+    fn leave(&mut self, locks: &[&LockName], lease: u64, limits: Limits)
+    -> impl Future<Output = Result<bool, Trouble>>;
 
     /// Begins a watch.
     fn watch(&mut self, watched: &[Watched], limits: Limits) -> impl Future<Output = Result<Self::Watch, Trouble>>;

@@ -58,7 +58,7 @@ impl ServerStore {
         }
         // Not by the row's own words: the clocks of two hosts differ.
         let limits = self.limits();
-        let left = self.runtime.block_on(self.store.borrow_mut().left(row.lease, limits));
+        let left = self.runtime.block_on(self.store.borrow_mut().left(lock, row.lease, limits));
         match left.map_err(|trouble| self.explain(trouble))? {
             Some(left) => Ok(TokenAnswer::Held {
                 expires: SystemTime::now().checked_add(left).map(timestamp),
@@ -89,10 +89,10 @@ impl ServerStore {
                 return Ok(self.gone(lock, &[]));
             }
         }
-        for lease in found.iter().map(|(_, row)| row.lease).filter(|lease| *lease != 0) {
+        for (lock, row) in found.iter().filter(|(_, row)| row.lease != 0) {
             let limits = self.limits();
             // Without rows it only takes up room.
-            let _ = self.runtime.block_on(self.store.borrow_mut().leave(lease, limits));
+            let _ = self.runtime.block_on(self.store.borrow_mut().leave(&[lock], row.lease, limits));
         }
         Ok(gone.unwrap_or(TokenAnswer::Released))
     }
@@ -118,7 +118,7 @@ impl ServerStore {
                 return Ok(self.gone(lock, &[]));
             }
             if row.lease != 0 {
-                let _ = self.runtime.block_on(self.store.borrow_mut().leave(row.lease, limits));
+                let _ = self.runtime.block_on(self.store.borrow_mut().leave(&[lock], row.lease, limits));
             }
         }
         let expires = term.and_then(|term| SystemTime::now().checked_add(term)).map(timestamp);

@@ -181,7 +181,7 @@ impl<'a, S: RowStore> Vigil<'a, S> {
     /// The lease that the rows were entered on has none any more.
     async fn leave_alone(self) {
         let limits = Limits::new(suspend_aware_now() + LEAVING, each_try(self.request.ttl));
-        let _ = self.store.leave(self.request.seed.lease(self.tenure.attempt, 0), limits).await;
+        let _ = self.store.leave(&self.request.all(), self.request.seed.lease(self.tenure.attempt, 0), limits).await;
     }
 
     async fn lose(self, id: Option<super::queue::Id>) {
@@ -201,11 +201,11 @@ impl<'a, S: RowStore> Vigil<'a, S> {
             for (lock, row) in &self.tenure.rows {
                 left = left.and(self.store.remove((lock, row), limits).await.map(drop));
             }
-            let _ = self.store.leave(long_lease(self.request, &self.tenure), limits).await;
+            let _ = self.store.leave(&self.request.all(), long_lease(self.request, &self.tenure), limits).await;
         }
         if !self.tenure.rows.is_empty() {
             let first = self.request.seed.lease(self.tenure.attempt, 0);
-            left = left.and(self.store.leave(first, limits).await.map(drop));
+            left = left.and(self.store.leave(&self.request.all(), first, limits).await.map(drop));
         }
         self.tell(&News::Released { later: left.err().map(|trouble| trouble.to_string()) });
     }

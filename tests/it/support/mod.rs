@@ -35,6 +35,8 @@ mod place;
 pub mod postgres;
 mod privilege;
 mod random;
+#[cfg(feature = "net")]
+pub mod redis;
 mod running;
 mod sandbox;
 #[cfg(feature = "net")]

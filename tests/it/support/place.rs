@@ -1,6 +1,7 @@
 //! Where a test's locks are: what holds for files holds on a server.
 
 use super::postgres::Schema;
+use super::redis::Keys;
 use super::{Etcd, Holder, Invocation, Running, Sandbox, eventually};
 
 /// Lock files, or a server of its own.
@@ -11,12 +12,14 @@ pub enum Place {
     Etcd(Etcd),
     /// In these tables.
     Postgres(Schema),
+    /// In these keys.
+    Redis(Keys),
 }
 
 impl Place {
     /// One of each.
-    pub fn all() -> [Self; 3] {
-        [Self::Files, Self::Etcd(Etcd::start()), Self::Postgres(Schema::unused())]
+    pub fn all() -> [Self; 4] {
+        [Self::Files, Self::Etcd(Etcd::start()), Self::Postgres(Schema::unused()), Self::Redis(Keys::unused())]
     }
 
     /// For `--store`; `None`: lock files.
@@ -25,6 +28,7 @@ impl Place {
             Self::Files => None,
             Self::Etcd(etcd) => Some(etcd.url("jobs")),
             Self::Postgres(schema) => Some(schema.url()),
+            Self::Redis(keys) => Some(keys.url()),
         }
     }
 
@@ -32,7 +36,7 @@ impl Place {
     pub fn server(&self) -> &Etcd {
         match self {
             Self::Etcd(etcd) => etcd,
-            Self::Files | Self::Postgres(_) => panic!("no etcd"),
+            Self::Files | Self::Postgres(_) | Self::Redis(_) => panic!("no etcd"),
         }
     }
 

@@ -107,12 +107,12 @@ impl<'a, S: RowStore> Contest<'a, S> {
             if let Some(outcome) = self.attempt().await? {
                 if matches!(outcome, Outcome::Refused(_)) && self.has_lease {
                     // Made for a race that another contender won.
-                    let _ = self.store.leave(self.lease.id, self.limits()).await;
+                    let _ = self.store.leave(&self.request.all(), self.lease.id, self.limits()).await;
                 }
                 return Ok(outcome);
             }
             // What the lost attempt left, such as other rows of a set.
-            let _ = self.store.leave(self.lease.id, self.limits()).await;
+            let _ = self.store.leave(&self.request.all(), self.lease.id, self.limits()).await;
             self.attempt += 1;
             self.lease.id = self.request.seed.lease(self.attempt, 0);
             self.lease.ttl = self.request.ttl;
@@ -150,7 +150,7 @@ impl<'a, S: RowStore> Contest<'a, S> {
                 Turn::Refused(refused) => return Ok(Some(Outcome::Refused(refused))),
                 Turn::Full => return Ok(Some(Outcome::Refused(Refused::QueueFull))),
                 Turn::Called(call) => {
-                    let _ = self.store.leave(self.lease.id, self.limits()).await;
+                    let _ = self.store.leave(&self.request.all(), self.lease.id, self.limits()).await;
                     return Ok(Some(Outcome::Called(call)));
                 }
             }

@@ -100,10 +100,10 @@ fn a_set_waits_for_one_lock_after_the_other() {
     let request = request(&["a", "b"]);
     let others = async {
         store.until(|store| waiting(store, "a") == 1).await;
-        store.clone().leave(a, limits()).await.unwrap();
+        store.clone().leave(&[], a, limits()).await.unwrap();
         store.until(|store| waiting(store, "b") == 1).await;
         assert_eq!(waiting(&store, "a"), 0);
-        store.clone().leave(b, limits()).await.unwrap();
+        store.clone().leave(&[], b, limits()).await.unwrap();
     };
     let ((outcome, _), ()) = run(async { tokio::join!(contest(&store, &request), others) });
     let Ok(Outcome::Granted { tenure, .. }) = outcome else { panic!("{outcome:?}") };
@@ -119,7 +119,7 @@ fn of_two_sets_that_meet_at_a_later_lock_one_finds_its_queue_full() {
     let sets = [["a", "b"], ["0", "b"]].map(|set| Request { max_waiters: Some(1), ..request(&set) });
     let others = async {
         store.until(|store| waiting(store, "b") == 1 && store.rows(&lock("a")).is_empty()).await;
-        store.clone().leave(holder, limits()).await.unwrap();
+        store.clone().leave(&[], holder, limits()).await.unwrap();
     };
     let ((first, _), (second, _), ()) =
         run(async { tokio::join!(contest(&store, &sets[1]), contest(&store, &sets[0]), others) });
@@ -137,13 +137,13 @@ fn a_set_that_has_waited_waits_for_its_later_locks_too() {
         store.until(|store| waiting(store, "a") == 1).await;
         let leave = async {
             store.until(|store| waiting(store, "b") == 1).await;
-            store.clone().leave(a, limits()).await.unwrap();
+            store.clone().leave(&[], a, limits()).await.unwrap();
             store.until(|store| waiting(store, "b") == 2).await;
-            store.clone().leave(b, limits()).await.unwrap();
+            store.clone().leave(&[], b, limits()).await.unwrap();
         };
         let (other, ()) = tokio::join!(contest(&store, &other), leave);
         let Ok(Outcome::Granted { tenure, .. }) = other.0 else { panic!("{other:?}") };
-        store.clone().leave(tenure.lease.id, limits()).await.unwrap();
+        store.clone().leave(&[], tenure.lease.id, limits()).await.unwrap();
     };
     let ((outcome, _), ()) = run(async { tokio::join!(contest(&store, &limited), others) });
     assert!(matches!(outcome, Ok(Outcome::Granted { .. })), "{outcome:?}");
@@ -160,7 +160,7 @@ fn a_place_that_was_lost_is_asked_for_again() {
         store.clone().remove((&lock("a"), &lost), limits()).await.unwrap();
         store.until(|store| waiting(store, "a") == 1).await;
         assert_ne!(store.rows(&lock("a"))[1].contender.id, lost.contender.id);
-        store.clone().leave(holder, limits()).await.unwrap();
+        store.clone().leave(&[], holder, limits()).await.unwrap();
     };
     let ((outcome, news), ()) = run(async { tokio::join!(contest(&store, &request), others) });
     let Ok(Outcome::Granted { tenure, .. }) = outcome else { panic!("{outcome:?}") };
@@ -197,7 +197,7 @@ fn a_store_that_fails_at_first_is_an_error_and_later_it_is_waited_for() {
     let others = async {
         store.until(|store| waiting(store, "a") == 1).await;
         // The look after it left, and its first repetition.
-        store.clone().leave(holder, limits()).await.unwrap();
+        store.clone().leave(&[], holder, limits()).await.unwrap();
         store.fail(2);
     };
     let ((outcome, news), ()) = run(async { tokio::join!(contest(&store, &request), others) });

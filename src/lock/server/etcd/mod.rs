@@ -336,11 +336,11 @@ impl RowStore for Etcd {
         self.rewrite(row, note, limits).await
     }
 
-    async fn left(&mut self, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
+    async fn left(&mut self, _lock: &LockName, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
         self.calls.left(LeaseId(lease as i64), limits).await
     }
 
-    async fn leave(&mut self, lease: u64, limits: Limits) -> Result<bool, Trouble> {
+    async fn leave(&mut self, _locks: &[&LockName], lease: u64, limits: Limits) -> Result<bool, Trouble> {
         self.leases.remove(&lease);
         self.calls.revoke(LeaseId(lease as i64), limits).await
     }

@@ -226,13 +226,13 @@ impl RowStore for Postgres {
         self.rewrite(row, note, limits).await
     }
 
-    async fn left(&mut self, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
+    async fn left(&mut self, _lock: &LockName, lease: u64, limits: Limits) -> Result<Option<Duration>, Trouble> {
         let (answer, _) = self.ask(&self.sql.left(lease), limits).await?;
         let left = answer.last(1).first().and_then(|rows| number::<i64>(rows.first()?, 0));
         Ok(left.map(|left| Duration::from_micros(left.max(0).unsigned_abs())))
     }
 
-    async fn leave(&mut self, lease: u64, limits: Limits) -> Result<bool, Trouble> {
+    async fn leave(&mut self, _locks: &[&LockName], lease: u64, limits: Limits) -> Result<bool, Trouble> {
         let (answer, _) = self.ask(&self.sql.leave(lease), limits).await?;
         Ok(answer.last(1).first().is_some_and(|gone| !gone.is_empty()))
     }

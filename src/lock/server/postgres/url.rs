@@ -135,8 +135,7 @@ mod tests {
     fn login(server: &Server) -> (String, String) {
         match &server.service {
             Service::Postgres(login) => (login.user.clone(), login.database.clone()),
-            #[cfg(feature = "etcd")]
-            Service::Etcd => panic!("not etcd"),
+            _ => panic!("not PostgreSQL"),
         }
     }
 

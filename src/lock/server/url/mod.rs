@@ -10,7 +10,8 @@ use crate::net::{Address, TlsFiles};
 
 /// For error messages.
 pub(super) const FORMS: &str = "write etcd://HOST[:2379][,HOST...][/PREFIX], etcds://... for TLS, \
-                     postgres://[USER@]HOST[:5432][,HOST...][/DATABASE], or file: for lock files";
+                     postgres://[USER@]HOST[:5432][,HOST...][/DATABASE], \
+                     redis://HOST[:6379][/NUMBER], or file: for lock files";
 
 /// Looks up an environment variable.
 pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -24,6 +25,9 @@ pub enum Service {
     /// PostgreSQL: as whom to log in, and where. [`Server::prefix`] is the schema.
     #[cfg(feature = "postgres")]
     Postgres(Box<super::postgres::login::Login>),
+    /// Redis or Valkey: which database.
+    #[cfg(feature = "redis")]
+    Redis(Box<super::redis::login::Login>),
 }
 
 /// A server with locks.
@@ -54,6 +58,8 @@ impl Server {
             Service::Etcd => format!("{}://{}", if self.tls.is_some() { "etcds" } else { "etcd" }, self.hosts()),
             #[cfg(feature = "postgres")]
             Service::Postgres(login) => login.url(&self.hosts()) + super::postgres::url::tls_of_token(self),
+            #[cfg(feature = "redis")]
+            Service::Redis(login) => login.url(&self.hosts(), self.tls.is_some()),
         }
     }
 
@@ -70,6 +76,8 @@ impl Display for Server {
             Service::Etcd => write!(f, "{}/{}", self.reference(), self.prefix),
             #[cfg(feature = "postgres")]
             Service::Postgres(login) => write!(f, "postgres://{}/{}", self.hosts(), login.database),
+            #[cfg(feature = "redis")]
+            Service::Redis(_) => f.write_str(&self.reference()),
         }
     }
 }
@@ -127,8 +135,11 @@ fn read(url: &str, origin: Origin, variable: Variable<'_>) -> Result<Store, Stri
         "postgres" | "postgresql" => {
             return Err("this lockrun was built without PostgreSQL (cargo feature postgres)".into());
         }
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "valkey" | "valkeys" => super::redis::url::read(scheme, rest, origin, variable)?,
+        #[cfg(not(feature = "redis"))]
         "redis" | "rediss" | "valkey" | "valkeys" => {
-            return Err(format!("this version has no Redis and no Valkey yet; {FORMS}"));
+            return Err("this lockrun was built without Redis (cargo feature redis)".into());
         }
         _ => return Err(format!("the scheme {scheme} is unknown; {FORMS}")),
     };
@@ -215,14 +226,13 @@ mod tests {
             "etcd://u:p@a?password-file=/f",
             "etcd://a/%zz",
             "postgres:///b",
-            "redis://a",
-            "valkeys://a",
+            "redis://a/b",
+            "valkeys:a",
             "ETCD://a",
         ] {
             assert!(error(wrong).starts_with("LOCKRUN_STORE="), "{wrong}");
         }
         assert!(error("http://a").contains("etcd://HOST"));
-        assert!(error("redis://a").contains("this version has no Redis"));
     }
 
     #[test]

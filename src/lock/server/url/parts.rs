@@ -138,7 +138,7 @@ impl Parameters {
     }
 
     /// A parameter of this kind of server. The last one counts.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub fn own(&self, name: &str) -> Option<&str> {
         self.own.iter().rev().find(|(own, _)| *own == name).map(|(_, value)| value.as_str())
     }
