@@ -214,7 +214,7 @@ endif
 	@if command -v rustup >/dev/null; then rustup component add rustfmt clippy; fi
 	@$(MAKE) packagers
 
-SLOW = asleep:: campaign errno_sweep:: etcd_ every_engine examples:: kill_points:: messages::a_wait_of_a_minute one_memory:: \
+SLOW = asleep:: campaign cron:: errno_sweep:: etcd_ every_engine examples:: kill_points:: messages::a_wait_of_a_minute one_memory:: \
 	packages:: pictures:: server_tree:: storm:: system_call token_hand_over:: undisturbed:: witness::
 CAMPAIGNS = storm:: campaign::locks
 SWEEPS = errno_sweep:: kill_points::
