@@ -55,8 +55,8 @@ impl Queue {
         let process = &mut world.processes[i];
         Ok(Some(match process.at {
             At::EnterDoor => At::LookForWaiters,
-            At::LookForWaiters if value != 0 => At::CompareQueue,
-            At::LookForWaiters if self.is(Mutant::ComparesBeforeTheLock) => At::CompareQueue,
+            At::LookForWaiters if value != 0 => At::Compare,
+            At::LookForWaiters if self.is(Mutant::ComparesBeforeTheLock) => At::Compare,
             At::LookForWaiters => At::TryLock,
             At::DrawTicket => {
                 (process.ticket, process.arrived) = (value as u8, last + 1);
@@ -68,7 +68,7 @@ impl Queue {
                 At::Lock
             }
             At::WaitForTurn => At::Lock,
-            At::EnterDoorAgain => At::CompareQueue,
+            At::EnterDoorAgain => At::Compare,
             At::PruneEnterDoor if value == 0 => At::Leave,
             At::PruneEnterDoor if self.is(Mutant::PruneLooksForNoTickets) => At::PruneLock,
             At::PruneEnterDoor => At::PruneLook,
@@ -152,7 +152,7 @@ impl Queue {
             }
             At::TryLock if world.is_locked_against(i) => {
                 process.met_prune = world.holders_against(i).any(|other| other.role == Role::Prune);
-                let at = if self.is(Mutant::ComparesBeforeTheLock) { At::DrawTicket } else { At::CompareQueue };
+                let at = if self.is(Mutant::ComparesBeforeTheLock) { At::DrawTicket } else { At::Compare };
                 ("cannot lock", at)
             }
             At::Lock if world.is_locked_against(i) => return None,
@@ -165,22 +165,16 @@ impl Queue {
                     (Role::Flock, _) => At::Run,
                     (Role::Shared, At::Lock) if !self.is(Mutant::ReadersNumberOutside) => At::EnterDoorAgain,
                     _ if self.is(Mutant::ComparesNothing) || self.is(Mutant::ComparesBeforeTheLock) => At::ReadText,
-                    _ => At::CompareQueue,
+                    _ => At::Compare,
                 };
                 ("locks", at)
             }
-            At::CompareQueue if self.is(Mutant::CountsLinks) && world.is_linked(me.queue) => {
-                ("sees a link", At::CompareLock)
-            }
-            At::CompareQueue if world.path != me.queue && !self.is(Mutant::ComparesNothing) => {
-                ("sees another file", At::Restart)
-            }
-            At::CompareQueue => ("sees its queue", At::CompareLock),
-            At::CompareLock => {
+            At::Compare => {
                 let is_current = match self.scope.mutant {
-                    Some(Mutant::CountsLinks) => world.is_linked(me.lock),
-                    Some(Mutant::ComparesTheQueueAlone | Mutant::ComparesNothing) => true,
-                    _ => world.path == me.lock,
+                    Some(Mutant::CountsLinks) => world.is_linked(me.queue) && world.is_linked(me.lock),
+                    Some(Mutant::ComparesTheQueueAlone) => world.path == me.queue,
+                    Some(Mutant::ComparesNothing) => true,
+                    _ => world.path == me.queue && me.lock == me.queue,
                 };
                 let at = match (is_current, has_lock, me.role) {
                     (false, ..) => At::Restart,
@@ -192,7 +186,7 @@ impl Queue {
                     (true, false, Role::Impatient) => At::Leave,
                     (true, false, _) => At::DrawTicket,
                 };
-                ("sees its file", at)
+                ("compares", at)
             }
             At::ReadText => {
                 let last = match world.texts[usize::from(me.queue)] {
