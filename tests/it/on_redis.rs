@@ -143,9 +143,15 @@ fn a_holder_puts_back_what_flushall_took_unless_another_was_granted_it() {
     eventually("the row is back", || rows(&server, &sandbox) == 1);
     run(&sandbox, &store).assert_code(75);
     holder.release().assert_code(0).assert_silent();
+    eventually("another ttl is taken", || run(&sandbox, &server.url("grace=0")).code == Some(0));
+    let store = server.url("grace=0");
     let holder = stubborn(&sandbox, &store);
+    // It puts its row back too late.
+    let keeper = keeper_of(holder.pid());
+    signal(keeper, libc::SIGSTOP);
     server.cli(&sandbox, &["flushall"]).assert_code(0);
     let next = hold(&sandbox, &store);
+    signal(keeper, libc::SIGCONT);
     let pid = next.pid().to_string();
     holder.wait().assert_code(123).assert_stderr_has(&["calc: lost: the store has taken it away", "KILL", &pid]);
     next.release().assert_code(0).assert_silent();

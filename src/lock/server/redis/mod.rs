@@ -18,7 +18,7 @@ pub mod session;
 pub(super) mod url;
 pub mod watch;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::login::Login;
@@ -44,7 +44,7 @@ pub struct Redis {
     session: Session,
     script: Script,
     /// Our rows that were granted, with their leases, as they were last seen.
-    held: HashMap<Id, (u64, Held)>,
+    held: BTreeMap<Id, (u64, Held)>,
 }
 
 /// A part of the list of all locks, also of those without rows.
@@ -63,7 +63,7 @@ impl Redis {
         let dialer = Dialer::new(server.addresses.clone(), server.tls.clone());
         let login = Login { account: server.account.clone(), ..login.clone() };
         let session = Session::new(dialer, login, &server.prefix, server.ttl, identity);
-        Self { session, script: Script::new(&server.prefix), held: HashMap::new() }
+        Self { session, script: Script::new(&server.prefix), held: BTreeMap::new() }
     }
 
     async fn ask(&mut self, call: &Call, limits: Limits) -> Result<Answer, Trouble> {
