@@ -180,6 +180,7 @@ TOOLS = /usr/lib/python3*/ensurepip/__init__.py:python3-venv /usr/sbin/iptables:
 	/usr/lib/python3/dist-packages/jsonschema/__init__.py:python3-jsonschema \
 	/usr/share/bash-completion/bash_completion:bash-completion busybox:busybox cc:gcc cpio:cpio cron:cron dash:dash \
 	/usr/bin/pg_lsclusters:postgresql-common /usr/lib/postgresql/*/bin/postgres:postgresql /usr/sbin/pgbouncer:pgbouncer \
+	/usr/lib/*/faketime/libfaketime.so.1:faketime \
 	etcd:etcd-server etcdctl:etcd-client fish:fish flock:util-linux getent:libc-bin ip:iproute2 jq:jq \
 	ksh93:ksh93u+m lintian:lintian mandoc:mandoc mksh:mksh node:nodejs openssl:openssl python3:python3 \
 	mandb:man-db ps:procps readelf:binutils redis-cli:redis-tools /usr/bin/redis-server:redis-server rpm2cpio:rpm2cpio \

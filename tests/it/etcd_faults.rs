@@ -2,7 +2,7 @@
 //! is asked by hundreds at once: what becomes of those who hold, wait and come.
 
 use crate::campaign::size;
-use crate::support::{Cluster, Etcd, NODES, Place, Running, Sandbox, eventually, http_message};
+use crate::support::{Cluster, Etcd, NODES, Place, Sandbox, eventually, http_message};
 use std::fs;
 use std::io::{Write, copy};
 use std::net::{TcpListener, TcpStream};
@@ -12,10 +12,6 @@ const ENDLESS: &str = "echo holding; exec sleep 600";
 
 fn server() -> Place {
     Place::Etcd(Etcd::start())
-}
-
-fn hold(place: &Place, sandbox: &Sandbox, parameters: &str) -> Running {
-    place.lockrun_with(sandbox, parameters, &["-l", "calc", "-c", ENDLESS]).start().until_says("holding")
 }
 
 #[test]
@@ -61,40 +57,6 @@ fn history_that_was_compacted_while_a_server_restarts_is_not_needed() {
     place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0);
     first.wait().assert_code(123);
     second.wait().assert_code(0).assert_stdout("ran\n");
-}
-
-#[test]
-fn a_server_that_is_restarted_within_the_lease_costs_nobody_anything() {
-    let (mut place, sandbox) = (server(), Sandbox::new());
-    let holder = place.hold(&sandbox, &["-l", "calc"]);
-    let waiters: Vec<_> = (1..=2)
-        .map(|number| place.wait_in_queue(&sandbox, &["-l", "calc", "-c", &format!("echo {number} >>order")], number))
-        .collect();
-    let Place::Etcd(etcd) = &mut place else { unreachable!() };
-    etcd.kill();
-    etcd.restart();
-    place.until_waiting(&sandbox, 2);
-    holder.release().assert_code(0).assert_silent();
-    for waiter in waiters {
-        waiter.wait().assert_code(0);
-    }
-    assert_eq!(fs::read_to_string(sandbox.path("work/order")).unwrap(), "1\n2\n");
-}
-
-#[test]
-fn a_server_that_comes_back_after_the_lease_finds_the_command_ended_and_waiters_waiting() {
-    let (mut place, sandbox) = (server(), Sandbox::new());
-    let holder = hold(&place, &sandbox, "?ttl=3");
-    let waiter = place.lockrun_with(&sandbox, "?ttl=3", &["-l", "calc", "--", "echo", "ran"]).start();
-    let bounded = place.lockrun_with(&sandbox, "?ttl=3", &["-t", "5", "-l", "calc", "--", "touch", "late"]).start();
-    place.until_waiting(&sandbox, 2);
-    let Place::Etcd(etcd) = &mut place else { unreachable!() };
-    etcd.kill();
-    holder.wait().assert_code(123).assert_stderr_has(&["could not be reached in time", "TERM"]);
-    bounded.wait().assert_code(124);
-    etcd.restart();
-    waiter.wait().assert_code(0).assert_stdout("ran\n");
-    assert!(!sandbox.path("work/late").exists());
 }
 
 /// Every server that can be reached has lost the others.

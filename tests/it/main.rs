@@ -222,9 +222,6 @@ mod etcd_cluster;
 /// A server that restarts, is full, forgets its history or is asked by hundreds.
 #[cfg(feature = "net")]
 mod etcd_faults;
-/// The judge of the campaign.
-#[cfg(feature = "net")]
-mod etcd_oracle;
 /// The store of rows on a real etcd, with `etcdctl lock` beside it.
 #[cfg(feature = "net")]
 mod etcd_rows;
@@ -240,6 +237,15 @@ mod on_postgres;
 /// What is Redis's own: what it forgets, its memory, its kinds of servers.
 #[cfg(feature = "net")]
 mod on_redis;
+/// The judge of the campaigns on servers.
+#[cfg(feature = "net")]
+mod oracle;
+/// The callers of the campaigns on servers, killed and stopped.
+#[cfg(feature = "net")]
+mod server_callers;
+/// Every kind of lock on one server, under every fault, its clock included.
+#[cfg(feature = "net")]
+mod server_campaign;
 /// The waiting line, Ctrl-C, Ctrl-Z and fg on a server.
 #[cfg(feature = "net")]
 mod server_terminal;

@@ -1,6 +1,6 @@
 //! What only locks on a server have: a lease, a keeper, and ways to lose both.
 
-use crate::support::{Etcd, Place, Running, Sandbox, eventually, is_alive, keeper_of, signal};
+use crate::support::{Etcd, Place, Proxy, Running, Sandbox, eventually, is_alive, keeper_of, signal, status_field};
 use std::time::{Duration, Instant};
 
 const SHORT: &str = "?ttl=3";
@@ -17,53 +17,76 @@ fn stubborn(place: &Place, sandbox: &Sandbox) -> Running {
 }
 
 #[test]
-fn a_lease_that_was_revoked_ends_the_command_at_once() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let holder = stubborn(&place, &sandbox);
-    let leases = place.server().etcdctl(&sandbox, &["lease", "list"]);
-    place.server().etcdctl(&sandbox, &["lease", "revoke", leases.stdout.lines().last().unwrap()]).assert_code(0);
-    holder.wait().assert_code(123).assert_stderr_has(&["calc: lost: the store has taken it away", "KILL"]);
+fn a_row_that_was_removed_ends_the_command_at_once() {
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let holder = stubborn(&place, &sandbox);
+        place.remove_first_row(&sandbox);
+        holder.wait().assert_code(123).assert_stderr_has(&["calc: lost: the store has taken it away", "KILL"]);
+    }
 }
 
 #[test]
 fn the_line_names_who_holds_the_lock_now() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let holder = stubborn(&place, &sandbox);
-    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "exec sleep 600"], 1);
-    let keys = place.server().keys(&sandbox, "jobs/calc/");
-    // The first in the queue has the lowest create revision.
-    let oldest = ["get", "--prefix", "--order=ASCEND", "--sort-by=CREATE", "--limit=1", "-w", "json", "jobs/calc/"];
-    let found = place.server().etcdctl(&sandbox, &oldest);
-    let found: serde_json::Value = serde_json::from_str(&found.assert_code(0).stdout).unwrap();
-    let lease = found["kvs"][0]["lease"].as_u64().unwrap();
-    assert_eq!(keys.len(), 2);
-    place.server().etcdctl(&sandbox, &["lease", "revoke", &format!("{lease:x}")]).assert_code(0);
-    let now = format!("; now held by pid {} on ", waiter.pid());
-    holder.wait().assert_code(123).assert_one_line(&["calc: lost: the store has taken it away", "KILL", &now]);
-    // The queue is empty.
-    waiter.signal(libc::SIGTERM);
-    waiter.wait().assert_signal(libc::SIGTERM);
-    let holder = stubborn(&place, &sandbox);
-    let leases = place.server().etcdctl(&sandbox, &["lease", "list"]);
-    place.server().etcdctl(&sandbox, &["lease", "revoke", leases.stdout.lines().last().unwrap()]).assert_code(0);
-    holder.wait().assert_code(123).assert_one_line(&["the store has taken it away", "; nobody holds it now"]);
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let holder = stubborn(&place, &sandbox);
+        let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "exec sleep 600"], 1);
+        place.remove_first_row(&sandbox);
+        let now = format!("; now held by pid {} on ", waiter.pid());
+        holder.wait().assert_code(123).assert_one_line(&["calc: lost: the store has taken it away", "KILL", &now]);
+        // The queue is empty.
+        waiter.signal(libc::SIGTERM);
+        waiter.wait().assert_signal(libc::SIGTERM);
+        let holder = stubborn(&place, &sandbox);
+        place.remove_first_row(&sandbox);
+        holder.wait().assert_code(123).assert_one_line(&["the store has taken it away", "; nobody holds it now"]);
+    }
 }
 
 #[test]
 fn a_server_that_stops_ends_the_command_before_its_lease_does() {
     for kill in [false, true] {
-        let (place, sandbox) = (server(), Sandbox::new());
-        let holder = stubborn(&place, &sandbox);
-        let began = Instant::now();
-        if kill {
-            place.server().kill()
-        } else {
-            place.server().freeze()
+        for place in Place::own_servers() {
+            let sandbox = Sandbox::new();
+            let holder = stubborn(&place, &sandbox);
+            let began = Instant::now();
+            if kill {
+                place.kill()
+            } else {
+                place.freeze()
+            }
+            let outcome = holder.wait();
+            assert!(began.elapsed() < Duration::from_secs(3), "the lease is 3 s: {outcome:?}");
+            outcome.assert_code(123).assert_stderr_has(&["cannot be renewed", "lost", "could not be reached", "KILL"]);
+            place.thaw();
         }
-        let outcome = holder.wait();
-        assert!(began.elapsed() < Duration::from_secs(3), "the lease is 3 s: {outcome:?}");
-        outcome.assert_code(123).assert_stderr_has(&["cannot be renewed", "lost", "could not be reached", "KILL"]);
-        place.server().thaw();
+    }
+}
+
+#[test]
+fn connections_that_are_cut_or_lead_nowhere_are_made_anew_or_end_the_command() {
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let proxy = Proxy::to(&place.address());
+        let url = place.url().unwrap().replacen(&place.address(), proxy.address(), 1);
+        let url = url.clone() + if url.contains('?') { "&ttl=" } else { "?ttl=" };
+        let run = |ttl: &str, args: &[&str]| {
+            sandbox.lockrun(&[&["--store", &(url.clone() + ttl), "-l", "calc"], args].concat()).start()
+        };
+        let holder = run("3", &["-c", STUBBORN]).until_says("\n");
+        let waiter = run("20", &["--", "echo", "ran"]);
+        place.until_waiting(&sandbox, 1);
+        let began = Instant::now();
+        eventually("a lease has passed", || {
+            proxy.cut();
+            place.lockrun(&sandbox, &["status", "calc"]).run().assert_code(1);
+            began.elapsed() > Duration::from_secs(4)
+        });
+        proxy.lose_answers();
+        holder.wait().assert_code(123).assert_stderr_has(&["cannot be renewed", "could not be reached", "KILL"]);
+        proxy.open();
+        waiter.wait().assert_code(0).assert_stdout("ran\n");
     }
 }
 
@@ -77,7 +100,7 @@ fn a_longer_lease_than_was_asked_for_is_used_to_the_end() {
         .start();
     let mut holder = holder.until_says("holding");
     let began = Instant::now();
-    place.server().freeze();
+    place.freeze();
     // Renewed after a third of 8 s, so that there is time to try again.
     eventually("the holder has heard of it", || holder.stderr().contains("cannot be renewed"));
     assert!(!holder.has_ended());
@@ -85,24 +108,67 @@ fn a_longer_lease_than_was_asked_for_is_used_to_the_end() {
     // By the 2 s that were asked for, it would have been ended before.
     assert!(began.elapsed() > Duration::from_secs(2), "{outcome:?}");
     outcome.assert_code(123).assert_stderr_has(&["lost", "could not be reached", "TERM"]);
-    place.server().thaw();
+    place.thaw();
 }
 
 #[test]
 fn a_server_that_comes_back_in_time_is_no_loss() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "sleep", "4"]).start();
-    eventually("it holds", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
-    place.server().freeze();
-    std::thread::sleep(Duration::from_millis(700));
-    place.server().thaw();
-    holder.wait().assert_code(0);
+    for place in Place::own_servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "sleep", "4"]).start();
+        eventually("it holds", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
+        place.freeze();
+        std::thread::sleep(Duration::from_millis(700));
+        place.thaw();
+        holder.wait().assert_code(0);
+    }
+}
+
+#[test]
+fn a_server_that_is_restarted_within_the_lease_costs_nobody_anything() {
+    for mut place in Place::own_servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.hold(&sandbox, &["-l", "calc"]);
+        let waiters: Vec<_> = (1..=2)
+            .map(|number| {
+                place.wait_in_queue(&sandbox, &["-l", "calc", "-c", &format!("echo {number} >>order")], number)
+            })
+            .collect();
+        place.kill();
+        place.restart();
+        place.until_waiting(&sandbox, 2);
+        holder.release().assert_code(0).assert_silent();
+        for waiter in waiters {
+            waiter.wait().assert_code(0);
+        }
+        assert_eq!(std::fs::read_to_string(sandbox.path("work/order")).unwrap(), "1\n2\n");
+    }
+}
+
+#[test]
+fn a_server_that_comes_back_after_the_lease_finds_the_command_ended_and_waiters_waiting() {
+    for mut place in Place::own_servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "-c", "echo holding; exec sleep 600"]).start();
+        let holder = holder.until_says("holding");
+        let waiter = place.lockrun_with(&sandbox, "?ttl=3", &["-l", "calc", "--", "echo", "ran"]).start();
+        let bounded = place.lockrun_with(&sandbox, "?ttl=3", &["-t", "5", "-l", "calc", "--", "touch", "late"]).start();
+        place.until_waiting(&sandbox, 2);
+        place.kill();
+        holder.wait().assert_code(123).assert_stderr_has(&["could not be reached in time", "TERM"]);
+        bounded.wait().assert_code(124);
+        place.restart();
+        waiter.wait().assert_code(0).assert_stdout("ran\n");
+        assert!(!sandbox.path("work/late").exists());
+    }
 }
 
 #[test]
 fn a_keeper_that_was_killed_or_hangs_is_replaced() {
-    for fault in [libc::SIGKILL, libc::SIGSTOP] {
-        let (place, sandbox) = (server(), Sandbox::new());
+    for (fault, place) in
+        [libc::SIGKILL, libc::SIGSTOP].into_iter().flat_map(|fault| Place::servers().map(|place| (fault, place)))
+    {
+        let sandbox = Sandbox::new();
         let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
         let first = keeper_of(holder.pid());
         signal(first, fault);
@@ -120,23 +186,27 @@ fn a_keeper_that_was_killed_or_hangs_is_replaced() {
 
 #[test]
 fn a_keeper_that_was_killed_while_it_waited_is_replaced_in_its_place() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let holder = place.hold(&sandbox, &["-l", "calc"]);
-    let first = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo 1 >>order"], 1);
-    let second = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo 2 >>order"], 2);
-    let keeper = keeper_of(first.pid());
-    signal(keeper, libc::SIGKILL);
-    eventually("another one", || keeper_of(first.pid()) != keeper);
-    holder.release();
-    first.wait().assert_code(0);
-    second.wait().assert_code(0);
-    assert_eq!(std::fs::read_to_string(sandbox.path("work/order")).unwrap(), "1\n2\n");
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.hold(&sandbox, &["-l", "calc"]);
+        let first = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo 1 >>order"], 1);
+        let second = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo 2 >>order"], 2);
+        let keeper = keeper_of(first.pid());
+        signal(keeper, libc::SIGKILL);
+        eventually("another one", || keeper_of(first.pid()) != keeper);
+        holder.release();
+        first.wait().assert_code(0);
+        second.wait().assert_code(0);
+        assert_eq!(std::fs::read_to_string(sandbox.path("work/order")).unwrap(), "1\n2\n");
+    }
 }
 
 #[test]
 fn where_all_of_us_were_stopped_the_line_says_so() {
-    for keeper_first in [false, true] {
-        let (place, sandbox) = (server(), Sandbox::new());
+    for (keeper_first, place) in
+        [false, true].into_iter().flat_map(|first| Place::servers().map(|place| (first, place)))
+    {
+        let sandbox = Sandbox::new();
         let holder = stubborn(&place, &sandbox);
         let keeper = keeper_of(holder.pid());
         let all = if keeper_first { [keeper, holder.pid()] } else { [holder.pid(), keeper] };
@@ -157,36 +227,38 @@ fn where_all_of_us_were_stopped_the_line_says_so() {
 
 #[test]
 fn a_wrapper_that_is_stopped_does_not_keep_its_command_past_the_lease() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let holder = stubborn(&place, &sandbox);
-    let command: i32 = holder.stdout().trim().parse().unwrap();
-    holder.signal(libc::SIGSTOP);
-    place.server().freeze();
-    let began = Instant::now();
-    eventually("the command was killed", || {
-        !is_alive(command) || crate::support::status_field(command, "State").starts_with('Z')
-    });
-    assert!(began.elapsed() < Duration::from_secs(3));
-    place.server().thaw();
-    holder.signal(libc::SIGCONT);
-    holder.wait().assert_code(123);
+    for place in Place::own_servers() {
+        let sandbox = Sandbox::new();
+        let holder = stubborn(&place, &sandbox);
+        let command: i32 = holder.stdout().trim().parse().unwrap();
+        holder.signal(libc::SIGSTOP);
+        place.freeze();
+        let began = Instant::now();
+        eventually("the command was killed", || !is_alive(command) || status_field(command, "State").starts_with('Z'));
+        assert!(began.elapsed() < Duration::from_secs(3));
+        place.thaw();
+        holder.signal(libc::SIGCONT);
+        holder.wait().assert_code(123);
+    }
 }
 
 #[test]
 fn at_least_keeps_the_lock_after_the_command() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let began = Instant::now();
-    let args = ["--at-least", "4", "-l", "calc", "--", "true"];
-    place.lockrun(&sandbox, &args).run().assert_code(0).assert_silent();
-    assert!(began.elapsed() < Duration::from_secs(3), "it returns at once");
-    let busy = place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run();
-    busy.assert_code(75).assert_one_line(&["kept until"]);
-    place.lockrun(&sandbox, &["-l", "calc", "--", "true"]).run().assert_code(0);
-    assert!(began.elapsed() >= Duration::from_secs(4));
-    // break removes it at once.
-    place.lockrun(&sandbox, &["--at-least", "600", "-l", "calc", "--", "true"]).run().assert_code(0);
-    place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0);
-    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let began = Instant::now();
+        let args = ["--at-least", "4", "-l", "calc", "--", "true"];
+        place.lockrun(&sandbox, &args).run().assert_code(0).assert_silent();
+        assert!(began.elapsed() < Duration::from_secs(3), "it returns at once");
+        let busy = place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run();
+        busy.assert_code(75).assert_one_line(&["kept until"]);
+        place.lockrun(&sandbox, &["-l", "calc", "--", "true"]).run().assert_code(0);
+        assert!(began.elapsed() >= Duration::from_secs(4));
+        // break removes it at once.
+        place.lockrun(&sandbox, &["--at-least", "600", "-l", "calc", "--", "true"]).run().assert_code(0);
+        place.lockrun(&sandbox, &["break", "calc"]).run().assert_code(0);
+        place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(0);
+    }
 }
 
 #[test]
@@ -246,19 +318,21 @@ fn locks_on_files_and_on_a_server_are_taken_under_each_other() {
 /// Nothing of the holder is left, and the server has not heard of its end.
 #[test]
 fn a_standby_takes_over_when_a_host_dies() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let script = "echo $$; exec sleep 600";
-    let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "-c", script]).start().until_says("\n");
-    let standby = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "took over"], 1);
-    let command: i32 = holder.stdout().trim().parse().unwrap();
-    // The keeper first: it would give the lock back.
-    for process in [keeper_of(holder.pid()), holder.pid(), command] {
-        signal(process, libc::SIGSTOP);
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let script = "echo $$; exec sleep 600";
+        let holder = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "-c", script]).start().until_says("\n");
+        let standby = place.wait_in_queue(&sandbox, &["-l", "calc", "--", "echo", "took over"], 1);
+        let command: i32 = holder.stdout().trim().parse().unwrap();
+        // The keeper first: it would give the lock back.
+        for process in [keeper_of(holder.pid()), holder.pid(), command] {
+            signal(process, libc::SIGSTOP);
+        }
+        for process in [keeper_of(holder.pid()), holder.pid(), command] {
+            signal(process, libc::SIGKILL);
+        }
+        standby.wait().assert_code(0).assert_stdout("took over\n");
     }
-    for process in [keeper_of(holder.pid()), holder.pid(), command] {
-        signal(process, libc::SIGKILL);
-    }
-    standby.wait().assert_code(0).assert_stdout("took over\n");
 }
 
 /// The kilobytes of a process's heap that are in memory.
@@ -280,12 +354,16 @@ fn waiting_takes_little_memory() {
 
 #[test]
 fn nothing_is_left_on_the_server() {
-    let (place, sandbox) = (server(), Sandbox::new());
-    let holder = place.hold(&sandbox, &["-l", "calc"]);
-    place.lockrun(&sandbox, &["-t", "0.1", "-l", "calc", "--", "true"]).run().assert_code(124);
-    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
-    holder.release();
-    assert_eq!(place.server().keys(&sandbox, ""), [""; 0]);
-    let leases = place.server().etcdctl(&sandbox, &["lease", "list"]);
-    leases.assert_stdout("found 0 leases\n");
+    for place in Place::own_servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.hold(&sandbox, &["-l", "calc"]);
+        place.lockrun(&sandbox, &["-t", "0.1", "-l", "calc", "--", "true"]).run().assert_code(124);
+        place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
+        holder.release();
+        assert_eq!(place.rows(&sandbox), [""; 0]);
+        if let Place::Etcd(etcd) = &place {
+            assert_eq!(etcd.keys(&sandbox, ""), [""; 0]);
+            etcd.etcdctl(&sandbox, &["lease", "list"]).assert_stdout("found 0 leases\n");
+        }
+    }
 }

@@ -14,6 +14,7 @@
 //! - [`packages`]: what `make deb` and its like make of the program under test.
 //! - [`Etcd`], [`Cluster`]: a server of its own, three of them on a network of their own.
 //! - [`Place`]: where a lock is, for what holds for every engine.
+//! - [`Proxy`]: a way to a server that can be cut, or lose what is sent.
 //! - [`interrupt`]: a process killed or delayed between any two system calls.
 //! - [`may_act_as_root`], [`with_mounts`]: what needs root or a namespace of its own.
 
@@ -34,6 +35,8 @@ mod place;
 #[cfg(feature = "net")]
 pub mod postgres;
 mod privilege;
+#[cfg(feature = "net")]
+mod proxy;
 mod random;
 #[cfg(feature = "net")]
 pub mod redis;
@@ -63,6 +66,8 @@ pub use packages::packages;
 #[cfg(feature = "net")]
 pub use place::Place;
 pub use privilege::{am_root, in_pid_namespace, may_act_as_root, with_mounts};
+#[cfg(feature = "net")]
+pub use proxy::Proxy;
 pub use random::Random;
 pub use running::{Holder, Running};
 pub use sandbox::Sandbox;

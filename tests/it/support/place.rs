@@ -1,6 +1,6 @@
 //! Where a test's locks are: what holds for files holds on a server.
 
-use super::postgres::Schema;
+use super::postgres::{Postgres, Schema};
 use super::redis::Keys;
 use super::{Etcd, Holder, Invocation, Running, Sandbox, eventually};
 
@@ -22,6 +22,16 @@ impl Place {
         [Self::Files, Self::Etcd(Etcd::start()), Self::Postgres(Schema::unused()), Self::Redis(Keys::unused())]
     }
 
+    /// One of each kind whose rows a test can see, on a server that is not harmed.
+    pub fn servers() -> [Self; 2] {
+        [Self::Etcd(Etcd::start()), Self::Postgres(Schema::unused())]
+    }
+
+    /// One of each on a server of its own, to which anything may be done.
+    pub fn own_servers() -> [Self; 2] {
+        [Self::Etcd(Etcd::start()), Self::Postgres(Schema::on(Postgres::start()))]
+    }
+
     /// For `--store`; `None`: lock files.
     pub fn url(&self) -> Option<String> {
         match self {
@@ -37,6 +47,90 @@ impl Place {
         match self {
             Self::Etcd(etcd) => etcd,
             Self::Files | Self::Postgres(_) | Self::Redis(_) => panic!("no etcd"),
+        }
+    }
+
+    /// The server's `HOST:PORT`.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => etcd.address().to_owned(),
+            Self::Postgres(schema) => schema.server().address(),
+        }
+    }
+
+    /// Stops the server: it answers nothing, and its connections stay open.
+    pub fn freeze(&self) {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => etcd.freeze(),
+            Self::Postgres(schema) => schema.server().freeze(),
+        }
+    }
+
+    /// Continues it.
+    pub fn thaw(&self) {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => etcd.thaw(),
+            Self::Postgres(schema) => schema.server().thaw(),
+        }
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&self) {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => etcd.kill(),
+            Self::Postgres(schema) => schema.server().kill(),
+        }
+    }
+
+    /// Starts it again, with the data that it had.
+    pub fn restart(&mut self) {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => etcd.restart(),
+            Self::Postgres(schema) => schema.own_server().restart(),
+        }
+    }
+
+    /// Sets its clock so many seconds ahead of ours.
+    pub fn set_clock(&self, ahead: i64) {
+        match self {
+            Self::Files | Self::Etcd(_) | Self::Redis(_) => panic!("no clock of its own"),
+            Self::Postgres(schema) => schema.server().set_clock(ahead),
+        }
+    }
+
+    /// What the server has of all locks, a line for each row.
+    pub fn rows(&self, sandbox: &Sandbox) -> Vec<String> {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => etcd.keys(sandbox, "jobs/"),
+            Self::Postgres(schema) => {
+                let found = schema.psql(sandbox, "SELECT id FROM SCHEMA.contender ORDER BY name, ord");
+                found.lines().map(str::to_owned).collect()
+            }
+        }
+    }
+
+    /// Removes the row that was entered first.
+    pub fn remove_first_row(&self, sandbox: &Sandbox) {
+        match self {
+            Self::Files | Self::Redis(_) => panic!("no server of its own"),
+            Self::Etcd(etcd) => {
+                let oldest =
+                    ["get", "--prefix", "--order=ASCEND", "--sort-by=CREATE", "--limit=1", "-w", "json", "jobs/"];
+                let found = etcd.etcdctl(sandbox, &oldest);
+                let found: serde_json::Value = serde_json::from_str(&found.assert_code(0).stdout).unwrap();
+                let lease = found["kvs"][0]["lease"].as_u64().unwrap();
+                etcd.etcdctl(sandbox, &["lease", "revoke", &format!("{lease:x}")]).assert_code(0);
+            }
+            Self::Postgres(schema) => {
+                let first = "SELECT id FROM SCHEMA.contender ORDER BY ord LIMIT 1";
+                schema.psql(sandbox, &format!("DELETE FROM SCHEMA.contender WHERE id = ({first})"));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! PostgreSQL servers for tests: real ones, on loopback addresses that only this
 //! process uses.
 
-use super::server::{GUARD, memory, next_address, signal, start_under};
+use super::server::{FAKETIME, GUARD, freeze, memory, next_address, own_clock, set_clock, signal, start_under};
 use super::{Authority, Outcome, Sandbox, eventually};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,28 +20,46 @@ pub struct Postgres {
     data: PathBuf,
 }
 
-/// Tables on a server that other tests use as well.
+/// Tables on a server.
 pub struct Schema {
     name: String,
+    /// `None`: the one that other tests use as well.
+    own: Option<Postgres>,
 }
 
 impl Schema {
     /// A name that nobody has used; the tables are not there yet.
     pub fn unused() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        Self { name: format!("lockrun_{}", NUMBER.fetch_add(1, Ordering::Relaxed)) }
+        Self { name: format!("lockrun_{}", NUMBER.fetch_add(1, Ordering::Relaxed)), own: None }
+    }
+
+    /// The same on a server of its own, to which anything may be done.
+    pub fn on(server: Postgres) -> Self {
+        Self { own: Some(server), ..Self::unused() }
     }
 
     /// For `--store`.
     pub fn url(&self) -> String {
-        Postgres::shared().url(&format!("schema={}", self.name))
+        self.server().url(&format!("schema={}", self.name))
+    }
+
+    /// Where they are.
+    pub fn server(&self) -> &Postgres {
+        self.own.as_ref().unwrap_or_else(|| Postgres::shared())
+    }
+
+    /// Its own server.
+    #[track_caller]
+    pub fn own_server(&mut self) -> &mut Postgres {
+        self.own.as_mut().expect("a server of its own")
     }
 
     /// What psql(1) says to this, without a heading.
     #[track_caller]
     pub fn psql(&self, sandbox: &Sandbox, sql: &str) -> String {
         let sql = sql.replace("SCHEMA", &self.name);
-        Postgres::shared().psql(sandbox, "postgres", &sql).assert_code(0).stdout.trim().to_owned()
+        self.server().psql(sandbox, "postgres", &sql).assert_code(0).stdout.trim().to_owned()
     }
 }
 
@@ -60,6 +78,15 @@ impl Postgres {
     /// One that wants to know this password, if it is one, and has these options beside
     /// its own.
     pub fn start_with(password: &str, options: &[&str]) -> Self {
+        Self::launch(password, options, None)
+    }
+
+    /// One whose clock can be set.
+    pub fn start_with_clock() -> Self {
+        Self::launch("", &[], Some(Path::new(FAKETIME)))
+    }
+
+    fn launch(password: &str, options: &[&str], clock: Option<&Path>) -> Self {
         let (host, port) = next_address();
         let data = memory().join(format!("lockrun-test-{}-postgres-{port}", std::process::id()));
         fs::create_dir_all(&data).unwrap();
@@ -85,7 +112,11 @@ impl Postgres {
             .output()
             .expect("initdb");
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
-        let server = as_user(user, &program("postgres"));
+        let mut server = as_user(user, Path::new("env"));
+        if let Some(library) = clock {
+            server.args(own_clock(library, &data.join("clock")));
+        }
+        server.arg(program("postgres"));
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(&data)
@@ -96,7 +127,17 @@ impl Postgres {
             .args(["-h", &host, "-p", &port.to_string(), "-k"])
             .arg(&data)
             .args(options.iter().flat_map(|option| ["-c", option]))
-            .args(["-F", "-c", "max_connections=300", "-c", "shared_buffers=16MB", "-c", "log_min_messages=log"])
+            .args([
+                "-F",
+                "-c",
+                "dynamic_shared_memory_type=mmap",
+                "-c",
+                "max_connections=300",
+                "-c",
+                "shared_buffers=16MB",
+                "-c",
+                "log_min_messages=log",
+            ])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -155,11 +196,39 @@ impl Postgres {
         sandbox.command(psql.to_str().unwrap(), &args).run()
     }
 
+    /// `HOST:PORT`.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Sets its clock so many seconds ahead of ours.
+    pub fn set_clock(&self, ahead: i64) {
+        set_clock(&self.data.join("clock"), ahead);
+    }
+
+    /// Stops it with SIGSTOP: it answers nothing, and its connections stay open.
+    pub fn freeze(&self) {
+        freeze(self.pid);
+        // The first can start no more of the others.
+        super::children(self.pid).into_iter().for_each(freeze);
+    }
+
+    /// Continues it.
+    pub fn thaw(&self) {
+        self.processes().for_each(|pid| signal(pid, libc::SIGCONT));
+    }
+
+    fn processes(&self) -> impl Iterator<Item = i32> {
+        super::children(self.pid).into_iter().chain([self.pid])
+    }
+
     /// Ends it without warning.
     pub fn kill(&self) {
-        let all = super::children(self.pid).into_iter().chain([self.pid]);
-        all.for_each(|pid| signal(pid, libc::SIGKILL));
-        eventually("the server has ended", || std::net::TcpStream::connect((&*self.host, self.port)).is_err());
+        // One that was started meanwhile would keep the old memory in use.
+        freeze(self.pid);
+        let all: Vec<_> = self.processes().collect();
+        all.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
+        eventually("the server has ended", || !all.iter().any(|pid| super::is_alive(*pid)));
     }
 
     /// Starts it again, with the data that it had.
@@ -186,6 +255,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.thaw();
         // Immediate shutdown: its children end, too.
         signal(self.pid, libc::SIGQUIT);
         eventually("PostgreSQL has ended", || !super::is_alive(self.pid));

@@ -181,26 +181,24 @@ impl Sandbox {
         format!("{}:{system}", own.display())
     }
 
+    /// What was started in it and still runs. A process that is just executing a program
+    /// has no environment, and is not found.
+    pub fn processes(&self) -> Vec<i32> {
+        let mark = format!("{MARKER}={}\0", self.root.display());
+        let is_ours = |pid: &i32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.windows(mark.len()).any(|part| part == mark.as_bytes())
+        };
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).filter(is_ours).collect()
+    }
+
     /// Again and again, as what is killed may have started something just before.
     fn kill_leftovers(&self) {
-        let mark = format!("{MARKER}={}\0", self.root.display());
-        while kill_marked(mark.as_bytes()) {}
+        // SAFETY: kill has no memory effects; a pid that is gone is ESRCH.
+        let kill = |pid: i32| unsafe { libc::kill(pid, libc::SIGKILL) } == 0;
+        while self.processes().into_iter().fold(false, |found, pid| found | kill(pid)) {}
     }
-}
-
-/// Kills what has this in its environment, and returns whether there was anything. A
-/// process that is just executing a program has no environment, and is not found.
-fn kill_marked(mark: &[u8]) -> bool {
-    let mut found = false;
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.windows(mark.len()).any(|part| part == mark) {
-            // SAFETY: kill has no memory effects; a pid that is gone is ESRCH.
-            found |= unsafe { libc::kill(pid, libc::SIGKILL) } == 0;
-        }
-    }
-    found
 }
 
 impl Drop for Sandbox {

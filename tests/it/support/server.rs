@@ -22,14 +22,38 @@ pub(super) fn start_under(guard: &mut Child) -> i32 {
     pid.trim().parse().expect("a process id")
 }
 
-/// Stops a process, and returns once none of its threads runs.
+/// Stops a process, and returns once none of its threads runs. It may have ended.
 pub fn freeze(pid: i32) {
     signal(pid, libc::SIGSTOP);
     eventually("all threads have stopped", || {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-        stats.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        stats.into_iter().all(|stat| {
+            stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['T', 'Z', 'X']))
+        })
     });
+}
+
+/// The library that gives a process a clock of its own: Debian's package faketime.
+pub(super) const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
+
+/// For env(1): a program whose wall clock follows this file, and no other clock.
+pub(super) fn own_clock(library: &Path, file: &Path) -> [String; 4] {
+    set_clock(file, 0);
+    [
+        format!("LD_PRELOAD={}", library.display()),
+        format!("FAKETIME_TIMESTAMP_FILE={}", file.display()),
+        "FAKETIME_NO_CACHE=1".into(),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
+    ]
+}
+
+/// Sets a clock of [`own_clock`] so many seconds ahead of ours.
+pub(super) fn set_clock(file: &Path, ahead: i64) {
+    // In one step, because it is read at any time.
+    let new = file.with_extension("new");
+    fs::write(&new, format!("{ahead:+}")).unwrap();
+    fs::rename(new, file).unwrap();
 }
 
 /// Sends a signal to a process.

@@ -25,9 +25,9 @@ pub struct Grant {
     pub last: Duration,
     /// Who it was: two locks of one set are one.
     pub who: String,
-    /// Both processes that watch over the command were stopped or killed: it may
-    /// have lived too long.
-    pub is_unwatched: bool,
+    /// Both processes that watch over the command were stopped or killed, or its lock was
+    /// broken while it could not be reached: it may have lived too long.
+    pub may_outlive: bool,
 }
 
 /// What came out.
@@ -37,8 +37,8 @@ pub struct Verdict {
     pub pairs: usize,
     /// Alive at the same time, without an excuse.
     pub overlaps: Vec<String>,
-    /// Alive at the same time, because nobody watched the first one or the server
-    /// took its lease back.
+    /// Alive at the same time, because the first one was allowed to outlive its lock or
+    /// the server took its lease back.
     pub excused: Vec<String>,
     /// The later one has no larger number.
     pub fence_errors: Vec<String>,
@@ -70,7 +70,7 @@ pub fn judge(mut grants: Vec<Grant>, windows: &[Window]) -> Verdict {
                 let took = later.first.max(earlier.first)..earlier.last;
                 let text = format!("{:?}: {earlier:?} and {later:?}", took.end - took.start);
                 let by_server = windows.iter().any(|(from, to)| took.start <= *to && *from <= took.end);
-                let is_excused = earlier.is_unwatched || by_server;
+                let is_excused = earlier.may_outlive || by_server;
                 if is_excused { &mut verdict.excused } else { &mut verdict.overlaps }.push(text);
             }
         }
@@ -80,7 +80,7 @@ pub fn judge(mut grants: Vec<Grant>, windows: &[Window]) -> Verdict {
 
 fn grant(who: &str, had: Had, fence: u64, first: u64, last: u64) -> Grant {
     let [first, last] = [first, last].map(Duration::from_millis);
-    Grant { lock: "a".into(), had, fence, first, last, who: who.into(), is_unwatched: false }
+    Grant { lock: "a".into(), had, fence, first, last, who: who.into(), may_outlive: false }
 }
 
 fn counts(verdict: &Verdict) -> [usize; 4] {
@@ -123,10 +123,10 @@ fn overlaps_that_nobody_could_prevent_are_counted_apart() {
     let mut grants = vec![grant("a", Had::Everything, 1, 0, 30), grant("b", Had::Everything, 2, 20, 40)];
     let window = [20, 25].map(Duration::from_millis);
     assert_eq!(counts(&judge(grants.clone(), &[(window[0], window[1])])), [1, 0, 1, 0]);
-    grants[0].is_unwatched = true;
+    grants[0].may_outlive = true;
     assert_eq!(counts(&judge(grants.clone(), &[])), [1, 0, 1, 0]);
     // Only the first one is excused.
-    grants[0].is_unwatched = false;
-    grants[1].is_unwatched = true;
+    grants[0].may_outlive = false;
+    grants[1].may_outlive = true;
     assert_eq!(counts(&judge(grants, &[])), [1, 1, 0, 0]);
 }
