@@ -92,6 +92,20 @@ fn a_step_of_the_servers_clock_takes_no_lock_from_the_living() {
     waiter.wait().assert_code(0).assert_stdout("mine\n");
 }
 
+/// Nobody renews a token's row, so all of it is up to who finds it.
+#[test]
+fn a_clock_that_is_set_and_set_right_again_takes_no_lock_away() {
+    let (place, sandbox) = (Place::Postgres(Schema::on(Postgres::start_with_clock())), Sandbox::new());
+    for (name, steps) in [("back", &[-3600, 0][..]), ("ahead", &[3600, 0, -3600, 0])] {
+        let token = place.acquire(&sandbox, &["-l", name, "--expires", "600"]);
+        for ahead in steps {
+            place.set_clock(*ahead);
+            place.lockrun(&sandbox, &["-t", "0.1", "-l", name, "--", "true"]).run().assert_code(124);
+            place.lockrun(&sandbox, &["check", &token]).run().assert_code(0);
+        }
+    }
+}
+
 #[test]
 fn a_server_that_stays_away_ends_the_command_before_its_lease_does() {
     let (sandbox, server) = (Sandbox::new(), Postgres::start());

@@ -70,7 +70,9 @@ impl Sql {
 
     /// Removes rows whose lease has ended. One that was last heard of when the server's
     /// clock and ours were differently far apart than now has perhaps ended by a step
-    /// of a clock: it gets its time once more, and a living holder renews meanwhile.
+    /// of a clock: it gets its time once more, and a living holder renews meanwhile. One
+    /// that ends too late is cut, because the server's clock was set back; it may be set
+    /// right again, so that counts as heard of.
     fn purge(&self, condition: &str) -> String {
         let Self { contender, .. } = self;
         let wall = wall_clock();
@@ -80,7 +82,7 @@ impl Sql {
         ));
         format!(
             "UPDATE {contender} SET expires = {NOW} + ttl, \
-             skew = CASE WHEN expires <= {NOW} THEN {GIVEN_TIME} ELSE skew END \
+             skew = CASE WHEN expires <= {NOW} THEN {GIVEN_TIME} ELSE {NOW} - {wall} END \
              WHERE {condition} AND expires < {NEVER} AND (expires > {NOW} + ttl + 1000000 \
              OR expires <= {NOW} AND skew <> {GIVEN_TIME} AND {is_odd}); {gone}"
         )
