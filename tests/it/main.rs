@@ -162,6 +162,9 @@ mod reentrant;
 mod renew_run;
 /// `--replace`.
 mod replace;
+/// The same, on every engine.
+#[cfg(feature = "net")]
+mod run_every_engine;
 /// Several `--name` and `--file`.
 mod sets;
 /// `--slot`.
