@@ -110,7 +110,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -248,7 +248,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -375,7 +375,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -410,7 +410,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -547,7 +547,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -631,7 +631,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -659,7 +659,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -687,7 +687,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -740,7 +740,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -878,7 +878,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -945,7 +945,7 @@ _lockrun() {
                     return 0
                     ;;
                 --store)
-                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres://" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "file: etcd:// etcds:// postgres:// redis:// rediss://" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi

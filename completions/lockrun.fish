@@ -32,7 +32,9 @@ complete -c lockrun -n "__fish_lockrun_needs_command" -s d -l dir -d 'The locks 
 complete -c lockrun -n "__fish_lockrun_needs_command" -l store -d 'Lock on an etcd server [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_needs_command" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f -a "0\t''
 10s\t''
 1m\t''
@@ -80,7 +82,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s d -l dir -d 
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -l store -d 'Lock on an etcd server [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand acquire" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f -a "0\t''
 10s\t''
 1m\t''
@@ -106,19 +110,25 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand release" -l fd -d 'Unloc
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -l store -d 'The server of a server\'s token [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand release" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l expires -d 'Expire DUR from now; \'forever\': never' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -l store -d 'The server of a server\'s token [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand renew" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l fd -d 'Check the caller\'s own descriptor N' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l store -d 'The server of a server\'s token [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -l json -d 'Print name, slot, fence, expires and remaining seconds as JSON'
 complete -c lockrun -n "__fish_lockrun_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
@@ -127,7 +137,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s d -l dir -d 'Th
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l held -d 'Only locks that are held'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -l json -d 'Print JSON, with every holder'
 complete -c lockrun -n "__fish_lockrun_using_subcommand list" -s h -l help -d 'Print help'
@@ -137,7 +149,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s d -l dir -d '
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand status" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s l -l name -a '(__fish_lockrun_names)' -d 'The same, also for a name that begins with \'-\'' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l file -d 'The lock on this file or directory' -r -F
@@ -145,7 +159,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s d -l dir -d 'Th
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand wait" -s t -l timeout -d 'Longest wait [default: forever]' -r -f -a "0\t''
 10s\t''
 1m\t''
@@ -159,7 +175,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s d -l dir -d 'T
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -l kill-after -d 'Time between TERM and KILL [default: 10]' -r -f
 complete -c lockrun -n "__fish_lockrun_using_subcommand break" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l older -d 'Keep what has been used within DUR' -r -f
@@ -167,7 +185,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s d -l dir -d 'T
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l store -d 'A server instead: etcd://HOST,HOST [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -l dry-run -d 'Only print what would be removed'
 complete -c lockrun -n "__fish_lockrun_using_subcommand prune" -s h -l help -d 'Print help'
 complete -c lockrun -n "__fish_lockrun_using_subcommand path" -s l -l name -a '(__fish_lockrun_names)' -d 'The lock\'s name' -r -f
@@ -197,7 +217,9 @@ complete -c lockrun -n "__fish_lockrun_using_subcommand run" -s d -l dir -d 'The
 complete -c lockrun -n "__fish_lockrun_using_subcommand run" -l store -d 'Lock on an etcd server [env: LOCKRUN_STORE]' -r -f -a "file:\t''
 etcd://\t''
 etcds://\t''
-postgres://\t''"
+postgres://\t''
+redis://\t''
+rediss://\t''"
 complete -c lockrun -n "__fish_lockrun_using_subcommand run" -s t -l timeout -d 'Longest wait; 0: none [env: LOCKRUN_TIMEOUT]' -r -f -a "0\t''
 10s\t''
 1m\t''

@@ -58,6 +58,7 @@ fn stores() {
     let sandbox = Sandbox::new();
     offers(&sandbox, &["lockrun", "--store", "p"], &["postgres://"], false);
     offers(&sandbox, &["lockrun", "list", "--store", "f"], &["file:"], false);
+    offers(&sandbox, &["lockrun", "--store", "redis"], &["redis://", "rediss://"], false);
 }
 
 #[test]

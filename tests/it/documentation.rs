@@ -276,7 +276,7 @@ fn hinted(command: Command) -> Command {
         };
         let values: &[&str] = match arg.get_id().as_str() {
             "timeout" => &["0", "10s", "1m", "10m", "1h", "forever"],
-            "store" => &["file:", "etcd://", "etcds://", "postgres://"],
+            "store" => &["file:", "etcd://", "etcds://", "postgres://", "redis://", "rediss://"],
             _ => &[],
         };
         let arg = match values {
