@@ -42,14 +42,35 @@ pub struct Circumstances<'a> {
     pub store: &'a str,
     /// A name for a store that has none.
     pub spare: &'a str,
-    /// Whether another name is the same store, which was emptied.
-    pub may_adopt: bool,
+    /// Whether a store of another name is the same one, which was emptied.
+    pub adopts: Adopts,
     /// Our clock.
     pub wall: Duration,
     /// For how long nothing is granted yet.
     pub grace: Duration,
     /// The lease's length that all hosts use.
     pub ttl: Duration,
+}
+
+/// Of which stores another name is taken for the same one.
+#[derive(Clone, Copy)]
+pub enum Adopts {
+    /// No other.
+    None,
+    /// Made within this time, in which the server was started.
+    Younger(Duration),
+    /// The server process is the one that we know.
+    Any,
+}
+
+impl ToArg for Adopts {
+    fn to_arg(self) -> Vec<u8> {
+        match self {
+            Self::None => b"no".into(),
+            Self::Younger(time) => time.to_arg(),
+            Self::Any => b"yes".into(),
+        }
+    }
 }
 
 impl Call {
@@ -89,8 +110,7 @@ impl Call {
         words.push(format!("{prefix}:store").into());
         words.push(format!("{prefix}:locks").into());
         words.extend(self.keys.iter().cloned());
-        let adopts = u64::from(about.may_adopt);
-        words.extend([self.operation.into(), about.store.into(), about.spare.into(), adopts.to_arg()]);
+        words.extend([self.operation.into(), about.store.into(), about.spare.into(), about.adopts.to_arg()]);
         words.extend([about.wall.to_arg(), about.grace.to_arg(), about.ttl.to_arg()]);
         words.extend(self.args.iter().cloned());
         words

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::link::{About, Link, LinkError, RIGHTS};
 use super::login::Login;
 use super::resp::{Value, command};
-use super::script::{Call, Circumstances};
+use super::script::{Adopts, Call, Circumstances};
 use crate::lock::server::store::Trouble;
 use crate::net::{Address, Dialer, Fault, Limits, Tries, TryTime};
 use crate::sys::suspend_aware_now;
@@ -187,7 +187,11 @@ impl Session {
             store: self.identity.as_deref().unwrap_or_default(),
             spare: &self.spare,
             // It was emptied while we knew it, or forgot everything when it was started.
-            may_adopt: self.run.as_ref() == Some(&about.run) || !left(self.ttl + MARGIN).is_zero(),
+            adopts: match self.run.as_ref() == Some(&about.run) {
+                true => Adopts::Any,
+                false if left(self.ttl + MARGIN).is_zero() => Adopts::None,
+                false => Adopts::Younger(now.saturating_sub(about.started) + MARGIN * 2),
+            },
             wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             grace: left(grace),
             ttl: self.ttl,

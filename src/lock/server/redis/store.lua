@@ -1,7 +1,7 @@
 -- One request, carried out in one step. script.rs writes the arguments and says what the
 -- keys are. A row is the text ORD|VERSION|MODE|FENCE|SLOT|LEASE|TTL|EXPIRES|SKEW|NOTE.
 local STORE, INDEX = KEYS[1], KEYS[2]
-local op, known, spare, may_adopt = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local op, known, spare, adopt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local wall, grace, ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local taken = 7
 local function take()
@@ -28,15 +28,17 @@ if not reads then
 end
 
 -- Which store this is.
-local store = redis.call('HMGET', STORE, 'id', 'format', 'floor', 'ttl', 'until')
+local store = redis.call('HMGET', STORE, 'id', 'format', 'floor', 'ttl', 'until', 'born')
 local identity, floor = store[1], tonumber(store[3] or 0) or 0
 if identity and (tonumber(store[2]) or 0) ~= FORMAT then return {identity, store[2] or ''} end
 if not identity then
   identity = known ~= '' and known or reads and '' or spare
-  if not reads then redis.call('HSET', STORE, 'id', identity, 'format', FORMAT) end
+  if not reads then redis.call('HSET', STORE, 'id', identity, 'format', FORMAT, 'born', int(now)) end
 elseif known ~= '' and known ~= identity then
   if redis.call('HEXISTS', STORE, 'also:' .. known) == 0 then
-    if not may_adopt then return {identity, int(FORMAT)} end
+    -- The server has run for `adopt` microseconds: a name that is older was not lost.
+    local is_emptied = adopt == 'yes' or tonumber(adopt) and (tonumber(store[6]) or 0) >= now - tonumber(adopt)
+    if not is_emptied then return {identity, int(FORMAT)} end
     if not reads then redis.call('HSET', STORE, 'also:' .. known, 1) end
   end
   identity = known
