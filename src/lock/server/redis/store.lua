@@ -153,7 +153,8 @@ local function purge(lock)
         row.expires, row.skew = now + row.ttl, SECOND_CHANCE
         put(lock, row)
       elseif row.expires > now + row.ttl + 1000000 then
-        row.expires = now + row.ttl
+        -- The server's clock was set back, and may be set right again.
+        row.expires, row.skew = now + row.ttl, now - wall
         put(lock, row)
       end
     end
