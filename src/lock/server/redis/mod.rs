@@ -1,6 +1,6 @@
 //! Redis, 6 or newer, and Valkey: one hash for each lock, with a row in each field.
 //!
-//! - [`script`]: the requests, each one call of `store.lua`; [`rows`]: what comes back
+//! - [`script`]: the requests, each one call of one Lua script; [`rows`]: what comes back
 //! - [`session`]: how a request is sent; [`link`]: one connection; [`resp`]: its
 //!   protocol; [`login`]: as whom; [`url`]: where
 //! - [`watch`]: being told of changes

@@ -1,5 +1,5 @@
-//! The requests. Each is one call of one script, `store.lua`, and so one step and one
-//! round trip.
+//! The requests. Each is one call of one script, `store.lua` with `requests.lua`, and so
+//! one step and one round trip.
 //!
 //! The keys, with the default prefix:
 //!
@@ -20,7 +20,7 @@ use crate::lock::server::queue::{Id, Mode};
 use crate::lock::server::row::{LockName, Row};
 use crate::lock::server::store::{Condition, Entry, Lease};
 
-const SCRIPT: &str = include_str!("store.lua");
+const SCRIPT: &str = concat!(include_str!("store.lua"), include_str!("requests.lua"));
 /// Longer leases end then: the script counts microseconds in 53 bits.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
