@@ -144,10 +144,17 @@ impl Job {
             grantee.set_rows(rows);
         }
         let fence = grantee.tell(&held)?;
-        if self.timer.is_none() && held.wakes().at.is_some() {
+        let has_lease = held.wakes().at.is_some();
+        if self.timer.is_none() && has_lease {
             self.timer = Some(Timer::new().context("cannot make the timer of the lease")?);
         }
         self.request.tell_granted();
+        // Since the grant, we may have been stopped for longer than the lease.
+        if let Some(loss) = has_lease.then(|| held.tend()).flatten() {
+            self.release(&mut held)?;
+            message::tell_about(&self.request.name, &format!("{}; the command was not started", loss.lost));
+            return Ok(Exit::Lost);
+        }
         let pending = sys::pending();
         let started = sys::spawn(&grantee.exec).context("cannot start a process")?;
         // The kernel frees it at the exit.

@@ -226,6 +226,54 @@ fn where_all_of_us_were_stopped_the_line_says_so() {
 }
 
 #[test]
+fn a_lock_that_was_lost_before_the_command_started_starts_nothing() {
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
+        let late = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "touch", "started"]).start();
+        place.until_waiting(&sandbox, 1);
+        late.signal(libc::SIGSTOP);
+        holder.release().assert_code(0);
+        let is_held = || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1);
+        eventually("its keeper has the lock", is_held);
+        // So its keeper has also said so.
+        let began = Instant::now();
+        eventually("a lease has passed", || {
+            assert!(is_held());
+            began.elapsed() > Duration::from_secs(4)
+        });
+        let keeper = keeper_of(late.pid());
+        signal(keeper, libc::SIGSTOP);
+        eventually("the lease has ended", || !is_held());
+        late.signal(libc::SIGCONT);
+        signal(keeper, libc::SIGCONT);
+        late.wait()
+            .assert_code(123)
+            .assert_one_line(&["calc: lost: lockrun, or this machine, was stopped for ", "not started"]);
+        assert!(!sandbox.path("work/started").exists());
+    }
+}
+
+/// Asked to let go, or the row removed, while the wrapper is stopped.
+#[test]
+fn a_lock_that_was_taken_away_before_the_command_started_starts_nothing() {
+    for place in Place::servers() {
+        let sandbox = Sandbox::new();
+        let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
+        let late = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "touch", "started"]).start();
+        place.until_waiting(&sandbox, 1);
+        late.signal(libc::SIGSTOP);
+        holder.release().assert_code(0);
+        eventually("its keeper has the lock", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
+        let broken = place.lockrun(&sandbox, &["break", "--kill-after", "0.1", "calc"]).run();
+        broken.assert_code(125).assert_one_line(&["did not let go in time; its row was removed"]);
+        late.signal(libc::SIGCONT);
+        late.wait().assert_code(123).assert_stderr_has(&["calc: broken by pid ", "the command was not started"]);
+        assert!(!sandbox.path("work/started").exists());
+    }
+}
+
+#[test]
 fn a_wrapper_that_is_stopped_does_not_keep_its_command_past_the_lease() {
     for place in Place::own_servers() {
         let sandbox = Sandbox::new();

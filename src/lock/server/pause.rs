@@ -31,15 +31,16 @@ pub struct Alarm {
 impl Alarm {
     /// It is awake. `late`: less is no pause.
     pub fn ring(&self, now: Duration, late: Duration) {
-        if self.due.take().is_some_and(|due| due.saturating_add(late) < now) {
+        if self.due.get().is_some_and(|due| due.saturating_add(late) < now) {
             self.pause.set(Pause { from: self.awake.get(), until: now });
+            self.due.set(None);
         }
         self.awake.set(now);
     }
 
-    /// It wants to be awake then, at the latest.
+    /// It wants to be awake then, at the latest. What is due already is due now.
     pub fn set(&self, due: Option<Duration>) {
-        self.due.set(due);
+        self.due.set(due.map(|due| due.max(self.awake.get())));
     }
 
     pub fn pause(&self) -> Pause {
@@ -59,11 +60,13 @@ mod tests {
         alarm.set(Some(at(2000)));
         // Woken by something else, and in time.
         alarm.ring(at(1500), at(100));
-        alarm.set(Some(at(2000)));
         alarm.ring(at(2050), at(100));
         assert_eq!(alarm.pause(), Pause::default());
         alarm.set(Some(at(3000)));
         alarm.ring(at(7000), at(100));
+        assert_eq!(alarm.pause(), Pause { from: at(2050), until: at(7000) });
+        alarm.set(Some(at(6000)));
+        alarm.ring(at(7001), at(100));
         assert_eq!(alarm.pause(), Pause { from: at(2050), until: at(7000) });
         // Who wants nothing is not late.
         alarm.set(None);

@@ -55,7 +55,15 @@ impl Grants {
 }
 
 impl ServerHeld {
-    pub(super) fn new(plan: Rc<Plan>, keeper: Keeper, life: LifeLine, identity: String, grants: Grants) -> Self {
+    /// `alarm`: from the wait.
+    pub(super) fn new(
+        plan: Rc<Plan>,
+        keeper: Keeper,
+        life: LifeLine,
+        identity: String,
+        alarm: Alarm,
+        grants: Grants,
+    ) -> Self {
         let Grants { grants, rows } = grants;
         Self {
             plan,
@@ -68,7 +76,7 @@ impl ServerHeld {
             is_certain: false,
             has_looked: false,
             is_in_trouble: false,
-            alarm: Alarm::default(),
+            alarm,
             stopped_for: None,
             command: None,
             released: None,

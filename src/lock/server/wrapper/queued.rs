@@ -8,8 +8,10 @@ use std::time::Instant;
 use super::held::{Grants, ServerHeld};
 use super::{Keeper, LEAVING, LifeLine, Plan, how, some};
 use crate::lock::server::keeper::Task;
+use crate::lock::server::lease::heartbeat;
 use crate::lock::server::news::{News, Order, Refused};
 use crate::lock::server::page::Page;
+use crate::lock::server::pause::Alarm;
 use crate::lock::{Refusal, Wakes};
 use crate::sys::{self, suspend_aware_now};
 
@@ -19,6 +21,7 @@ pub struct ServerQueued {
     keeper: Keeper,
     life: LifeLine,
     identity: String,
+    alarm: Alarm,
 }
 
 /// What a keeper has reported.
@@ -52,12 +55,19 @@ impl ServerQueued {
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
         let life = LifeLine { read, write };
         let keeper = Keeper::start(&plan, Task::Contend, None, &life, Page::new()?)?;
-        Ok(Self { plan: Rc::new(plan), keeper, life, identity: String::new() })
+        Ok(Self { plan: Rc::new(plan), keeper, life, identity: String::new(), alarm: Alarm::default() })
     }
 
     /// What to wake up for.
     pub fn wakes(&self) -> Wakes<'_> {
-        Wakes { descriptor: Some(self.keeper.line.as_fd()), at: Some(self.keeper.hangs_at(&self.plan)) }
+        let at = Some(self.keeper.hangs_at(&self.plan));
+        self.is_awake();
+        self.alarm.set(at);
+        Wakes { descriptor: Some(self.keeper.line.as_fd()), at }
+    }
+
+    fn is_awake(&self) {
+        self.alarm.ring(suspend_aware_now(), heartbeat(self.plan.request.ttl));
     }
 
     /// Asks for another [`Progress::Holders`].
@@ -68,6 +78,7 @@ impl ServerQueued {
     /// The next progress; `None`: sleep until [`wakes`](Self::wakes). An error means
     /// that another keeper is needed and cannot start.
     pub fn progress(&mut self) -> io::Result<Option<Progress>> {
+        self.is_awake();
         let news = match self.keeper.news() {
             Ok(Some(news)) => news,
             Ok(None) if self.keeper.hangs_at(&self.plan) > suspend_aware_now() => return Ok(None),
@@ -139,7 +150,7 @@ impl ServerQueued {
 
     /// After [`Progress::Granted`].
     pub fn into_held(self, grants: Grants) -> ServerHeld {
-        let Self { plan, keeper, life, identity } = self;
-        ServerHeld::new(plan, keeper, life, identity, grants)
+        let Self { plan, keeper, life, identity, alarm } = self;
+        ServerHeld::new(plan, keeper, life, identity, alarm, grants)
     }
 }
