@@ -177,7 +177,9 @@ fn judge(text: &str) -> LinkError {
             "the server wants a password; give ?password-file=FILE, or set REDISCLI_AUTH or LOCKRUN_STORE".into(),
         );
     }
-    if is("NOPERM") || text.contains("The user executing the script") {
+    // As Redis and as Valkey say it of a call inside a script.
+    let is_without_rights = ["The user executing the script", "ACL failure in script"].map(|said| text.contains(said));
+    if is("NOPERM") || is_without_rights.contains(&true) {
         let said = text.split(" script: ").next().unwrap_or_default();
         return LinkError::Refused(format!("it says: {said}; {RIGHTS}"));
     }
@@ -225,6 +227,14 @@ mod tests {
         }
         for text in ["WRONGPASS invalid", "NOAUTH Authentication required.", "OOM command not allowed", "ERR x", ""] {
             assert_eq!(kind(text), "never", "{text}");
+        }
+        for text in [
+            "NOPERM this user has no permissions to run the 'info' command",
+            "ERR The user executing the script can't run this command or subcommand script: 1, on @user_script:31.",
+            "ERR ACL failure in script: User eve has no permissions to run the 'publish' command script: 1",
+        ] {
+            let LinkError::Refused(said) = judge(text) else { panic!("{text}") };
+            assert!(said.contains(RIGHTS), "{said}");
         }
     }
 
