@@ -79,12 +79,12 @@ fn a_row_of_the_dead_is_removed_when_its_lease_ends() {
 fn a_step_of_the_servers_clock_takes_no_lock_from_the_living() {
     let (place, sandbox) = tables();
     let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
-    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo mine"], 1);
     // As if the server's clock had been set forward by an hour since the last renewal.
     let step = "UPDATE SCHEMA.contender SET expires = expires - 3600000000, skew = skew - 3600000000 WHERE fence > 0";
     psql(&place, &sandbox, step);
-    place.lockrun(&sandbox, &["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
-    // The waiter looks as soon as the lease seems to have ended; the holder renews.
+    // Who enters would remove what has ended.
+    place.lockrun(&sandbox, &["-t", "0.1", "-l", "calc", "--", "true"]).run().assert_code(124);
+    let waiter = place.wait_in_queue(&sandbox, &["-l", "calc", "-c", "echo mine"], 1);
     let renewed = "SELECT count(*) FROM SCHEMA.contender WHERE fence > 0 AND abs(skew) < 60000000";
     eventually("the holder has renewed", || psql(&place, &sandbox, renewed) == "1");
     place.lockrun(&sandbox, &["status", "calc"]).run().assert_code(1);
