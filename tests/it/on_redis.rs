@@ -57,19 +57,39 @@ fn a_row_of_the_dead_is_removed_when_its_lease_ends() {
     holder.wait();
 }
 
+/// As if the server's clock had been set so many seconds ahead: the times in the granted
+/// rows are set back.
+fn set_clock(place: &Place, sandbox: &Sandbox, ahead: i64) {
+    let step = "local k, by = KEYS[1], tonumber(ARGV[1]) * 1000000; for _, id in ipairs(redis.call('HKEYS', k)) do \
+                local t = redis.call('HGET', k, id); \
+                local a, f, b, e, s, n = string.match(t, '^(%d+|%d+|x|)(%d+)(||%d+|%d+|)(%d+)|(%-?%d+)(|.*)$'); \
+                if f and f ~= '0' then redis.call('HSET', k, id, a .. f .. b .. string.format('%.0f|%.0f', e - by, \
+                s - by) .. n) end end return 'stepped'";
+    let ahead = ahead.to_string();
+    assert_eq!(cli(place, sandbox, &["eval", step, "1", "PREFIX:lock:calc", &ahead]), "stepped");
+}
+
+/// Nobody renews a token's row, so all of it is up to who finds it.
+#[test]
+fn a_clock_that_is_set_back_and_set_right_again_takes_no_lock_away() {
+    let (place, sandbox) = keys();
+    let token = place.acquire(&sandbox, &["-l", "calc", "--expires", "600"]);
+    for ahead in [-3600, 3600] {
+        set_clock(&place, &sandbox, ahead);
+        place.lockrun(&sandbox, &["-t", "0.1", "-l", "calc", "--", "true"]).run().assert_code(124);
+        place.lockrun(&sandbox, &["check", &token]).run().assert_code(0);
+    }
+}
+
 #[test]
 fn a_step_of_the_servers_clock_takes_no_lock_from_the_living() {
     let (place, sandbox) = keys();
     let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
+    set_clock(&place, &sandbox, 3600);
+    // Who enters would remove what has ended.
+    place.lockrun_with(&sandbox, SHORT, &["-t", "0.1", "-l", "calc", "--", "true"]).run().assert_code(124);
     let waiter = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "-c", "echo mine"]).start();
     place.until_waiting(&sandbox, 1);
-    // As if the server's clock had been set forward by an hour since the last renewal.
-    let step = "local k = KEYS[1]; for _, id in ipairs(redis.call('HKEYS', k)) do local t = redis.call('HGET', k, id); \
-                local a, f, b, e, s, n = string.match(t, '^(%d+|%d+|x|)(%d+)(||%d+|%d+|)(%d+)|(%-?%d+)(|.*)$'); \
-                if f and f ~= '0' then redis.call('HSET', k, id, a .. f .. b .. string.format('%.0f|%.0f', e - 3600000000, \
-                s - 3600000000) .. n) end end return 'stepped'";
-    assert_eq!(cli(&place, &sandbox, &["eval", step, "1", "PREFIX:lock:calc"]), "stepped");
-    place.lockrun_with(&sandbox, SHORT, &["-n", "-l", "calc", "--", "true"]).run().assert_code(75);
     let skews = || cli(&place, &sandbox, &["hvals", "PREFIX:lock:calc"]);
     let is_renewed = |rows: String| {
         let granted =
