@@ -29,7 +29,7 @@ pub fn exit(name: &str, outcome: &Outcome, known: &Known) -> Exit {
     let why = match &outcome.cause {
         None => match &known.lost {
             None => return own_exit(outcome.ended),
-            Some(lost) => lost.to_string(),
+            Some(lost) => text_of_loss(lost),
         },
         Some(cause) => format!("{}: ended the command and all it started", text_of(cause, Some(known.granted_at))),
     };
@@ -62,8 +62,13 @@ fn text_of(cause: &Cause, granted_at: Option<Duration>) -> String {
         },
         Cause::Replaced(by) => format!("replaced by {}", message::by(*by)),
         Cause::Broken(by) => format!("broken by {}", message::by(*by)),
-        Cause::Lost(lost) => lost.to_string(),
+        Cause::Lost(lost) => text_of_loss(lost),
     }
+}
+
+/// A server says by whom, and anybody can have written that who can write its rows.
+pub fn text_of_loss(lost: &Lost) -> String {
+    printable(lost.to_string().as_bytes())
 }
 
 fn text_of_end(ended: Ended) -> String {
@@ -247,6 +252,15 @@ mod tests {
         let stubborn = "trap '' TERM; echo ready; while :; do sleep 600; done";
         assert_eq!(supervised(stubborn, || told_by(Some(Duration::ZERO)), say_so), 123);
         assert_eq!(supervised(stubborn, || told_by(Some(Duration::from_millis(300))), say_so), 123);
+    }
+
+    #[test]
+    fn a_loss_sends_no_controls_to_the_terminal() {
+        let how = "broken by pid 1\x1b[2J\n\u{202e}".into();
+        let lost = Lost { name: b"calc".to_vec(), kind: LossKind::Broken, how };
+        let shown = "broken by pid 1\\x1b[2J\\n\\u{202e}";
+        assert_eq!(text_of_loss(&lost), shown);
+        assert_eq!(why(&Cause::Lost(lost)), shown);
     }
 
     /// Wakes for a lock that is still ours change nothing.

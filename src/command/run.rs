@@ -152,7 +152,10 @@ impl Job {
         // Since the grant, we may have been stopped for longer than the lease.
         if let Some(loss) = has_lease.then(|| held.tend()).flatten() {
             self.release(&mut held)?;
-            message::tell_about(&self.request.name, &format!("{}; the command was not started", loss.lost));
+            message::tell_about(
+                &self.request.name,
+                &format!("{}; the command was not started", ended::text_of_loss(&loss.lost)),
+            );
             return Ok(Exit::Lost);
         }
         let pending = sys::pending();

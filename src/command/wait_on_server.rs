@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::engine::server::{Progress, ServerHeld, ServerQueued};
 use super::request::LockRequest;
 use crate::child::{Watch, is_deadly};
+use crate::escape::printable;
 use crate::exit::Exit;
 use crate::lock::{NotGranted, Wakes};
 use crate::message;
@@ -67,6 +68,7 @@ pub fn wait_on_server(
             Some(Progress::Refused(refusal)) => break OnServer::Not(NotGranted::Refused(refusal)),
             Some(Progress::GaveUp(how)) => {
                 waiting.hide();
+                let how = printable(how.as_bytes());
                 message::tell_about(&request.name, &format!("{how} while waiting; the command was not started"));
                 break OnServer::Over(Exit::Lost);
             }
@@ -118,7 +120,7 @@ fn until_next_look(seen_at: Instant, shown_in: [Option<Duration>; 2]) -> Option<
 }
 
 fn store_failed(request: &LockRequest, is_unreachable: bool, text: &str) -> Exit {
-    let text = crate::escape::printable(text.as_bytes());
+    let text = printable(text.as_bytes());
     if is_unreachable {
         message::tell_about(&request.name, &format!("the store cannot be reached: {text}"));
         return Exit::Unreachable;
