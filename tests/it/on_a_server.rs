@@ -225,17 +225,27 @@ fn where_all_of_us_were_stopped_the_line_says_so() {
     }
 }
 
+fn is_held(place: &Place, sandbox: &Sandbox) -> bool {
+    place.lockrun(sandbox, &["status", "calc"]).run().code == Some(1)
+}
+
+/// A stopped lockrun whose keeper has the lock.
+fn stopped_at_the_grant(place: &Place, sandbox: &Sandbox) -> Running {
+    let holder = place.hold_with(sandbox, SHORT, &["-l", "calc"]);
+    let late = place.lockrun_with(sandbox, SHORT, &["-l", "calc", "--", "touch", "started"]).start();
+    place.until_waiting(sandbox, 1);
+    late.signal(libc::SIGSTOP);
+    holder.release().assert_code(0);
+    eventually("its keeper has the lock", || is_held(place, sandbox));
+    late
+}
+
 #[test]
 fn a_lock_that_was_lost_before_the_command_started_starts_nothing() {
     for place in Place::servers() {
         let sandbox = Sandbox::new();
-        let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
-        let late = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "touch", "started"]).start();
-        place.until_waiting(&sandbox, 1);
-        late.signal(libc::SIGSTOP);
-        holder.release().assert_code(0);
-        let is_held = || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1);
-        eventually("its keeper has the lock", is_held);
+        let is_held = || is_held(&place, &sandbox);
+        let late = stopped_at_the_grant(&place, &sandbox);
         // So its keeper has also said so.
         let began = Instant::now();
         eventually("a lease has passed", || {
@@ -259,12 +269,7 @@ fn a_lock_that_was_lost_before_the_command_started_starts_nothing() {
 fn a_lock_that_was_taken_away_before_the_command_started_starts_nothing() {
     for place in Place::servers() {
         let sandbox = Sandbox::new();
-        let holder = place.hold_with(&sandbox, SHORT, &["-l", "calc"]);
-        let late = place.lockrun_with(&sandbox, SHORT, &["-l", "calc", "--", "touch", "started"]).start();
-        place.until_waiting(&sandbox, 1);
-        late.signal(libc::SIGSTOP);
-        holder.release().assert_code(0);
-        eventually("its keeper has the lock", || place.lockrun(&sandbox, &["status", "calc"]).run().code == Some(1));
+        let late = stopped_at_the_grant(&place, &sandbox);
         let broken = place.lockrun(&sandbox, &["break", "--kill-after", "0.1", "calc"]).run();
         broken.assert_code(125).assert_one_line(&["did not let go in time; its row was removed"]);
         late.signal(libc::SIGCONT);

@@ -57,7 +57,7 @@ fn a_row_of_the_dead_is_removed_when_its_lease_ends() {
     holder.wait();
 }
 
-/// As if the server's clock had been set so many seconds ahead: the times in the granted
+/// As if the server's clock had been set this many seconds ahead: the times in the granted
 /// rows are set back.
 fn set_clock(place: &Place, sandbox: &Sandbox, ahead: i64) {
     let step = "local k, by = KEYS[1], tonumber(ARGV[1]) * 1000000; for _, id in ipairs(redis.call('HKEYS', k)) do \

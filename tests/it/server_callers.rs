@@ -65,7 +65,7 @@ impl<'a> Callers<'a> {
         }
     }
 
-    /// Until there were so many grants, and `disturb_server` has returned false. It
+    /// Until this many grants were made, and `disturb_server` has returned false. It
     /// makes one fault of the server after the other.
     pub fn run(&self, enough: usize, mut disturb_server: impl FnMut(&mut Random) -> bool + Send) {
         let wants_more = AtomicBool::new(true);

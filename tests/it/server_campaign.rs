@@ -20,7 +20,7 @@ enum Fault {
     Cut,
     BlackHole,
     LostAnswers,
-    /// Its clock is set so many seconds ahead.
+    /// Its clock is set this many seconds ahead.
     Clock(i64),
 }
 

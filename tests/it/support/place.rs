@@ -95,7 +95,7 @@ impl Place {
         }
     }
 
-    /// Sets its clock so many seconds ahead of ours.
+    /// Sets its clock this many seconds ahead of ours.
     pub fn set_clock(&self, ahead: i64) {
         match self {
             Self::Files | Self::Etcd(_) | Self::Redis(_) => panic!("no clock of its own"),

@@ -201,7 +201,7 @@ impl Postgres {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Sets its clock so many seconds ahead of ours.
+    /// Sets its clock this many seconds ahead of ours.
     pub fn set_clock(&self, ahead: i64) {
         set_clock(&self.data.join("clock"), ahead);
     }

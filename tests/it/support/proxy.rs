@@ -29,7 +29,7 @@ struct State {
 enum Way {
     #[default]
     Open,
-    /// Nothing gets through, and nobody is told.
+    /// Nothing gets through, and neither side learns of it.
     BlackHole,
     /// What the server answers is lost.
     Deaf,

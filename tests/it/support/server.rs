@@ -48,7 +48,7 @@ pub(super) fn own_clock(library: &Path, file: &Path) -> [String; 4] {
     ]
 }
 
-/// Sets a clock of [`own_clock`] so many seconds ahead of ours.
+/// Sets a clock of [`own_clock`] this many seconds ahead of ours.
 pub(super) fn set_clock(file: &Path, ahead: i64) {
     // In one step, because it is read at any time.
     let new = file.with_extension("new");

@@ -2,7 +2,7 @@
 //!
 //! - [`script`]: the requests, each one call of one Lua script; [`rows`]: what comes back
 //! - [`session`]: how a request is sent; [`link`]: one connection; [`resp`]: its
-//!   protocol; [`login`]: as whom; [`url`]: where
+//!   protocol; [`login`]: the user and the database; [`url`]: how both are given
 //! - [`watch`]: being told of changes
 //!
 //! What a server forgets when it is started, holders put back: with every request that

@@ -22,7 +22,7 @@ pub enum Service {
     /// etcd.
     #[cfg(feature = "etcd")]
     Etcd,
-    /// PostgreSQL: as whom to log in, and where. [`Server::prefix`] is the schema.
+    /// PostgreSQL: the user and the database. [`Server::prefix`] is the schema.
     #[cfg(feature = "postgres")]
     Postgres(Box<super::postgres::login::Login>),
     /// Redis or Valkey: which database.
